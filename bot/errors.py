@@ -1,0 +1,42 @@
+"""What can go wrong in the assistant.
+
+OtvetError
+├── SettingsError      a setting is wrong; names the variable
+├── DeliveryError      a platform refused or could not be reached: retry_after_seconds, permanent
+├── ReplyError         a reply template is missing or broken: template, lang
+└── NotReadyError      something has to be made first: names the command
+"""
+
+from __future__ import annotations
+
+
+class OtvetError(Exception):
+    """Root of everything this package raises."""
+
+
+class SettingsError(OtvetError):
+    """A setting that can't be used; the message names the variable and what is expected."""
+
+
+class DeliveryError(OtvetError):
+    """A message or file did not get through.
+
+    permanent: trying again can't help (the customer blocked the bot, the file is gone).
+    retry_after_seconds: how long the platform asked to wait.
+    """
+
+    def __init__(self, problem: str, *, permanent: bool = False, retry_after_seconds: float | None = None) -> None:
+        super().__init__(problem)
+        self.permanent = permanent
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ReplyError(OtvetError):
+    def __init__(self, template: str, lang: str, problem: str) -> None:
+        super().__init__(f"reply template {lang}/{template}.j2: {problem}")
+        self.template = template
+        self.lang = lang
+
+
+class NotReadyError(OtvetError):
+    """Something that has to be made first is not there; the message names the command that makes it."""

@@ -1,0 +1,1 @@
+"""Conversations, transcripts, tickets and their routing. Knows no platform and no model."""

@@ -1,0 +1,53 @@
+"""What can go wrong with tickets and conversations.
+
+HandoffError
+├── ConversationNotFoundError   conversation_id
+├── TicketNotFoundError         ticket_id
+├── TicketStateError            ticket_id, status, attempted
+├── OwnershipError              conversation_id, owner
+└── TopicsFileError             path, line, problem
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class HandoffError(Exception):
+    """Root of everything this package raises."""
+
+
+class ConversationNotFoundError(HandoffError):
+    def __init__(self, conversation_id: int) -> None:
+        super().__init__(f"there is no conversation {conversation_id}")
+        self.conversation_id = conversation_id
+
+
+class TicketNotFoundError(HandoffError):
+    def __init__(self, ticket_id: int) -> None:
+        super().__init__(f"there is no ticket {ticket_id}: `otvet tickets list` shows them")
+        self.ticket_id = ticket_id
+
+
+class TicketStateError(HandoffError):
+    def __init__(self, ticket_id: int, status: str, attempted: str) -> None:
+        super().__init__(f"ticket {ticket_id} is {status}: it can't be {attempted}")
+        self.ticket_id = ticket_id
+        self.status = status
+        self.attempted = attempted
+
+
+class OwnershipError(HandoffError):
+    def __init__(self, conversation_id: int, owner: str) -> None:
+        super().__init__(f"conversation {conversation_id} belongs to the {owner}")
+        self.conversation_id = conversation_id
+        self.owner = owner
+
+
+class TopicsFileError(HandoffError):
+    def __init__(self, path: Path, problem: str, line: int | None = None) -> None:
+        where = f"{path}:{line}" if line else str(path)
+        super().__init__(f"{where}: {problem}")
+        self.path = path
+        self.line = line
+        self.problem = problem

@@ -1,0 +1,161 @@
+"""The tables of conversations, messages, attachments and tickets."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, String, Text, TypeDecorator, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC moment. SQLite drops the zone, so it is put back on reading; a naive value is refused."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a moment without a time zone can't be stored")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: UtcDateTime(), dict[str, Any]: JSON, list[Any]: JSON}  # noqa: RUF012
+
+
+class Owner(StrEnum):
+    """Who may speak to the customer. Every change of owner begins a new epoch."""
+
+    ASSISTANT = "assistant"
+    PERSON = "person"
+
+
+class Author(StrEnum):
+    CUSTOMER = "customer"
+    ASSISTANT = "assistant"
+    AGENT = "agent"
+
+
+class Reason(StrEnum):
+    """Why the assistant gave up."""
+
+    ASKED_FOR_PERSON = "asked_for_person"
+    LOW_CONFIDENCE = "low_confidence"
+    REJECTED_ANSWER = "rejected_answer"
+    SENSITIVE = "sensitive"
+    COMPLAINT = "complaint"
+    ERROR = "error"
+
+
+class TicketStatus(StrEnum):
+    OPEN = "open"
+    RESOLVED = "resolved"
+
+
+class Conversation(Base):
+    """One customer in one channel."""
+
+    __tablename__ = "conversations"
+    __table_args__ = (UniqueConstraint("channel", "account", "chat_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    channel: Mapped[str] = mapped_column(String(32))
+    account: Mapped[str] = mapped_column(String(64), default="")
+    chat_id: Mapped[str] = mapped_column(String(128))
+    customer_name: Mapped[str | None] = mapped_column(String(200))
+    lang: Mapped[str | None] = mapped_column(String(8))
+    owner: Mapped[Owner] = mapped_column(default=Owner.ASSISTANT)
+    epoch: Mapped[int] = mapped_column(default=0)
+    state: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """What the assistant remembers between turns; `bot.dialogue.DialogueState` as JSON."""
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class Message(Base):
+    """One message of a transcript, by whomever it was written. `id` gives the order within a conversation."""
+
+    __tablename__ = "messages"
+    __table_args__ = (Index("ix_messages_conversation", "conversation_id", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    conversation_id: Mapped[int] = mapped_column(ForeignKey("conversations.id"))
+    author: Mapped[Author]
+    agent_name: Mapped[str | None] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(String(32), default="text")
+    text: Mapped[str] = mapped_column(Text, default="")
+    options: Mapped[list[Any]] = mapped_column(default=list)
+    """Choices shown with it: [{"token", "label"}]."""
+    decision: Mapped[dict[str, Any] | None]
+    """All that the assistant knew when it answered: intent, confidence, hits, thresholds, rule, model version."""
+    external_id: Mapped[str | None] = mapped_column(String(128))
+    sent_at: Mapped[datetime]
+    """The sender's own time where the platform tells it."""
+    created_at: Mapped[datetime]
+
+    attachments: Mapped[list[Attachment]] = relationship(lazy="selectin", order_by="Attachment.id")
+
+
+class AttachmentState(StrEnum):
+    STORED = "stored"
+    TOO_LARGE = "too_large"
+    FAILED = "failed"
+    REFERENCE = "reference"
+    """Nothing to fetch: a location, a contact."""
+
+
+class Attachment(Base):
+    """A file that came with a message. The bytes lie in `OTVET_VAR/attachments`, named by their SHA-256."""
+
+    __tablename__ = "attachments"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    message_id: Mapped[int] = mapped_column(ForeignKey("messages.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    state: Mapped[AttachmentState]
+    file_name: Mapped[str | None] = mapped_column(String(255))
+    mime_type: Mapped[str | None] = mapped_column(String(127))
+    size_bytes: Mapped[int | None]
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    source: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """The platform's own reference, and what needs no file (coordinates, a phone number)."""
+
+
+class Ticket(Base):
+    """What the assistant could not settle. The number that the customer is told is `id`."""
+
+    __tablename__ = "tickets"
+    __table_args__ = (Index("ix_tickets_conversation", "conversation_id", "status"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    conversation_id: Mapped[int] = mapped_column(ForeignKey("conversations.id"))
+    status: Mapped[TicketStatus] = mapped_column(default=TicketStatus.OPEN)
+    reason: Mapped[Reason]
+    topic: Mapped[str] = mapped_column(String(64))
+    topic_confidence: Mapped[float | None]
+    runner_up: Mapped[str | None] = mapped_column(String(64))
+    runner_up_confidence: Mapped[float | None]
+    routed_by: Mapped[str] = mapped_column(String(16))
+    """`intent`, `classifier`, `article`, `keywords` or `default`."""
+    team: Mapped[str] = mapped_column(String(64))
+    level: Mapped[str] = mapped_column(String(8))
+    priority: Mapped[str] = mapped_column(String(16))
+    lang: Mapped[str] = mapped_column(String(8))
+    subject: Mapped[str] = mapped_column(String(200))
+    """The customer's own words that it is about, shortened."""
+    promised_at: Mapped[datetime]
+    """By when the customer was told that a person will answer."""
+    created_at: Mapped[datetime]
+    resolved_at: Mapped[datetime | None]
+
+    conversation: Mapped[Conversation] = relationship(lazy="raise")

@@ -1,0 +1,173 @@
+"""Topics, and which of them a ticket goes to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from handoff.errors import TopicsFileError
+
+PRIORITIES = ("low", "normal", "high", "urgent")
+
+
+@dataclass(frozen=True)
+class Topic:
+    """The business label that routes a ticket."""
+
+    id: str
+    title: Mapping[str, str]
+    """Language → words for people."""
+    team: str
+    level: str
+    priority: str
+    expected_minutes: int
+    """The first reply promised inside working hours."""
+    keywords: Mapping[str, tuple[str, ...]]
+    """Language → lower-case beginnings of words."""
+
+    def title_in(self, lang: str) -> str:
+        return self.title.get(lang) or next(iter(self.title.values()), self.id)
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Every topic, and the one a ticket gets when nothing else fits."""
+
+    all: Mapping[str, Topic]
+    default: Topic
+
+    def get(self, topic_id: str) -> Topic:
+        return self.all.get(topic_id, self.default)
+
+
+UNCLEAR = Topic(
+    id="unclear",
+    title={"ru": "Уточняется", "en": "To be clarified"},
+    team="first-line",
+    level="L1",
+    priority="normal",
+    expected_minutes=10,
+    keywords={},
+)
+
+
+def load_topics(path: Path) -> Topics:
+    """Read topics.yml. A missing file gives the default queue alone, so that a ticket always has a place to go.
+
+    Raises TopicsFileError with the line for a file that can't be read as topics.
+    """
+    if not path.exists():
+        return Topics({UNCLEAR.id: UNCLEAR}, UNCLEAR)
+    try:
+        content = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise TopicsFileError(path, str(error.problem), line) from error
+    except UnicodeDecodeError as error:
+        raise TopicsFileError(path, "the file is not UTF-8: save it as UTF-8") from error
+    if not isinstance(content, dict) or not isinstance(content.get("topics"), list):
+        raise TopicsFileError(path, "expected `topics:` with a list of topics")
+    topics = {topic.id: topic for topic in (_topic(path, row) for row in content["topics"])}
+    default = str(content.get("default", UNCLEAR.id))
+    if default not in topics:
+        topics[default] = UNCLEAR if default == UNCLEAR.id else _missing_default(path, default)
+    return Topics(topics, topics[default])
+
+
+def _missing_default(path: Path, default: str) -> Topic:
+    raise TopicsFileError(path, f"`default: {default}` names no topic of the list")
+
+
+def _topic(path: Path, row: Any) -> Topic:
+    line = row.lc.line + 1 if hasattr(row, "lc") else None
+    if not isinstance(row, dict) or not row.get("id"):
+        raise TopicsFileError(path, "a topic needs an `id`", line)
+    priority = str(row.get("priority", "normal"))
+    if priority not in PRIORITIES:
+        raise TopicsFileError(path, f"priority `{priority}` is none of {', '.join(PRIORITIES)}", line)
+    title = row.get("title", row["id"])
+    keywords = row.get("keywords") or {}
+    if not isinstance(keywords, dict):
+        raise TopicsFileError(path, "`keywords` needs a list for each language: {ru: [...], en: [...]}", line)
+    try:
+        expected_minutes = int(row.get("expected_minutes", 10))
+    except (TypeError, ValueError) as error:
+        raise TopicsFileError(path, "`expected_minutes` must be a whole number", line) from error
+    return Topic(
+        id=str(row["id"]),
+        title={str(k): str(v) for k, v in title.items()} if isinstance(title, dict) else {"ru": title, "en": title},
+        team=str(row.get("team", "first-line")),
+        level=str(row.get("level", "L1")),
+        priority=priority,
+        expected_minutes=expected_minutes,
+        keywords={str(lang): tuple(str(word).lower() for word in words) for lang, words in keywords.items()},
+    )
+
+
+class TopicClassifier(Protocol):
+    """Gives each text its topics by falling probability. `threshold` is where a prediction may be trusted."""
+
+    threshold: float
+
+    def rank(self, texts: Sequence[str]) -> list[list[tuple[str, float]]]: ...
+
+
+@dataclass(frozen=True)
+class Route:
+    topic: Topic
+    by: str
+    """What decided: `intent`, `classifier`, `article`, `keywords` or `default`."""
+    confidence: float | None = None
+    runner_up: str | None = None
+    runner_up_confidence: float | None = None
+
+
+def route(
+    topics: Topics,
+    classifier: TopicClassifier | None,
+    texts: Sequence[str],
+    *,
+    by_intent: tuple[str, float] | None = None,
+    by_article: str | None = None,
+) -> Route:
+    """Choose the topic of a ticket.
+
+    texts: what the customer said in this episode, newest first. An intent that names its topic decides; then
+    the newest text that the classifier is sure of; then the topic of the article that was shown last; then
+    keywords; else the default topic («Уточняется»), which always exists.
+    """
+    ranked = classifier.rank(texts) if classifier and texts else []
+    best = next((r for r in ranked if r and classifier and r[0][1] >= classifier.threshold), None)
+    evidence = best or (max(ranked, key=lambda r: r[0][1] if r else 0.0) if ranked else [])
+    if by_intent and by_intent[0] in topics.all:
+        other = next(((t, p) for t, p in evidence if t != by_intent[0]), None)
+        return Route(topics.all[by_intent[0]], "intent", by_intent[1], *(other or (None, None)))
+    if best and best[0][0] in topics.all:
+        return Route(topics.all[best[0][0]], "classifier", best[0][1], *(best[1] if len(best) > 1 else (None, None)))
+    first = evidence[0] if evidence else (None, None)
+    if by_article and by_article in topics.all:
+        other = next(((t, p) for t, p in evidence if t != by_article), (None, None))
+        return Route(topics.all[by_article], "article", dict(evidence).get(by_article), *other)
+    counted = _count_keywords(topics, texts)
+    if counted:
+        return Route(topics.all[counted], "keywords", dict(evidence).get(counted), *first)
+    return Route(topics.default, "default", None, *first)
+
+
+def _count_keywords(topics: Topics, texts: Sequence[str]) -> str | None:
+    """The topic whose keywords begin most words of the texts; none when two are equal or nothing matches."""
+    words = [word for text in texts for word in re.findall(r"\w+", text.lower())]
+    counts = {
+        topic.id: sum(word.startswith(tuple(stems)) for word in words for stems in topic.keywords.values() if stems)
+        for topic in topics.all.values()
+    }
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    if not ordered or ordered[0][1] == 0 or (len(ordered) > 1 and ordered[0][1] == ordered[1][1]):
+        return None
+    return ordered[0][0]
