@@ -248,6 +248,8 @@ def _message_json(message: Message) -> dict[str, Any]:
         "text": message.text,
         "options": message.options,
         "decision": message.decision,
+        "delivery": message.delivery,
+        "delivery_error": message.delivery_error,
         "attachments": [_attachment_json(attachment) for attachment in message.attachments],
     }
 

@@ -57,6 +57,17 @@ class Reason(StrEnum):
     ERROR = "error"
 
 
+class Delivery(StrEnum):
+    """What became of a message to the customer."""
+
+    QUEUED = "queued"
+    SENDING = "sending"
+    SENT = "sent"
+    FAILED = "failed"
+    DISCARDED = "discarded"
+    """Computed before the ownership changed, and therefore never sent."""
+
+
 class TicketStatus(StrEnum):
     OPEN = "open"
     RESOLVED = "resolved"
@@ -99,6 +110,9 @@ class Message(Base):
     decision: Mapped[dict[str, Any] | None]
     """All that the assistant knew when it answered: intent, confidence, hits, thresholds, rule, model version."""
     external_id: Mapped[str | None] = mapped_column(String(128))
+    """The platform's id of it."""
+    delivery: Mapped[Delivery | None]
+    delivery_error: Mapped[str | None] = mapped_column(Text)
     sent_at: Mapped[datetime]
     """The sender's own time where the platform tells it."""
     created_at: Mapped[datetime]

@@ -1,0 +1,70 @@
+"""Settings: environment variables with the prefix OTVET_, or lines of `.env`. Read by `bot.wiring` alone."""
+
+from __future__ import annotations
+
+from datetime import time
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bot.errors import SettingsError
+
+
+class Settings(BaseSettings):
+    """Every setting, with what it means; docs/settings.md lists them, and a test compares the two."""
+
+    model_config = SettingsConfigDict(env_prefix="OTVET_", env_file=".env", extra="ignore", frozen=True)
+
+    var: Path = Field(Path("var"), description="Folder of all state: database, models, index, attachments.")
+    data: Path = Field(Path("data"), description="Folder of the seed data: articles, intents, replies, topics.")
+    database_url: str = Field("", description="SQLAlchemy address of the database; empty: SQLite in OTVET_VAR.")
+    host: str = Field("127.0.0.1", description="Address to listen on; the web is reachable from this machine alone.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
+    encoder: str = Field("", description="Any sentence-transformers model name or folder; empty: the one that ships.")
+    answer_precision: float = Field(
+        0.97, gt=0.5, lt=1, description="Share of answers that must be right; thresholds are computed from it."
+    )
+    out_of_scope_answered: float = Field(
+        0.03, gt=0, lt=0.5, description="Share of out-of-scope messages that may be answered; likewise."
+    )
+    clarify_precision: float = Field(
+        0.6, gt=0, lt=1, description="Share of clarifying questions that must offer the right choice; likewise."
+    )
+    shop_ru: str = Field("Клён", description="The company's name in Russian messages.")
+    shop_en: str = Field("Klyon", description="The company's name in English messages.")
+    privacy_url: str = Field("https://klyon.example/privacy", description="Link to the privacy policy (greeting).")
+    timezone: str = Field("Europe/Moscow", description="Time zone of the working hours.")
+    opens: time = Field(time(9), description="When people begin to work.")
+    closes: time = Field(time(21), description="When people stop.")
+    work_days: str = Field("1234567", pattern=r"^[1-7]+$", description="Working days, Monday is 1.")
+    telegram_token: SecretStr = Field(SecretStr(""), description="Token of the Telegram bot; empty: no Telegram.")
+    telegram_api: str = Field("", description="Base address of the Bot API, for a local server or a stand-in.")
+    site_origins: str = Field("", description="Sites that may embed the chat, comma-separated; `*`: any; empty: none but its own.")
+    max_text_chars: int = Field(4000, ge=100, description="A longer message is kept in full but not interpreted.")
+    max_attachment_mb: int = Field(20, ge=1, le=2000, description="A larger file is not fetched, and the customer is told.")
+    site_messages_a_minute: int = Field(20, ge=1, description="How many messages one site chat may send in a minute.")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except Exception as error:
+            raise ValueError("expected a name of the IANA time zone database such as Europe/Moscow") from error
+        return value
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite+aiosqlite:///{(self.var / 'otvet.sqlite3').resolve()}"
+
+
+def load_settings() -> Settings:
+    """Raises SettingsError that names each wrong variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = [f"OTVET_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        raise SettingsError("; ".join(problems)) from error
