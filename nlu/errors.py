@@ -1,0 +1,75 @@
+"""Errors of `nlu`.
+
+NluError
+├── EncoderError
+│   ├── EncoderUnavailable   the encoder cannot be prepared or loaded; `remedy` says what to do
+│   └── EncodingError        the model failed on a text or gave a row that is not finite
+├── TrainingDataError        training data cannot be read; `path`, `line`, `problem`, `remedy`
+└── ModelError
+    ├── NotEnoughData        too few intents or examples to train from
+    ├── EncoderMismatch      trained with another encoder; `trained_with`, `given`
+    ├── ModelNotFound        no such version, or none is live
+    └── ModelDamaged         the files of a version are missing, torn or of another format
+"""
+
+from pathlib import Path
+
+
+class NluError(Exception):
+    """Root of everything that `nlu` raises on purpose."""
+
+
+class EncoderError(NluError):
+    """The encoder cannot do its work."""
+
+
+class EncoderUnavailable(EncoderError):  # noqa: N818 - a state of the installation, not a failed call
+    """The encoder `name` cannot be prepared or loaded."""
+
+    def __init__(self, name: str, cause: str, remedy: str) -> None:
+        super().__init__(f"encoder {name!r} is not available: {cause}. {remedy}")
+        self.name = name
+        self.cause = cause
+        self.remedy = remedy
+
+
+class EncodingError(EncoderError):
+    """The model failed on a text or gave a row that is not finite."""
+
+
+class TrainingDataError(NluError):
+    """Training data cannot be read; `line` counts from 1, 0 means the file as a whole."""
+
+    def __init__(self, path: Path, line: int, problem: str, remedy: str) -> None:
+        super().__init__(f"{path}{f':{line}' if line else ''}: {problem}. {remedy}")
+        self.path = path
+        self.line = line
+        self.problem = problem
+        self.remedy = remedy
+
+
+class ModelError(NluError):
+    """A trained model or the store of models cannot do what was asked; the message says what to do."""
+
+
+class NotEnoughData(ModelError):  # noqa: N818 - a state of the data, not a failed call
+    """There are too few intents or examples to train from."""
+
+
+class EncoderMismatch(ModelError):  # noqa: N818 - a state of the installation, not a failed call
+    """A model was trained on another encoder's vectors than the ones it is to be used with."""
+
+    def __init__(self, trained_with: str, given: str) -> None:
+        super().__init__(
+            f"the model was trained with the encoder {trained_with}, this one is {given}. Train again: `otvet train`."
+        )
+        self.trained_with = trained_with
+        self.given = given
+
+
+class ModelNotFound(ModelError):  # noqa: N818 - a state of the store, not a failed call
+    """There is no such model version, or none is live yet."""
+
+
+class ModelDamaged(ModelError):  # noqa: N818 - a state of the store, not a failed call
+    """The files of a model version are missing, torn or of another format."""
