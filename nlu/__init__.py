@@ -1,0 +1,1 @@
+"""Language: encoder, intents, training and evaluation."""
