@@ -161,10 +161,12 @@ def route(
 
 
 def _count_keywords(topics: Topics, texts: Sequence[str]) -> str | None:
-    """The topic whose keywords begin most words of the texts; none when two are equal or nothing matches."""
-    words = [word for text in texts for word in re.findall(r"\w+", text.lower())]
+    """The topic whose keywords occur most, each at the beginning of a word; none when two are equal or none occurs."""
+    text = "\n".join(texts).lower()
     counts = {
-        topic.id: sum(word.startswith(tuple(stems)) for word in words for stems in topic.keywords.values() if stems)
+        topic.id: sum(
+            len(re.findall(rf"\b{re.escape(keyword)}", text)) for words in topic.keywords.values() for keyword in words
+        )
         for topic in topics.all.values()
     }
     ordered = sorted(counts.items(), key=lambda item: -item[1])

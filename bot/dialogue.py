@@ -1,0 +1,349 @@
+"""The decision: what the assistant does with an utterance. Pure, and the only place where it is decided.
+
+(state, utterance, what was understood, policy) → actions and the next state. Nothing here reads a clock, a
+database or a model, so that every rule can be tested, replayed and explained.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from handoff.records import Owner, Reason
+
+MAX_OPTIONS = 4
+SUBSTANTIVE_WORDS = 3
+"""R29: a ticket wants more than a couple of words."""
+MAX_REPHRASE = 1
+"""How often the customer is asked to say it otherwise before a person is called."""
+
+PERSON = "person"
+"""Token of "call a person", which every list of choices ends with."""
+HELPED, NOT_HELPED = "helped", "not_helped"
+ANY_TOPIC = "any"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an intent leads to; exactly one field is set, or none for an intent that is only evidence."""
+
+    article: str | None = None
+    reply: str | None = None
+    handoff: str | None = None
+    """A topic, or `any` when the conversation tells the topic."""
+    sensitive: bool = False
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An article that may answer, as the search found it."""
+
+    article_id: str
+    title: str
+    text: str
+    """The passage to show."""
+    topic: str
+    confidence: float
+    lang: str
+
+
+@dataclass(frozen=True)
+class Understanding:
+    """What classification and search made of one text."""
+
+    text: str
+    intent: str | None = None
+    confidence: float = 0.0
+    outcome: Outcome = Outcome()
+    candidates: tuple[Candidate, ...] = ()
+    """By falling confidence."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What the customer did in one turn."""
+
+    kind: Literal["text", "start", "choice", "attachment", "unsupported"]
+    text: str
+    lang: str
+    choice: str | None = None
+    attachment_kinds: tuple[str, ...] = ()
+    refused_attachments: tuple[str, ...] = ()
+    """Of the attachments, why each could not be kept: `too_large` or `failed`."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Where confidence is enough. Computed from the training data for stated targets (`bot.calibration`)."""
+
+    answer: Mapping[str, float]
+    """Language → least confidence of an article that is answered."""
+    clarify: Mapping[str, float]
+    """Language → least sum of the confidences of the articles offered as choices."""
+    intent: Mapping[str, float]
+    """Language → least confidence of an intent that leads to a reply or a handoff."""
+    person: float = 0.5
+    """Least confidence to obey a wish for a person: more likely than not, for a bot that won't let go is worse
+    than a handoff too many."""
+    max_text_chars: int = 4000
+
+    def for_json(self, lang: str) -> dict[str, float]:
+        return {"answer": self.answer[lang], "clarify": self.clarify[lang], "intent": self.intent[lang]}
+
+
+@dataclass(frozen=True)
+class DialogueState:
+    """What is remembered of a conversation between turns; empty after a person has ended it."""
+
+    greeted: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Token → label of the choices that may be taken now, in the order shown."""
+    answered: tuple[str, ...] = ()
+    """Articles shown and not yet said to have helped."""
+    topic: str | None = None
+    """Topic of the article shown last."""
+    rephrased: int = 0
+    """How often in a row the customer was asked to say it otherwise."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "greeted": self.greeted,
+            "options": dict(self.options),
+            "answered": list(self.answered),
+            "topic": self.topic,
+            "rephrased": self.rephrased,
+        }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> DialogueState:
+        return cls(
+            greeted=bool(row.get("greeted")),
+            options=dict(row.get("options", {})),
+            answered=tuple(row.get("answered", ())),
+            topic=row.get("topic"),
+            rephrased=int(row.get("rephrased", 0)),
+        )
+
+
+@dataclass(frozen=True)
+class Say:
+    """A reply from a template."""
+
+    template: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Token → label, or `@name` for the label template of that name."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    candidate: Candidate
+    options: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Clarify:
+    """A question back, with 2 to 4 articles and "none of these, a person"."""
+
+    candidates: tuple[Candidate, ...]
+    options: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Handoff:
+    reason: Reason
+    topic: str | None = None
+    """Set when an intent names it; else the routing decides."""
+    confidence: float | None = None
+
+
+Action = Say | Answer | Clarify | Handoff
+
+
+@dataclass(frozen=True)
+class Decision:
+    actions: tuple[Action, ...]
+    state: DialogueState
+    rule: str
+    """The name of the rule that decided, kept with the message."""
+
+
+CALL_PERSON = {PERSON: "@label_person"}
+FEEDBACK = {HELPED: "@label_helped", NOT_HELPED: "@label_not_helped"}
+
+
+def decide(
+    state: DialogueState,
+    owner: Owner,
+    utterance: Utterance,
+    understood: Sequence[Understanding],
+    articles: Mapping[str, Candidate],
+    policy: Policy,
+) -> Decision:
+    """Decide one turn.
+
+    understood: the whole text first, then its sentences when there are several; empty for a turn without words.
+    articles: what an option's token may refer to, in the customer's language.
+    """
+    if owner is Owner.PERSON:
+        return Decision((), state, "person_owns")
+    if utterance.kind == "start":
+        return _greet(state)
+    decision = _react(state, utterance, understood, articles, policy)
+    if not state.greeted and not any(isinstance(action, Handoff) for action in decision.actions):
+        decision = replace(decision, state=replace(decision.state, greeted=True))
+    return decision
+
+
+def _greet(state: DialogueState) -> Decision:
+    return Decision((Say("greeting"),), DialogueState(greeted=True, topic=state.topic), "start")
+
+
+def _react(
+    state: DialogueState,
+    utterance: Utterance,
+    understood: Sequence[Understanding],
+    articles: Mapping[str, Candidate],
+    policy: Policy,
+) -> Decision:
+    chosen = utterance.choice or _typed_choice(state, utterance.text)
+    if chosen is not None:
+        return _choose(state, chosen, articles, typed=utterance.choice is None)
+    if utterance.kind == "attachment" and not _has_words(utterance.text):
+        return _attachment(state, utterance)
+    if utterance.kind == "unsupported":
+        return Decision((Say("unsupported", options=CALL_PERSON),), _offer(state, CALL_PERSON), "unsupported")
+    if not _has_words(utterance.text) or not understood:
+        return Decision((Say("empty"),), replace(state, options={}), "no_words")
+    if len(utterance.text) > policy.max_text_chars:
+        said = Say("too_long", {"limit_chars": policy.max_text_chars}, CALL_PERSON)
+        return Decision((said,), _offer(state, CALL_PERSON), "too_long")
+    return _understand(state, utterance, understood, policy)
+
+
+def _typed_choice(state: DialogueState, text: str) -> str | None:
+    """A choice typed instead of pressed: its number or its very words. A number beyond the list is `#N`."""
+    if not state.options:
+        return None
+    typed = " ".join(text.lower().split()).strip(" .!")
+    if re.fullmatch(r"\d{1,2}[.)]?", typed):
+        number = int(typed.rstrip(".)"))
+        tokens = list(state.options)
+        return tokens[number - 1] if 1 <= number <= len(tokens) else f"#{number}"
+    return next((token for token, label in state.options.items() if label.lower().strip(" .!") == typed), None)
+
+
+def _choose(state: DialogueState, token: str, articles: Mapping[str, Candidate], *, typed: bool) -> Decision:
+    kind, _, value = token.partition(":")
+    if token not in state.options:
+        template = "option_unknown" if typed else "options_expired"
+        return Decision((Say(template, options=state.options),), state, template)
+    if kind == "article" and value in articles:
+        return _answer(state, (articles[value],), "chosen")
+    if kind == PERSON:
+        # A person asked for in place of the choices, or after an answer, means that the assistant did not help.
+        reason = Reason.REJECTED_ANSWER if NOT_HELPED in state.options else Reason.ASKED_FOR_PERSON
+        return Decision((Handoff(reason),), state, "person_chosen")
+    if kind == NOT_HELPED:
+        return Decision((Handoff(Reason.REJECTED_ANSWER),), state, "answer_rejected")
+    if kind == HELPED:
+        return Decision((Say("confirmed"),), DialogueState(greeted=True), "answer_confirmed")
+    return Decision((Say("options_expired"),), replace(state, options={}), "options_expired")
+
+
+def _attachment(state: DialogueState, utterance: Utterance) -> Decision:
+    if "too_large" in utterance.refused_attachments:
+        return Decision((Say("attachment_too_large"),), state, "attachment_too_large")
+    if utterance.refused_attachments:
+        return Decision((Say("attachment_failed"),), state, "attachment_failed")
+    kinds = utterance.attachment_kinds
+    said = Say("attachment_received", {"kind": kinds[0] if kinds else "other", "count": len(kinds)}, CALL_PERSON)
+    return Decision((said,), _offer(state, CALL_PERSON), "attachment")
+
+
+def _understand(
+    state: DialogueState, utterance: Utterance, understood: Sequence[Understanding], policy: Policy
+) -> Decision:
+    whole, lang = understood[0], utterance.lang
+    outcome = whole.outcome
+    certain = whole.confidence >= policy.intent[lang]
+    if outcome.handoff and (certain or (outcome.handoff == ANY_TOPIC and whole.confidence >= policy.person)):
+        return Decision((_handoff(state, whole),), state, f"intent:{whole.intent}")
+    several = _several_answers(understood[1:], policy.answer[lang])
+    if len(several) > 1:
+        return _answer(state, several, "several_questions")
+    best = whole.candidates[0] if whole.candidates else None
+    if best and best.confidence >= policy.answer[lang] and best.confidence >= (whole.confidence if outcome.reply else 0):
+        if best.article_id in state.answered:
+            return _again(state, whole, policy.clarify[lang])
+        return _answer(state, (best,), "answer")
+    if outcome.reply and certain:
+        return Decision((Say(outcome.reply),), replace(state, options={}, rephrased=0), f"intent:{whole.intent}")
+    if several:
+        return _answer(state, several, "one_of_several_questions")
+    offered = _choices(state, whole.candidates)
+    if sum(candidate.confidence for candidate in offered) >= policy.clarify[lang] and len(offered) >= 2:
+        return _clarify(state, offered, "clarify")
+    if state.answered:
+        return Decision((Handoff(Reason.LOW_CONFIDENCE),), state, "not_understood_after_answer")
+    if state.rephrased < MAX_REPHRASE and not _substantive(utterance.text):
+        said = Say("rephrase", options=CALL_PERSON)
+        offered_person = replace(_offer(state, CALL_PERSON), rephrased=state.rephrased + 1)
+        return Decision((said,), offered_person, "rephrase")
+    return Decision((Handoff(Reason.LOW_CONFIDENCE),), state, "low_confidence")
+
+
+def _handoff(state: DialogueState, whole: Understanding) -> Handoff:
+    outcome = whole.outcome
+    if outcome.handoff == ANY_TOPIC:
+        # Asking for a person right after an answer says that the answer did not help.
+        return Handoff(outcome.reason or Reason.ASKED_FOR_PERSON)
+    reason = outcome.reason or (Reason.SENSITIVE if outcome.sensitive else Reason.COMPLAINT)
+    return Handoff(reason, outcome.handoff, whole.confidence)
+
+
+def _several_answers(parts: Sequence[Understanding], threshold: float) -> tuple[Candidate, ...]:
+    """The surely answered ones among the sentences of one message, without repeats, at most two."""
+    sure = [part.candidates[0] for part in parts if part.candidates and part.candidates[0].confidence >= threshold]
+    return tuple({candidate.article_id: candidate for candidate in sure}.values())[:2]
+
+
+def _answer(state: DialogueState, candidates: tuple[Candidate, ...], rule: str) -> Decision:
+    last = len(candidates) - 1
+    actions = tuple(Answer(c, FEEDBACK if number == last else {}) for number, c in enumerate(candidates))
+    answered = tuple(dict.fromkeys([*state.answered, *(c.article_id for c in candidates)]))
+    return Decision(
+        actions, DialogueState(True, FEEDBACK, answered=answered[-5:], topic=candidates[-1].topic), rule
+    )
+
+
+def _again(state: DialogueState, whole: Understanding, threshold: float) -> Decision:
+    """The best article was shown already and did not end the matter: offer the others, or a person."""
+    offered = _choices(state, whole.candidates)
+    if len(offered) >= 2 and sum(candidate.confidence for candidate in offered) >= threshold:
+        return _clarify(state, offered, "clarify_after_answer")
+    return Decision((Handoff(Reason.REJECTED_ANSWER),), state, "same_answer_again")
+
+
+def _choices(state: DialogueState, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    return tuple(c for c in candidates if c.article_id not in state.answered)[: MAX_OPTIONS - 1]
+
+
+def _clarify(state: DialogueState, offered: tuple[Candidate, ...], rule: str) -> Decision:
+    options = {f"article:{c.article_id}": c.title for c in offered} | {PERSON: "@label_none"}
+    return Decision((Clarify(offered, options),), replace(_offer(state, options), rephrased=0), rule)
+
+
+def _offer(state: DialogueState, options: Mapping[str, str]) -> DialogueState:
+    return replace(state, options=options)
+
+
+def _has_words(text: str) -> bool:
+    return bool(re.search(r"[^\W_]", text))
+
+
+def _substantive(text: str) -> bool:
+    return len(re.findall(r"[^\W\d_]{2,}", text)) >= SUBSTANTIVE_WORDS
