@@ -193,9 +193,11 @@ def decide(
     if utterance.kind == "start":
         return _greet(state)
     decision = _react(state, utterance, understood, articles, policy)
-    if not state.greeted and not any(isinstance(action, Handoff) for action in decision.actions):
-        decision = replace(decision, state=replace(decision.state, greeted=True))
-    return decision
+    if state.greeted:
+        return decision
+    # R28, R34: whoever begins without pressing "start" hears first who answers and what becomes of the data.
+    said = () if decision.actions == (Say("hello"),) else decision.actions
+    return replace(decision, actions=(Say("greeting"), *said), state=replace(decision.state, greeted=True))
 
 
 def _greet(state: DialogueState) -> Decision:

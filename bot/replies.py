@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateError, TemplateNotFound
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from bot.errors import ReplyError
 from bot.language import DEFAULT, LANGUAGES
+
+log = structlog.get_logger()
 
 REQUIRED = (
     "answer attachment_failed attachment_received attachment_too_large clarify confirmed empty error greeting handoff "
@@ -21,42 +24,53 @@ REQUIRED = (
 
 
 class Replies:
-    """Renders templates; a folder given first overrides those after it, template by template."""
+    """Renders templates. A folder given first overrides those after it, template by template, and a template that
+    is broken there does not silence the assistant: the next folder's is used, and the fault is logged."""
 
-    def __init__(self, folders: tuple[Path, ...], common: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, folders: Sequence[Path], common: Mapping[str, Mapping[str, Any]]) -> None:
         """folders: each holds {lang}/*.j2. common: language → values that every template sees."""
         self._common = common
-        self._environment = ImmutableSandboxedEnvironment(
-            loader=FileSystemLoader([str(folder) for folder in folders]),
-            undefined=StrictUndefined,
-            autoescape=False,  # noqa: S701 - replies are plain text; every channel escapes for itself
-            keep_trailing_newline=False,
-        )
+        self._environments = [
+            ImmutableSandboxedEnvironment(
+                loader=FileSystemLoader(str(folder)),
+                undefined=StrictUndefined,
+                autoescape=False,  # noqa: S701 - replies are plain text; every channel escapes for itself
+            )
+            for folder in folders
+        ]
 
     def render(self, template: str, lang: str, values: Mapping[str, Any] | None = None) -> str:
         """The text of a template. A language that lacks it falls back to the default one.
 
-        Raises ReplyError for a template that is nowhere, or fails.
+        Raises ReplyError for a template that is nowhere, or fails wherever it is.
         """
+        problem: ReplyError | None = None
         for tried in dict.fromkeys((lang, DEFAULT, *LANGUAGES)):
-            try:
-                found = self._environment.get_template(f"{tried}/{template}.j2")
-                return found.render(**self._common.get(tried, {}), **(values or {})).strip()
-            except TemplateNotFound:
-                continue
-            except TemplateError as error:
-                raise ReplyError(template, tried, str(error)) from error
-        raise ReplyError(template, lang, "there is no such template: add the file")
+            for environment in self._environments:
+                try:
+                    found = environment.get_template(f"{tried}/{template}.j2")
+                    return found.render(**self._common.get(tried, {}), **(values or {})).strip()
+                except TemplateNotFound:
+                    continue
+                except Exception as error:  # noqa: BLE001 - a template is an editor's text and may fail in any way
+                    problem = ReplyError(template, tried, str(error))
+                    log.error("reply.broken", template=template, lang=tried, error=str(error))
+        raise problem or ReplyError(template, lang, "there is no such template: add the file")
 
-    def problems(self, also: frozenset[str] = frozenset()) -> list[ReplyError]:
-        """Templates that are missing in a language, or can't be parsed."""
+    def problems(self, also: Iterable[str] = ()) -> list[ReplyError]:
+        """Templates that are missing in a language, or can't be parsed, wherever they lie."""
         found: list[ReplyError] = []
         for name in sorted({*REQUIRED, *also}):
             for lang in LANGUAGES:
-                try:
-                    self._environment.get_template(f"{lang}/{name}.j2")
-                except TemplateNotFound:
+                missing = True
+                for environment in self._environments:
+                    try:
+                        environment.get_template(f"{lang}/{name}.j2")
+                        missing = False
+                    except TemplateNotFound:
+                        continue
+                    except TemplateError as error:
+                        found.append(ReplyError(name, lang, str(error)))
+                if missing:
                     found.append(ReplyError(name, lang, "the file is missing"))
-                except TemplateError as error:
-                    found.append(ReplyError(name, lang, str(error)))
         return found

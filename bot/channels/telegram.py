@@ -1,0 +1,250 @@
+"""Telegram by long polling. Updates are confirmed after they are stored, so that none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from aiogram import Bot
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.session.base import BaseSession
+from aiogram.client.telegram import PRODUCTION, TelegramAPIServer
+from aiogram.exceptions import (
+    AiogramError,
+    TelegramBadRequest,
+    TelegramEntityTooLarge,
+    TelegramForbiddenError,
+    TelegramMigrateToChat,
+    TelegramRetryAfter,
+)
+from aiogram.methods import SendMessage, TelegramMethod
+from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, LinkPreviewOptions, MessageEntity
+from aiogram.utils.token import TokenValidationError
+from aiohttp import ClientError, ClientResponseError
+
+from bot.channels.base import Address, Capabilities, InboundAttachment, Option, OutboundMessage, Receive
+from bot.channels.telegram_text import compose
+from bot.channels.telegram_updates import CHANNEL, CHOSEN_TOKEN, WANTED_UPDATES, Press, parse, press_of
+from bot.errors import DeliveryError, SettingsError
+
+log = structlog.get_logger()
+
+REQUEST_SECONDS = 20
+DOWNLOAD_SECONDS = 120
+LONGEST_RETRY_SECONDS = 30.0
+IDLE_SECONDS = 0.1
+"""Pause after an empty answer: a server that does not wait for updates must not be asked without end."""
+
+
+class _GetRawUpdates(TelegramMethod[list[Any]]):
+    """getUpdates without aiogram's parse, in which one unreadable update of a hundred fails them all."""
+
+    __returning__ = list[Any]
+    __api_method__ = "getUpdates"
+
+    offset: int | None
+    timeout: int
+    allowed_updates: list[str]
+
+
+class TelegramChannel:
+    """One bot. `close` it when nothing will be sent any more; `run` closes it at its end."""
+
+    name = CHANNEL
+    capabilities = Capabilities(max_text_chars=4000, max_buttons=8)
+
+    def __init__(
+        self,
+        token: str,
+        *,
+        api_base: str = "",
+        proxy: str = "",
+        poll_seconds: int = 25,
+        retry_seconds: float = 1.0,
+        session: BaseSession | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """api_base: address of another Bot API server. proxy: http://, socks4:// or socks5:// address.
+        poll_seconds: how long Telegram may wait for an update. retry_seconds: the first pause after a failure; it
+        doubles up to LONGEST_RETRY_SECONDS. session: another transport for aiogram.
+        Raises SettingsError for a malformed token or a proxy that can't be used.
+        """
+        api = TelegramAPIServer.from_base(api_base.rstrip("/")) if api_base else PRODUCTION
+        try:
+            self._bot = Bot(token, session=session or AiohttpSession(proxy=proxy or None, api=api))
+        except TokenValidationError as error:
+            raise SettingsError("OTVET_TELEGRAM_TOKEN: expected the form 123456:ABC…, as BotFather gives it") from error
+        except (RuntimeError, ValueError) as error:
+            raise SettingsError(f"OTVET_TELEGRAM_PROXY: {error}") from error
+        self.account = str(self._bot.id)
+        self._poll_seconds = poll_seconds
+        self._retry_seconds = retry_seconds
+        self._clock = clock
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def run(self, receive: Receive) -> None:
+        """Poll until cancelled. An update whose `receive` raises is asked for again, and those after it wait."""
+        try:
+            with contextlib.suppress(DeliveryError), _delivery_errors():
+                # While a webhook is set, Telegram refuses to be polled.
+                await self._bot.delete_webhook(drop_pending_updates=False, request_timeout=REQUEST_SECONDS)
+            await self._poll(receive)
+        finally:
+            await self.close()
+
+    async def take(self, update: Any, receive: Receive) -> None:
+        """Store one update as Telegram sent it. When this returns, it may be confirmed."""
+        message = parse(update, account=self.account, now=self._clock())
+        if message is not None:
+            await receive(message)
+        if (press := press_of(update)) is not None:
+            task = asyncio.create_task(self._acknowledge(press))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    async def send(self, address: Address, message: OutboundMessage) -> str | None:
+        """The id of the last message that it took. Raises DeliveryError."""
+        chat_id, sent_id = _chat_id(address), None
+        *first, last = compose(message)
+        for text, options in [*((text, ()) for text in first), (last, message.options)]:
+            content, entities = text.render()
+            with _delivery_errors():
+                sent_id = await self._send_text(chat_id, content, entities, _keyboard(options))
+        return sent_id
+
+    async def working(self, address: Address) -> None:
+        """Show "typing…" for the next five seconds or until a message is sent. Never raises DeliveryError."""
+        with contextlib.suppress(DeliveryError), _delivery_errors():
+            await self._bot.send_chat_action(_chat_id(address), "typing", request_timeout=REQUEST_SECONDS)
+
+    async def fetch(self, attachment: InboundAttachment) -> AsyncIterator[bytes]:
+        """The file in chunks. Raises DeliveryError, permanent where it is gone or larger than bots may fetch."""
+        limit, file_id = self.capabilities.max_download_bytes, attachment.source.get("file_id")
+        if not attachment.fetchable or not file_id:
+            raise DeliveryError(f"there is no file in this {attachment.kind}", permanent=True)
+        if (attachment.size_bytes or 0) > limit:
+            raise _too_large(limit)
+        with _delivery_errors():
+            file = await self._bot.get_file(file_id, request_timeout=REQUEST_SECONDS)
+        if not file.file_path:
+            raise DeliveryError("Telegram gives no path of the file")
+        url, received = self._bot.session.api.file_url(self._bot.token, file.file_path), 0
+        stream = self._bot.session.stream_content(url, timeout=DOWNLOAD_SECONDS)
+        # The causes are left out of these errors: their texts hold the address, and the address holds the token.
+        try:
+            async with contextlib.aclosing(stream) as chunks:
+                async for chunk in chunks:
+                    received += len(chunk)
+                    if received > limit:
+                        raise _too_large(limit)
+                    yield chunk
+        except ClientResponseError as error:
+            gone = 400 <= error.status < 500 and error.status != 429
+            raise DeliveryError(f"the file's server answered {error.status}", permanent=gone) from None
+        except (ClientError, OSError) as error:
+            raise DeliveryError(f"the file could not be read: {type(error).__name__}") from None
+
+    async def close(self) -> None:
+        """Close the connections. Safe to repeat; a later call opens them again."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._bot.session.close()
+
+    async def _poll(self, receive: Receive) -> None:
+        offset: int | None = None
+        pause = self._retry_seconds
+        while True:
+            try:
+                updates = await self._bot(
+                    _GetRawUpdates(offset=offset, timeout=self._poll_seconds, allowed_updates=list(WANTED_UPDATES)),
+                    request_timeout=self._poll_seconds + REQUEST_SECONDS,
+                )
+                # What `offset` confirmed is forgotten now. Without one Telegram gives all the rest, even when it has
+                # begun its ids anew at a lower number.
+                offset = None
+                for update in updates:
+                    await self.take(update, receive)
+                    offset = _after(update) or offset
+                pause = self._retry_seconds
+                if offset is None:
+                    await asyncio.sleep(IDLE_SECONDS)
+            except Exception as error:  # noqa: BLE001 - edge: whatever broke, nothing was confirmed, so it comes again
+                # The text of some errors holds messages of customers, so only Telegram's own description is logged.
+                detail = getattr(error, "message", "")
+                log.warning("telegram.poll_failed", error=type(error).__name__, detail=detail, retry_seconds=pause)
+                await asyncio.sleep(max(pause, getattr(error, "retry_after", 0)))
+                pause = min(pause * 2, LONGEST_RETRY_SECONDS)
+
+    async def _acknowledge(self, press: Press) -> None:
+        """Stop the button's clock, and leave of the keyboard what was chosen. Both are a courtesy: they may fail."""
+        with contextlib.suppress(DeliveryError), _delivery_errors():
+            await self._bot.answer_callback_query(press.callback_id, request_timeout=REQUEST_SECONDS)
+        if press.label is None or press.message_id is None or press.data == CHOSEN_TOKEN:
+            return
+        with contextlib.suppress(DeliveryError), _delivery_errors():
+            await self._bot.edit_message_reply_markup(
+                chat_id=press.chat_id,
+                message_id=press.message_id,
+                reply_markup=_keyboard((Option(CHOSEN_TOKEN, f"✓ {press.label}"),)),
+                request_timeout=REQUEST_SECONDS,
+            )
+
+    async def _send_text(
+        self, chat_id: int, text: str, entities: list[MessageEntity], keyboard: InlineKeyboardMarkup | None
+    ) -> str:
+        method = SendMessage(
+            chat_id=chat_id,
+            text=text,
+            entities=entities or None,
+            parse_mode=None,
+            link_preview_options=LinkPreviewOptions(is_disabled=True),
+            reply_markup=keyboard,
+        )
+        try:
+            sent = await self._bot(method, request_timeout=REQUEST_SECONDS)
+        except TelegramBadRequest as error:
+            if not entities or "entit" not in error.message.lower():
+                raise
+            log.warning("telegram.formatting_refused", detail=error.message)
+            sent = await self._bot(method.model_copy(update={"entities": None}), request_timeout=REQUEST_SECONDS)
+        return str(sent.message_id)
+
+
+@contextlib.contextmanager
+def _delivery_errors() -> Iterator[None]:
+    """What aiogram raises, as DeliveryError. A wrong token is not permanent: the operator will correct it."""
+    try:
+        yield
+    except TelegramRetryAfter as error:
+        raise DeliveryError("Telegram asks to wait", retry_after_seconds=float(error.retry_after)) from error
+    except (TelegramForbiddenError, TelegramBadRequest, TelegramMigrateToChat, TelegramEntityTooLarge) as error:
+        raise DeliveryError(error.message, permanent=True) from error
+    except (AiogramError, ClientError, OSError) as error:
+        raise DeliveryError(f"Telegram could not be reached: {type(error).__name__}") from error
+
+
+def _after(update: Any) -> int | None:
+    """The offset that confirms this update."""
+    update_id = update.get("update_id") if isinstance(update, dict) else None
+    return update_id + 1 if isinstance(update_id, int) else None
+
+
+def _chat_id(address: Address) -> int:
+    try:
+        return int(address.chat_id)
+    except ValueError as error:
+        raise DeliveryError(f"not a Telegram chat: {address.chat_id}", permanent=True) from error
+
+
+def _keyboard(options: tuple[Option, ...]) -> InlineKeyboardMarkup | None:
+    rows = [[InlineKeyboardButton(text=option.label, callback_data=option.token)] for option in options]
+    return InlineKeyboardMarkup(inline_keyboard=rows) if rows else None
+
+
+def _too_large(limit: int) -> DeliveryError:
+    return DeliveryError(f"the file is larger than {limit // 2**20} MB", permanent=True)

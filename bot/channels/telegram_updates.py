@@ -1,0 +1,306 @@
+"""Telegram's updates in the assistant's terms. Pure: any JSON value in, a message or None out, never an exception.
+
+Only the fields that are read are described, and everything else may be missing, new or wrong: a message must not be
+lost for a field that nobody needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+import structlog
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from bot.channels.base import Address, InboundAttachment, InboundMessage
+
+log = structlog.get_logger()
+
+CHANNEL = "telegram"
+WANTED_UPDATES = ("message", "edited_message", "callback_query", "my_chat_member")
+CHOSEN_TOKEN = "✓"  # noqa: S105 - data of a button that only shows what was chosen
+UNKNOWN_CHAT = "unknown"
+
+_FILES = ("animation", "audio", "document", "photo", "sticker", "video", "video_note", "voice")
+"""Fields of a message that hold a file. An animation also comes as a document, so it goes first."""
+_FACTS = {"venue": "location", "location": "location", "contact": "contact", "poll": "other", "dice": "other"}
+"""Fields that hold no file, and their kinds here. A venue also comes as a location, so it goes first."""
+_SERVICE = ("pinned_message", "message_auto_delete_timer_changed", "chat_background_set", "write_access_allowed")
+"""What Telegram writes into the chat by itself. The customer said nothing."""
+
+_Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
+class _Payload(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+
+class _User(_Payload):
+    id: _Id
+    first_name: str = ""
+    last_name: str | None = None
+    username: str | None = None
+    language_code: str | None = None
+
+
+class _Chat(_Payload):
+    id: _Id
+    type: str
+
+
+class _Message(_Payload):
+    message_id: _Id
+    date: AwareDatetime
+    chat: _Chat
+    sender: _User | None = Field(None, alias="from")
+    text: str = ""
+    caption: str = ""
+
+
+class _Pressed(_Payload):
+    """The message whose button was pressed: of an old one Telegram tells no more than the chat."""
+
+    message_id: _Id | None = None
+    chat: _Chat
+    reply_markup: Any = None
+
+
+class _Callback(_Payload):
+    id: str
+    sender: _User = Field(alias="from")
+    data: str = ""
+    message: _Pressed | None = None
+
+
+class _File(_Payload):
+    file_id: str
+    file_unique_id: str | None = None
+    file_name: str | None = None
+    mime_type: str | None = None
+    file_size: int | None = Field(None, ge=0)
+
+
+class _Member(_Payload):
+    status: str
+
+
+class _Membership(_Payload):
+    chat: _Chat
+    new_chat_member: _Member
+
+
+@dataclass(frozen=True)
+class Press:
+    """A pressed button, as far as it is needed to stop its clock and to show what was chosen."""
+
+    callback_id: str
+    data: str
+    chat_id: int | None = None
+    message_id: int | None = None
+    label: str | None = None
+
+
+def parse(update: Any, *, account: str, now: datetime) -> InboundMessage | None:
+    """What the customer did; None where nobody is to be answered (groups, blocking, service messages).
+
+    What can't be understood is `unsupported` with the raw JSON in its attachment. `now` is the time of what
+    Telegram gives no time of (a press). An edited text comes once more as a text, under an id of its own.
+    """
+    update = storable(update)
+    if not isinstance(update, dict):
+        return _unsupported({"update": update}, account, now)
+    try:
+        if "message" in update:
+            return _from_message(update, update["message"], account)
+        if "edited_message" in update:
+            return _from_edit(update, account)
+        if "callback_query" in update:
+            return _from_callback(update, account, now)
+        if "my_chat_member" in update:
+            _note_membership(update)
+            return None
+    except ValidationError as error:
+        places = [".".join(map(str, item["loc"])) for item in error.errors()]
+        log.warning("telegram.update_unreadable", update_id=update.get("update_id"), fields=places[:5])
+        return _unsupported(update, account, now)
+    if _private_chat(update) is None:
+        log.info("telegram.update_ignored", update_id=update.get("update_id"), fields=sorted(update)[:5])
+        return None
+    return _unsupported(update, account, now)
+
+
+def press_of(update: Any) -> Press | None:
+    """The button that this update says was pressed, if any."""
+    try:
+        callback = _Callback.model_validate(storable(update)["callback_query"])
+    except (ValidationError, KeyError, TypeError):
+        return None
+    if callback.message is None:
+        return Press(callback.id, callback.data)
+    return Press(
+        callback.id,
+        callback.data,
+        callback.message.chat.id,
+        callback.message.message_id,
+        _label(callback.message.reply_markup, callback.data),
+    )
+
+
+def storable(value: Any) -> Any:
+    """The same JSON without lone surrogates, which neither pydantic nor a database takes."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def _from_message(update: Mapping[str, Any], raw: Any, account: str) -> InboundMessage | None:
+    message = _Message.model_validate(raw)
+    if message.chat.type != "private" or any(name in raw for name in _SERVICE):
+        log.info("telegram.message_ignored", update_id=update.get("update_id"), chat_type=message.chat.type)
+        return None
+    if message.text:
+        command, _, payload = message.text.partition(" ")
+        if command.split("@")[0] == "/start":
+            return _inbound(update, message, account, kind="start", text=payload.strip())
+        return _inbound(update, message, account, kind="text", text=message.text)
+    attachment = _attachment(raw)
+    if attachment is None:
+        return _unsupported(update, account, message.date, message.sender, message.caption)
+    return _inbound(update, message, account, kind="attachment", text=message.caption, attachments=(attachment,))
+
+
+def _from_edit(update: Mapping[str, Any], account: str) -> InboundMessage | None:
+    message = _Message.model_validate(update["edited_message"])
+    text = message.text or message.caption
+    # A live location "edits" its message every few seconds; an edit without words is nothing to answer.
+    if message.chat.type != "private" or not text:
+        return None
+    return _inbound(update, message, account, kind="text", text=text, note="edited")
+
+
+def _from_callback(update: Mapping[str, Any], account: str, now: datetime) -> InboundMessage | None:
+    callback = _Callback.model_validate(update["callback_query"])
+    if callback.message is not None and callback.message.chat.type != "private":
+        return None
+    if callback.data == CHOSEN_TOKEN:
+        return None
+    # The chat of a private conversation has the id of the person.
+    chat_id = callback.message.chat.id if callback.message else callback.sender.id
+    return InboundMessage(
+        Address(CHANNEL, account, str(chat_id)),
+        _external_id(update, callback.id),
+        now,
+        kind="choice",
+        text=(_label(callback.message.reply_markup, callback.data) or "") if callback.message else "",
+        choice=callback.data,
+        sender_name=_name(callback.sender),
+        lang_hint=_lang(callback.sender),
+    )
+
+
+def _note_membership(update: Mapping[str, Any]) -> None:
+    membership = _Membership.model_validate(update["my_chat_member"])
+    blocked = membership.new_chat_member.status in ("kicked", "left")
+    log.info("telegram.blocked" if blocked else "telegram.unblocked", chat_type=membership.chat.type)
+
+
+def _inbound(
+    update: Mapping[str, Any],
+    message: _Message,
+    account: str,
+    *,
+    kind: str,
+    text: str,
+    attachments: tuple[InboundAttachment, ...] = (),
+    note: str = "",
+) -> InboundMessage:
+    return InboundMessage(
+        Address(CHANNEL, account, str(message.chat.id)),
+        _external_id(update, str(message.message_id), note),
+        message.date,
+        kind=kind,
+        text=text,
+        attachments=attachments,
+        sender_name=_name(message.sender),
+        lang_hint=_lang(message.sender),
+    )
+
+
+def _unsupported(
+    update: Mapping[str, Any], account: str, at: datetime, sender: _User | None = None, text: str = ""
+) -> InboundMessage:
+    return InboundMessage(
+        Address(CHANNEL, account, _private_chat(update) or UNKNOWN_CHAT),
+        _external_id(update, "unsupported"),
+        at,
+        kind="unsupported",
+        text=text,
+        attachments=(InboundAttachment("other", {"update": dict(update)}, fetchable=False),),
+        sender_name=_name(sender),
+        lang_hint=_lang(sender),
+    )
+
+
+def _attachment(raw: Mapping[str, Any]) -> InboundAttachment | None:
+    for kind in _FILES:
+        if not raw.get(kind):
+            continue
+        sizes = raw[kind] if isinstance(raw[kind], list) else [raw[kind]]  # a photo comes in sizes, the largest last
+        file = _File.model_validate(sizes[-1])
+        return InboundAttachment(
+            kind,
+            {"file_id": file.file_id, "file_unique_id": file.file_unique_id},
+            file_name=file.file_name,
+            mime_type=file.mime_type or ("image/jpeg" if kind == "photo" else None),
+            size_bytes=file.file_size,
+        )
+    for field, kind in _FACTS.items():
+        if raw.get(field):
+            return InboundAttachment(kind, {field: raw[field]}, fetchable=False)
+    return None
+
+
+def _external_id(update: Mapping[str, Any], *parts: str) -> str:
+    """The update's id and the message's: after a quiet week Telegram starts the ids of updates anew, at random."""
+    update_id = update.get("update_id")
+    if not isinstance(update_id, int):
+        digest = hashlib.sha256(json.dumps(update, sort_keys=True).encode()).hexdigest()
+        return f"sha256:{digest}"
+    return "/".join(part for part in (str(update_id), *parts) if part)[:128]
+
+
+def _private_chat(update: Mapping[str, Any]) -> str | None:
+    """The chat of an update of any type; people have positive ids, groups and channels negative ones."""
+    for event in update.values():
+        if not isinstance(event, dict):
+            continue
+        inner = event.get("message")
+        for holder in (event.get("chat"), inner.get("chat") if isinstance(inner, dict) else None, event.get("from")):
+            chat_id = holder.get("id") if isinstance(holder, dict) else None
+            if isinstance(chat_id, int) and not isinstance(chat_id, bool):
+                return str(chat_id) if 0 < chat_id < 2**63 else None
+    return None
+
+
+def _name(user: _User | None) -> str | None:
+    if user is None:
+        return None
+    return " ".join(filter(None, (user.first_name, user.last_name))).strip() or user.username
+
+
+def _lang(user: _User | None) -> str | None:
+    code = (user.language_code or "").split("-")[0].lower() if user else ""
+    return code if len(code) == 2 else None
+
+
+def _label(markup: Any, data: str) -> str | None:
+    """The text of the button with this data."""
+    rows = markup.get("inline_keyboard") if isinstance(markup, dict) else None
+    for row in rows if isinstance(rows, list) else ():
+        for button in row if isinstance(row, list) else ():
+            if isinstance(button, dict) and button.get("callback_data") == data:
+                label = button.get("text")
+                return label if isinstance(label, str) else None
+    return None

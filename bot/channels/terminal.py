@@ -1,0 +1,28 @@
+"""The terminal: what `otvet chat` speaks through."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+from bot.channels.base import Address, Capabilities, DeliveryError, InboundAttachment, OutboundMessage, Receive
+
+
+class TerminalChannel:
+    """Hands every reply to `show`; choices are written as a numbered list."""
+
+    name = "terminal"
+    capabilities = Capabilities(max_text_chars=100_000, max_buttons=0)
+
+    def __init__(self, show: Callable[[OutboundMessage], None]) -> None:
+        self._show = show
+
+    async def run(self, receive: Receive) -> None:
+        """Nothing to wait for: `otvet chat` reads the lines itself."""
+
+    async def send(self, address: Address, message: OutboundMessage) -> str | None:
+        self._show(message)
+        return None
+
+    async def fetch(self, attachment: InboundAttachment) -> AsyncIterator[bytes]:
+        raise DeliveryError("there are no files in a terminal", permanent=True)
+        yield b""

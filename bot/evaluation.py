@@ -1,0 +1,154 @@
+"""Whole decisions on labelled questions: what `otvet evaluate dialogue` prints."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bot.dialogue import Answer, Clarify, Decision, DialogueState, Handoff, Utterance, decide
+from bot.errors import OtvetError
+from bot.language import LANGUAGES
+from bot.understanding import Understander
+from handoff.records import Owner
+from handoff.routing import Topics, route
+
+
+class QuestionsError(OtvetError):
+    """A row of a question file that can't be used; the message has file and line."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A labelled question. No article: it is out of scope, and `topic` says where it must be handed off to."""
+
+    text: str
+    lang: str | None
+    articles: frozenset[str]
+    topic: str | None
+    kind: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one question."""
+
+    question: Question
+    action: str
+    """answer, clarify, handoff or reply (small talk, a question back without articles)."""
+    articles: tuple[str, ...]
+    topic: str | None
+    rule: str
+    confidence: float
+
+    @property
+    def right(self) -> bool:
+        """The answer, or one of the choices, is a right article."""
+        return bool(set(self.articles) & self.question.articles)
+
+
+def load_questions(path: Path) -> list[Question]:
+    """Read JSON lines {"text", "article_id": id, [ids] or null, "alt_ids"?, "topic"?, "lang"?, "kind"?}.
+
+    Raises QuestionsError with the line of a row that has another form.
+    """
+    questions = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise QuestionsError(f"{path}: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            named = row.get("article_id") or []
+            articles = [named] if isinstance(named, str) else list(named)
+            questions.append(
+                Question(
+                    text=row["text"],
+                    lang=row.get("lang"),
+                    articles=frozenset([*articles, *(row.get("alt_ids") or [])]),
+                    topic=row.get("topic"),
+                    kind=row.get("kind", ""),
+                )
+            )
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            expected = '{"text": ..., "article_id": ...}'
+            raise QuestionsError(f"{path}:{number}: expected {expected}: {error!r}") from error
+    return questions
+
+
+def judge(questions: Iterable[Question], understander: Understander, topics: Topics) -> list[Verdict]:
+    """Put each question to the assistant as the first message of a conversation."""
+    return [_judge(question, understander, topics) for question in questions]
+
+
+def _judge(question: Question, understander: Understander, topics: Topics) -> Verdict:
+    remembered = question.lang if question.lang in LANGUAGES else None
+    understood = understander.understand(question.text, remembered)
+    utterance = Utterance(kind="text", text=question.text, lang=understood.lang)
+    decision = decide(DialogueState(), Owner.ASSISTANT, utterance, understood.parts, {}, understander.policy)
+    whole = understood.parts[0]
+    action, articles, topic = _outcome(decision)
+    for handoff in (item for item in decision.actions if isinstance(item, Handoff)):
+        by_intent = (handoff.topic, handoff.confidence or 0.0) if handoff.topic else None
+        topic = route(topics, understander.topics, [question.text], by_intent=by_intent).topic.id
+    confidence = max([whole.confidence, *(c.confidence for c in whole.candidates[:1])])
+    return Verdict(question, action, articles, topic, decision.rule, confidence)
+
+
+def _outcome(decision: Decision) -> tuple[str, tuple[str, ...], str | None]:
+    answered = tuple(item.candidate.article_id for item in decision.actions if isinstance(item, Answer))
+    if answered:
+        return "answer", answered, None
+    for item in decision.actions:
+        if isinstance(item, Clarify):
+            return "clarify", tuple(candidate.article_id for candidate in item.candidates), None
+        if isinstance(item, Handoff):
+            return "handoff", (), None
+    return "reply", (), None
+
+
+def summarise(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """The keys of `otvet evaluate dialogue --json`. Shares are 0..1.
+
+    answered_right, clarified_right, handed_off: of the in-scope questions. answered_wrong: of everything that was
+    answered with an article, in scope or not. oos_answered: of the out-of-scope questions. routed_right: of the
+    handoffs whose question names its topic.
+    """
+    inside = [v for v in verdicts if v.question.articles]
+    outside = [v for v in verdicts if not v.question.articles]
+    answered = [v for v in verdicts if v.action == "answer"]
+    routed = [v for v in verdicts if v.action == "handoff" and v.question.topic]
+    return {
+        "in_scope": len(inside),
+        "out_of_scope": len(outside),
+        "answered_right": _share(sum(v.action == "answer" and v.right for v in inside), len(inside)),
+        "clarified_right": _share(sum(v.action == "clarify" and v.right for v in inside), len(inside)),
+        "handed_off": _share(sum(v.action == "handoff" for v in inside), len(inside)),
+        "answered_wrong": _share(sum(not v.right for v in answered), len(answered)),
+        "oos_answered": _share(sum(v.action == "answer" for v in outside), len(outside)),
+        "routed_right": _share(sum(v.topic == v.question.topic for v in routed), len(routed)),
+    }
+
+
+def by_language(verdicts: Sequence[Verdict]) -> Mapping[str, dict[str, Any]]:
+    langs = sorted({v.question.lang or "" for v in verdicts})
+    return {lang: summarise([v for v in verdicts if (v.question.lang or "") == lang]) for lang in langs}
+
+
+def by_kind(verdicts: Sequence[Verdict]) -> Mapping[str, Counter[str]]:
+    """Kind of question → how often each outcome: what an editor looks at first."""
+    counts: dict[str, Counter[str]] = {}
+    for v in verdicts:
+        name = v.action if v.action not in ("answer", "clarify") else f"{v.action}_{'right' if v.right else 'wrong'}"
+        counts.setdefault(v.question.kind, Counter())[name] += 1
+    return counts
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None

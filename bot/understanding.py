@@ -1,0 +1,144 @@
+"""What one version of the models makes of a text: intent, articles, topic."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bot.dialogue import Candidate, Outcome, Policy, Understanding
+from bot.language import detect
+from handoff.records import Reason
+from kb_index.normalise import readings
+from kb_index.search import Hit, SearchIndex
+from nlu.intents import IntentClassifier, IntentPrediction
+from nlu.training_data import OUT_OF_SCOPE_INTENTS, IntentSpec
+
+MAX_PARTS = 4
+
+
+def outcome_of(spec: IntentSpec | None) -> Outcome:
+    """The outcome that an intent's metadata names."""
+    meta = spec.metadata if spec else {}
+    return Outcome(
+        article=meta.get("article"),
+        reply=meta.get("reply"),
+        handoff=meta.get("handoff"),
+        sensitive=bool(meta.get("sensitive")),
+        reason=Reason(meta["reason"]) if meta.get("reason") else None,
+    )
+
+
+def evidence_of(prediction: IntentPrediction, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
+    """Article → how much the intents speak for it, 0..1."""
+    evidence: dict[str, float] = {}
+    for intent, probability in prediction.ranking:
+        article = outcomes[intent].article if intent in outcomes else None
+        if article:
+            evidence[article] = evidence.get(article, 0.0) + probability
+    return evidence
+
+
+class IntentTopics:
+    """Ranks topics for `handoff.routing`, with an intent classifier trained on topics as its labels."""
+
+    def __init__(self, classifier: IntentClassifier) -> None:
+        self._classifier = classifier
+        self.threshold = classifier.threshold(None)
+
+    def rank(self, texts: Sequence[str]) -> list[list[tuple[str, float]]]:
+        return [
+            # The first carries the calibrated confidence; the others their share of what is left.
+            [(topic, p) for topic, p in prediction.ranking if topic not in OUT_OF_SCOPE_INTENTS]
+            for prediction in self._classifier.predict(texts)
+        ]
+
+
+@dataclass(frozen=True)
+class Understood:
+    """Everything that was made of one message, with what is kept as evidence beside it."""
+
+    lang: str
+    parts: tuple[Understanding, ...]
+    """The whole text first, then its sentences when there are several."""
+    record: Mapping[str, Any]
+
+
+class Understander:
+    """One live version: classifier, index, topics, policy. Blocks on the CPU; call it in a thread."""
+
+    def __init__(
+        self,
+        *,
+        version: str,
+        classifier: IntentClassifier | None,
+        outcomes: Mapping[str, Outcome],
+        index: SearchIndex,
+        topics: IntentTopics | None,
+        policy: Policy,
+    ) -> None:
+        self.version = version
+        self.classifier = classifier
+        self.outcomes = outcomes
+        self.index = index
+        self.topics = topics
+        self.policy = policy
+
+    def understand(self, text: str, remembered_lang: str | None = None) -> Understood:
+        """Never raises for any text; one longer than the policy's limit is not interpreted."""
+        if len(text) > self.policy.max_text_chars:
+            return Understood(detect(text, remembered_lang), (Understanding(text),), {"too_long": len(text)})
+        read = readings(text)[0]
+        lang = detect(read, remembered_lang)
+        whole, hits = self._one(text, lang)
+        parts = [whole]
+        sentences = split_questions(text)
+        if len(sentences) > 1:
+            parts += [self._one(sentence, lang)[0] for sentence in sentences]
+        record = {
+            "lang": lang,
+            "intent": whole.intent,
+            "confidence": round(whole.confidence, 4),
+            "hits": [_hit_json(hit) for hit in hits],
+            "thresholds": self.policy.for_json(lang),
+            "model_version": self.version,
+        }
+        return Understood(lang, tuple(parts), record)
+
+    def _one(self, text: str, lang: str) -> tuple[Understanding, tuple[Hit, ...]]:
+        intent, confidence, evidence = None, 0.0, {}
+        if self.classifier:
+            prediction = self.classifier.predict([text])[0]
+            intent, confidence = prediction.ranking[0][0], prediction.confidence
+            evidence = evidence_of(prediction, self.outcomes)
+        hits = self.index.search(text, lang=lang, limit=5, evidence=evidence)
+        outcome = self.outcomes.get(intent, Outcome()) if intent else Outcome()
+        return Understanding(text, intent, confidence, outcome, tuple(map(_candidate, hits))), hits
+
+    def candidate(self, article_id: str, lang: str) -> Candidate | None:
+        """An article by its id, as it is shown when the customer chooses it."""
+        article = self.index.article(article_id, lang)
+        if article is None:
+            return None
+        return Candidate(article.id, article.title, article.body.strip(), article.topic or "", 1.0, article.lang)
+
+
+def split_questions(text: str) -> list[str]:
+    """The sentences of a message that could be questions of their own; one element when it is one."""
+    parts = [part.strip() for part in re.split(r"(?<=[?!.])\s+|\n+|;\s+", text)]
+    parts = [part for part in parts if len(re.findall(r"[^\W\d_]{2,}", part)) >= 2]
+    return parts[:MAX_PARTS] if len(parts) > 1 else [text]
+
+
+def _candidate(hit: Hit) -> Candidate:
+    return Candidate(hit.article_id, hit.title, hit.passage.text, hit.topic or "", hit.confidence, hit.lang)
+
+
+def _hit_json(hit: Hit) -> dict[str, Any]:
+    return {
+        "article_id": hit.article_id,
+        "title": hit.title,
+        "lang": hit.lang,
+        "confidence": round(hit.confidence, 4),
+    }

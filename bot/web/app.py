@@ -1,0 +1,141 @@
+"""The web application: pages, the chat's interface and the health checks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.exceptions import HTTPException
+
+from bot.channels.base import InboundMessage
+from bot.channels.site import SiteChannel
+from bot.ledger import Sessions
+from bot.web.chat_api import MAX_TEXT_CHARS, create_router
+from bot.web.guards import BodyLimit, SecurityHeaders, on_http_error, pick_language, refuse
+
+HERE = Path(__file__).parent
+_JSON_BYTES = 12 * MAX_TEXT_CHARS + 4096
+"""A character is at most 12 bytes of JSON (an escaped pair)."""
+_MULTIPART_BYTES = 16 * 1024
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors "
+)
+
+
+def create_app(
+    *,
+    sessions: Sessions,
+    receive: Callable[[InboundMessage], Awaitable[bool]],
+    clock: Callable[[], datetime],
+    site: SiteChannel,
+    shop: Mapping[str, str],
+    allowed_origins: tuple[str, ...] = (),
+    messages_a_minute: int = 20,
+    max_attachment_bytes: int = 20 * 1024 * 1024,
+    long_text_chars: int = 4000,
+    ready: Callable[[], bool] = lambda: True,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
+    idle_poll_seconds: float = 20,
+) -> FastAPI:
+    """The application. Everything it needs comes in as arguments.
+
+    receive: stores a message durably before it returns; False for a repeat.
+    shop: language → the company's name.
+    allowed_origins: other sites that may embed the chat, such as `https://shop.example`; `*` allows any.
+    long_text_chars: a longer message is kept but not interpreted, and the writer is told beforehand.
+    ready: whether the assistant can answer yet, for /readyz.
+    """
+    app = FastAPI(title="Otvet", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.add_middleware(
+        BodyLimit,
+        default_bytes=_JSON_BYTES,
+        by_path={"/api/chat/files": max_attachment_bytes + _MULTIPART_BYTES},
+    )
+    app.add_middleware(SecurityHeaders)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(Exception, _on_bug)
+    app.include_router(
+        create_router(
+            sessions=sessions,
+            receive=receive,
+            clock=clock,
+            site=site,
+            messages_a_minute=messages_a_minute,
+            max_attachment_bytes=max_attachment_bytes,
+            idle_poll_seconds=idle_poll_seconds,
+        )
+    )
+    templates = Environment(
+        loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    ancestors = "*" if "*" in allowed_origins else " ".join(("'self'", *map(_origin, allowed_origins)))
+
+    def page(template: str, request: Request, *, ancestors: str, **values: Any) -> HTMLResponse:
+        lang = request.query_params.get("lang")
+        if lang not in shop:
+            lang = pick_language(request.headers.get("accept-language"))
+        html = templates.get_template(template).render(lang=lang, shop=shop[lang], **values)
+        headers = {
+            "Content-Security-Policy": _PAGE_POLICY + ancestors,
+            "Vary": "Accept-Language",
+            "Cache-Control": "no-cache",
+        }
+        return HTMLResponse(html, headers=headers)
+
+    @app.get("/", include_in_schema=False)
+    async def shop_page(request: Request) -> HTMLResponse:
+        return page("shop.html", request, ancestors="'none'", base=str(request.base_url).rstrip("/"))
+
+    @app.get("/chat", include_in_schema=False)
+    async def chat_page(request: Request) -> HTMLResponse:
+        return page(
+            "chat.html",
+            request,
+            ancestors=ancestors,
+            names=shop,
+            long_text_chars=long_text_chars,
+            max_text_chars=MAX_TEXT_CHARS,
+            max_file_bytes=max_attachment_bytes,
+        )
+
+    @app.get("/widget.js", include_in_schema=False)
+    async def widget() -> FileResponse:
+        headers = {"Cache-Control": "public, max-age=300", "Cross-Origin-Resource-Policy": "cross-origin"}
+        return FileResponse(HERE / "static" / "widget.js", media_type="text/javascript", headers=headers)
+
+    @app.get("/healthz", include_in_schema=False)
+    async def alive() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz", include_in_schema=False)
+    async def is_ready() -> JSONResponse:
+        return JSONResponse({"status": "ready"}) if ready() else JSONResponse({"status": "starting"}, 503)
+
+    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    return app
+
+
+def _origin(value: str) -> str:
+    # It becomes a part of a header, where a semicolon or a space would begin another rule.
+    if not re.fullmatch(r"https?://[A-Za-z0-9.*-]+(:\d+)?", value):
+        raise ValueError(f"not an origin such as https://shop.example: {value!r}")
+    return value
+
+
+async def _on_invalid(request: Request, _error: Exception) -> JSONResponse:
+    return refuse(request, "invalid")
+
+
+async def _on_bug(request: Request, _error: Exception) -> JSONResponse:
+    return refuse(request, "broken")

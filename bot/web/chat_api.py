@@ -1,0 +1,281 @@
+"""The site chat's interface under /api/chat: sessions, messages, files and the live transcript.
+
+A session is known by a token that only the browser has; its SHA-256 is the conversation's chat id. The token
+travels in the Authorization header and never in an address or a cookie, so there is nothing for another site
+to ride on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, File, Form, Header, Request, Response, UploadFile
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import exists, select
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from bot.channels.base import Address, InboundMessage
+from bot.channels.site import SiteChannel
+from bot.ledger import InboxRow, InboxState, Sessions
+from bot.web.guards import RateLimit, Refusal
+from bot.web.markup import render
+from handoff import desk
+from handoff.records import Attachment, AttachmentState, Author, Conversation, Delivery, Message, Owner
+
+MAX_TEXT_CHARS = 100_000
+MAX_STREAMS = 20
+"""Tabs of one session that may listen at once."""
+SESSIONS_A_MINUTE = 30
+PING_SECONDS = 15
+INLINE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
+"""Shown in the page. Anything else is only ever saved, so that no uploaded file runs as a page."""
+
+
+class Post(BaseModel):
+    """What the browser sends. client_id: made by the browser once per message, so that a retry is no double."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    client_id: UUID
+    kind: Literal["text", "start", "choice"] = "text"
+    text: str = ""
+    choice: str | None = None
+    lang: Literal["ru", "en"] | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    conversation_id: int
+    chat_id: str
+
+    def external_id(self, client_id: str) -> str:
+        # Ids made by browsers are set apart by session: nobody can occupy another's.
+        return f"{self.chat_id[:16]}:{client_id}"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a listener has not seen yet."""
+
+    messages: list[Message]
+    state: dict[str, Any]
+    unsettled: bool
+    """Something is still on its way: look again soon."""
+
+
+def create_router(
+    *,
+    sessions: Sessions,
+    receive: Callable[[InboundMessage], Awaitable[bool]],
+    clock: Callable[[], datetime],
+    site: SiteChannel,
+    messages_a_minute: int,
+    max_attachment_bytes: int,
+    idle_poll_seconds: float = 20,
+) -> APIRouter:
+    """The routes. idle_poll_seconds: how often a quiet stream looks by itself, for messages written by another
+    process, which can wake nobody here."""
+    router = APIRouter(prefix="/api/chat")
+    new_sessions = RateLimit(SESSIONS_A_MINUTE, window_seconds=60, clock=clock)
+    new_messages = RateLimit(messages_a_minute, window_seconds=60, clock=clock)
+
+    async def authenticated(authorization: Annotated[str, Header()] = "") -> Session:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Refusal("no_session")
+        chat_id = hashlib.sha256(token.encode()).hexdigest()
+        async with sessions() as session:
+            conversation_id = await session.scalar(
+                select(Conversation.id).where(
+                    Conversation.channel == site.name, Conversation.account == "", Conversation.chat_id == chat_id
+                )
+            )
+        if conversation_id is None:
+            raise Refusal("no_session")
+        return Session(conversation_id, chat_id)
+
+    Authenticated = Annotated[Session, Depends(authenticated)]  # noqa: N806 - a type
+
+    @router.post("/sessions", status_code=201)
+    async def open_session(request: Request) -> dict[str, str]:
+        new_sessions.take(request.client.host if request.client else "")
+        token = secrets.token_urlsafe(32)
+        chat_id = hashlib.sha256(token.encode()).hexdigest()
+        async with sessions.begin() as session:
+            await desk.open_conversation(session, channel=site.name, account="", chat_id=chat_id, now=clock())
+        return {"token": token}
+
+    @router.post("/messages", status_code=202)
+    async def post_message(post: Post, me: Authenticated) -> dict[str, bool]:
+        """Stored when this returns. `new` is false for a repeat."""
+        if len(post.text) > MAX_TEXT_CHARS:
+            raise Refusal("too_long")
+        if (post.kind == "choice") != bool(post.choice) or len(post.choice or "") > 64:
+            raise Refusal("invalid")
+        new_messages.take(me.chat_id)
+        return await stored(
+            InboundMessage(
+                address=Address(site.name, "", me.chat_id),
+                external_id=me.external_id("start" if post.kind == "start" else str(post.client_id)),
+                sent_at=clock(),
+                kind=post.kind,
+                text=post.text,
+                choice=post.choice,
+                lang_hint=post.lang,
+            )
+        )
+
+    @router.post("/files", status_code=202)
+    async def post_file(
+        me: Authenticated,
+        client_id: Annotated[UUID, Form()],
+        file: Annotated[UploadFile, File()],
+        lang: Annotated[Literal["ru", "en"] | None, Form()] = None,
+    ) -> dict[str, bool]:
+        if (file.size or 0) > max_attachment_bytes:
+            raise Refusal("too_large")
+        new_messages.take(me.chat_id)
+        attachment = await asyncio.to_thread(site.keep, file.file, file.filename or "")
+        return await stored(
+            InboundMessage(
+                address=Address(site.name, "", me.chat_id),
+                external_id=me.external_id(str(client_id)),
+                sent_at=clock(),
+                kind="attachment",
+                attachments=(attachment,),
+                lang_hint=lang,
+            )
+        )
+
+    async def stored(message: InboundMessage) -> dict[str, bool]:
+        new = await receive(message)
+        site.wake(message.address.chat_id)
+        return {"new": new}
+
+    @router.get("/files/{attachment_id}")
+    async def get_file(attachment_id: int, me: Authenticated) -> Response:
+        async with sessions() as session:
+            found = await session.scalar(
+                select(Attachment)
+                .join(Message, Message.id == Attachment.message_id)
+                .where(Attachment.id == attachment_id, Message.conversation_id == me.conversation_id)
+            )
+        if found is None or found.state is not AttachmentState.STORED or not found.sha256:
+            raise Refusal("not_found")
+        inline = found.mime_type in INLINE_TYPES
+        return FileResponse(
+            site.attachments / found.sha256,
+            media_type=found.mime_type if inline else "application/octet-stream",
+            filename=found.file_name or "file",
+            content_disposition_type="inline" if inline else "attachment",
+            headers={"Cache-Control": "private, max-age=31536000, immutable"},
+        )
+
+    @router.get("/events")
+    async def events(
+        me: Authenticated, last_event_id: Annotated[int, Header(ge=0)] = 0
+    ) -> EventSourceResponse:
+        """The transcript after `Last-Event-ID`, then whatever is added to it, until the browser goes.
+
+        Events: `message` (its id is the message's), `state` (who has the conversation), `live` (all that was
+        there has been sent).
+        """
+        if site.listeners(me.chat_id) >= MAX_STREAMS:
+            raise Refusal("too_often", retry_after_seconds=PING_SECONDS)
+        return EventSourceResponse(
+            stream(me, last_event_id), ping=PING_SECONDS, headers={"Cache-Control": "no-store"}
+        )
+
+    async def stream(me: Session, after_id: int) -> AsyncIterator[ServerSentEvent]:
+        shown_state: dict[str, Any] | None = None
+        live, soon = False, 0.1
+        with site.listen(me.chat_id) as woken:
+            while True:
+                woken.clear()
+                page = await read(me, after_id)
+                for message in page.messages:
+                    after_id = message.id
+                    yield ServerSentEvent(_dumps(_message_json(message)), event="message", id=str(message.id))
+                if page.state != shown_state:
+                    shown_state = page.state
+                    yield ServerSentEvent(_dumps(page.state), event="state")
+                if not live:
+                    live = True
+                    yield ServerSentEvent("{}", event="live")
+                soon = 0.1 if page.messages or not page.unsettled else min(soon * 2, 3.0)
+                try:
+                    await asyncio.wait_for(woken.wait(), soon if page.unsettled else idle_poll_seconds)
+                except TimeoutError:
+                    continue
+
+    async def read(me: Session, after_id: int) -> Page:
+        async with sessions() as session:
+            rows = await desk.transcript(session, me.conversation_id, after_id=after_id)
+            conversation = await desk.get_conversation(session, me.conversation_id)
+            ticket = await desk.open_ticket(session, me.conversation_id)
+            waiting = await session.scalar(
+                select(
+                    exists().where(
+                        InboxRow.state == InboxState.PENDING,
+                        InboxRow.channel == site.name,
+                        InboxRow.account == "",
+                        InboxRow.chat_id == me.chat_id,
+                    )
+                )
+            )
+        messages: list[Message] = []
+        queued = False
+        for row in rows:
+            # A queued reply may yet be discarded; nothing behind it is shown before that is settled, because a
+            # listener never goes back.
+            if row.delivery is Delivery.QUEUED:
+                queued = True
+                break
+            if row.delivery is not Delivery.DISCARDED:
+                messages.append(row)
+        state = {"owner": conversation.owner.value, "ticket_id": ticket.id if ticket else None}
+        if conversation.owner is Owner.ASSISTANT:
+            state["ticket_id"] = None
+        return Page(messages, state, unsettled=queued or bool(waiting))
+
+    return router
+
+
+def _dumps(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _message_json(message: Message) -> dict[str, Any]:
+    """As the browser gets it. `html` is set where the text is Markdown of ours; a customer's text stays text."""
+    ours = message.author is not Author.CUSTOMER
+    return {
+        "id": message.id,
+        "author": message.author.value,
+        "agent_name": message.agent_name,
+        "kind": message.kind,
+        "text": message.text,
+        "html": render(message.text) if ours else None,
+        "options": message.options if ours else [],
+        "at": message.created_at.isoformat(),
+        "client_id": (message.external_id or "").rpartition(":")[2] if not ours else None,
+        "attachments": [
+            {
+                "id": attachment.id,
+                "kind": attachment.kind,
+                "state": attachment.state.value,
+                "name": attachment.file_name,
+                "inline": attachment.mime_type in INLINE_TYPES,
+                "size_bytes": attachment.size_bytes,
+            }
+            for attachment in message.attachments
+        ],
+    }

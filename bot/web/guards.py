@@ -1,0 +1,143 @@
+"""What stands between the web and the chat: refusals in words, rate limits, body limits and security headers."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_WORDS: Mapping[str, tuple[int, str, str]] = {
+    "bad_request": (400, "Запрос не удалось разобрать.", "The request could not be read."),
+    "no_session": (401, "Этого разговора больше нет. Начните новый.", "This conversation is gone. Start a new one."),
+    "not_found": (404, "Здесь ничего нет.", "There is nothing here."),
+    "not_allowed": (405, "Так делать нельзя.", "That can't be done here."),
+    "too_large": (413, "Файл или сообщение больше допустимого.", "The file or message is larger than allowed."),
+    "invalid": (422, "Сообщение не подходит по форме.", "The message has a wrong form."),
+    "too_long": (
+        422,
+        "Сообщение слишком длинное: помещается до 100 000 знаков.",
+        "The message is too long: up to 100,000 characters fit.",
+    ),
+    "too_often": (
+        429,
+        "Слишком много сообщений подряд. Подождите немного и повторите.",
+        "Too many messages in a row. Wait a little and try again.",
+    ),
+    "broken": (
+        500,
+        "У нас что-то сломалось. Повторите через минуту.",
+        "Something broke on our side. Try again in a minute.",
+    ),
+}
+
+
+class Refusal(HTTPException):
+    """A request that is not served. `code` names one of the texts above."""
+
+    def __init__(self, code: str, *, retry_after_seconds: float | None = None) -> None:
+        headers = {} if retry_after_seconds is None else {"Retry-After": str(int(retry_after_seconds) + 1)}
+        super().__init__(_WORDS[code][0], code, headers)
+        self.code = code
+
+
+def pick_language(accept: str | None, default: str = "ru") -> str:
+    """`ru` or `en`, whichever an Accept-Language header prefers."""
+    best, best_weight = default, 0.0
+    for item in (accept or "").lower().split(","):
+        match = re.fullmatch(r"\s*(ru|en)(?:-[a-z0-9-]+)?\s*(?:;\s*q=([01](?:\.\d{0,3})?))?\s*", item)
+        if match and (weight := float(match[2] or 1)) > best_weight:
+            best, best_weight = match[1], weight
+    return best
+
+
+def refuse(request: Request, code: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The answer to a request that is not served, in words and in the caller's language."""
+    status, russian, english = _WORDS[code]
+    words = russian if pick_language(request.headers.get("accept-language")) == "ru" else english
+    return JSONResponse({"error": {"code": code, "message": words}}, status, dict(headers or {}))
+
+
+async def on_http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class alone
+    codes = {401: "no_session", 404: "not_found", 405: "not_allowed", 413: "too_large", 422: "invalid"}
+    code = error.code if isinstance(error, Refusal) else codes.get(error.status_code, "bad_request")
+    return refuse(request, code, error.headers)
+
+
+class RateLimit:
+    """At most so many takes per key within any window of time. In process: each server counts for itself."""
+
+    def __init__(self, takes: int, *, window_seconds: float, clock: Callable[[], datetime]) -> None:
+        self._takes, self._window, self._clock = takes, window_seconds, clock
+        self._taken: dict[str, deque[float]] = {}
+
+    def take(self, key: str) -> None:
+        """Count one. Raises Refusal, with the time to wait, when there were too many."""
+        now = self._clock().timestamp()
+        if len(self._taken) > 10_000:
+            self._taken = {k: times for k, times in self._taken.items() if times and times[-1] > now - self._window}
+        times = self._taken.setdefault(key, deque())
+        while times and times[0] <= now - self._window:
+            times.popleft()
+        if len(times) >= self._takes:
+            raise Refusal("too_often", retry_after_seconds=times[0] + self._window - now)
+        times.append(now)
+
+
+class BodyLimit:
+    """Refuses a body larger than its path allows, whether it says so beforehand or not."""
+
+    def __init__(self, app: ASGIApp, *, default_bytes: int, by_path: Mapping[str, int]) -> None:
+        self._app, self._default, self._by_path = app, default_bytes, by_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._by_path.get(scope["path"], self._default)
+        said = Headers(scope=scope).get("content-length", "0")
+        if said.isdecimal() and int(said) > limit:
+            await refuse(Request(scope), "too_large", {"Connection": "close"})(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise Refusal("too_large")
+            return message
+
+        await self._app(scope, counted, send)
+
+
+class SecurityHeaders:
+    """Sets what is not set by the page itself; a page that needs more than nothing brings its own policy."""
+
+    _DEFAULTS: Mapping[str, str] = {
+        "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    }
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self._DEFAULTS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, secured if scope["type"] == "http" else send)

@@ -1,0 +1,233 @@
+"""The composition root: alone in reading settings and choosing implementations."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from bot.assistant import Assistant
+from bot.attachments import AttachmentStore
+from bot.calibration import Targets, policy_from_json
+from bot.channels.base import Channel
+from bot.database import migrate, open_database
+from bot.errors import NotReadyError
+from bot.ledger import Sessions
+from bot.replies import Replies
+from bot.settings import Settings
+from bot.training import Progress, Seed, build_index, load_seed, train
+from bot.turn import Turns
+from bot.understanding import IntentTopics, Understander, outcome_of
+from handoff.hours import WorkingHours
+from kb_index.errors import SnapshotError
+from kb_index.ranker import Ranker
+from kb_index.search import SearchIndex
+from nlu.encoder import Encoder, load_encoder
+from nlu.intents import IntentClassifier
+from nlu.models import ModelStore, ModelVersion
+from nlu.training_data import IntentSpec
+
+log = structlog.get_logger()
+
+RELOAD_SECONDS = 2.0
+
+
+def shipped_data() -> Path:
+    """The demo data: beside the packages in a checkout, inside them in an installed wheel."""
+    here = Path(__file__).parent
+    return here / "seed" if (here / "seed").is_dir() else here.parent / "data"
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Database:
+    engine: AsyncEngine
+    sessions: Sessions
+
+
+class Installation:
+    """One OTVET_VAR with its settings: makes every part on demand, each once."""
+
+    def __init__(self, settings: Settings, progress: Progress = lambda _: None) -> None:
+        self.settings = settings
+        self.progress = progress
+        self._live: Understander | None = None
+        self._live_key: tuple[str, str] | None = None
+
+    @cached_property
+    def data(self) -> Path:
+        """The folder of the seed data. Raises NotReadyError when the setting names one that is not there."""
+        folder = self.settings.data
+        if folder.is_dir():
+            return folder
+        if folder == Path("data"):  # the default, started from another place than the checkout
+            return shipped_data()
+        raise NotReadyError(f"OTVET_DATA: there is no folder {folder}")
+
+    @cached_property
+    def seed(self) -> Seed:
+        return load_seed(self.data, shipped_data())
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        return load_encoder(self.settings.encoder, folder=self.settings.var / "encoder", progress=self.progress)
+
+    @cached_property
+    def store(self) -> ModelStore:
+        return ModelStore(self.settings.var / "models", utc_now)
+
+    @cached_property
+    def targets(self) -> Targets:
+        return Targets(
+            answer_precision=self.settings.answer_precision,
+            out_of_scope_answered=self.settings.out_of_scope_answered,
+            clarify_precision=self.settings.clarify_precision,
+        )
+
+    @cached_property
+    def hours(self) -> WorkingHours:
+        return WorkingHours(
+            opens=self.settings.opens,
+            closes=self.settings.closes,
+            days=frozenset(int(day) - 1 for day in self.settings.work_days),
+            zone=ZoneInfo(self.settings.timezone),
+        )
+
+    @cached_property
+    def replies(self) -> Replies:
+        folders = dict.fromkeys(path for path in (self.data / "replies", shipped_data() / "replies") if path.is_dir())
+        common = {
+            lang: {
+                "shop": shop,
+                "hours": self.hours.describe(lang),
+                "privacy_url": self.settings.privacy_url,
+                "first_reply_minutes": self.seed.topics.default.expected_minutes,
+            }
+            for lang, shop in (("ru", self.settings.shop_ru), ("en", self.settings.shop_en))
+        }
+        return Replies(tuple(folders), common)
+
+    @cached_property
+    def attachments(self) -> AttachmentStore:
+        return AttachmentStore(self.settings.var / "attachments", self.settings.max_attachment_mb * 1024 * 1024)
+
+    @cached_property
+    def database(self) -> Database:
+        return Database(*open_database(self.settings.database))
+
+    async def migrate(self) -> None:
+        await migrate(self.database.engine)
+
+    @cached_property
+    def index(self) -> SearchIndex:
+        """The search snapshot of the seed's articles: loaded, or built when it is missing, torn or foreign."""
+        folder = self.settings.var / "index"
+        target = folder / f"{self.seed.fingerprint[:16]}-{self.encoder.fingerprint[:8]}"
+        try:
+            if target.is_dir():
+                return SearchIndex.load(target, self.encoder)
+        except SnapshotError as error:
+            self.progress(f"{error}: rebuilding")
+        self.progress(f"Indexing {len(self.seed.articles.articles)} articles")
+        index = build_index(self.seed, self.encoder, self.progress)
+        index.save(target)
+        for old in folder.iterdir():
+            if old != target and not old.name.startswith("."):
+                shutil.rmtree(old, ignore_errors=True)
+        return index
+
+    def train(self, *, promote: bool) -> ModelVersion:
+        """Make a version from the seed data. Blocks for seconds."""
+        for warning in self.seed.warnings:
+            self.progress(f"Warning: {warning}")
+        version = train(
+            self.seed,
+            self.encoder,
+            self.index,
+            self.store,
+            self.targets,
+            max_text_chars=self.settings.max_text_chars,
+            progress=self.progress,
+        )
+        return self.store.promote(version.id) if promote else version
+
+    def prepare(self) -> None:
+        """Make whatever is missing: encoder, index, a first model. Nothing to do at a second start. Blocks."""
+        self.settings.var.mkdir(parents=True, exist_ok=True)
+        live = self.store.live()
+        if live is None or live.manifest.get("encoder") != self.encoder.fingerprint:
+            self.progress("No model fits yet: training the first one")
+            self.train(promote=True)
+
+    def understander(self) -> Understander:
+        """The live version, loaded; the same object until another one is promoted (`follow` sees to that)."""
+        if self._live is None:
+            self.reload()
+        assert self._live is not None  # noqa: S101 - reload sets it or raises
+        return self._live
+
+    def reload(self) -> None:
+        """Load the live version if it is another than the one in use. Blocks."""
+        version = self.store.live()
+        if version is None:
+            raise NotReadyError("there is no trained model: run `otvet train`")
+        if self._live is None or self._live.version != version.id:
+            self._live = self.load(version)
+
+    def load(self, version: ModelVersion) -> Understander:
+        path = version.path
+        ranker = Ranker.load(path / "ranker.json")
+        outcomes = json.loads((path / "outcomes.json").read_text())
+        return Understander(
+            version=version.id,
+            classifier=IntentClassifier.load(path / "intents", self.encoder) if (path / "intents").exists() else None,
+            outcomes={name: outcome_of(IntentSpec(name, meta)) for name, meta in outcomes.items()},
+            index=self.index.with_ranker(ranker),
+            topics=IntentTopics(IntentClassifier.load(path / "topics", self.encoder))
+            if (path / "topics").exists()
+            else None,
+            policy=policy_from_json(json.loads((path / "policy.json").read_text())),
+        )
+
+    async def follow(self) -> None:
+        """Keep up with promotions and rollbacks by any process, until cancelled."""
+        while True:
+            await asyncio.sleep(RELOAD_SECONDS)
+            try:
+                await asyncio.to_thread(self.reload)
+            except Exception:
+                # Edge: the version in use goes on answering.
+                log.exception("model.reload_failed")
+
+    def assistant(self, channels: Sequence[Channel], clock: Callable[[], datetime] = utc_now) -> Assistant:
+        turns = Turns(
+            understander=self.understander,
+            replies=self.replies,
+            topics=self.seed.topics,
+            hours=self.hours,
+            clock=clock,
+            limit_mb=self.settings.max_attachment_mb,
+        )
+        return Assistant(
+            sessions=self.database.sessions,
+            turns=turns,
+            channels=channels,
+            attachments=self.attachments,
+            clock=clock,
+        )
+
+    async def close(self) -> None:
+        if "database" in self.__dict__:
+            await self.database.engine.dispose()
