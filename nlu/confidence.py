@@ -1,0 +1,147 @@
+"""From evidence to probabilities: a temperature for the ranking, a logistic model for "right and in scope", thresholds.
+
+Everything is fitted on predictions that the training rows got while they, or their whole class, were left out.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax, softmax
+from sklearn.linear_model import LogisticRegression
+
+from nlu.kernel_head import Evidence, FloatMatrix, IntArray
+
+OUTSIDE_SHARE: Final = 0.25
+"""Assumed share of messages that no intent covers, an assumption: the training rows cannot show it."""
+
+_FEWEST_ROWS: Final = 100  # below this a language has no threshold of its own
+
+
+@dataclass(frozen=True)
+class ConfidenceModel:
+    """`scale` multiplies scores before the softmax; `weights` and `bias` belong to the features of `_features`."""
+
+    scale: float
+    weights: tuple[float, ...]
+    bias: float
+    outside_class: int | None
+
+    @classmethod
+    def fit(
+        cls, evidence: Evidence, labels: IntArray, outside: NDArray[np.bool_], outside_class: int | None
+    ) -> "ConfidenceModel":
+        """Fit on left-out evidence; `labels` are ignored where `outside` is true (no intent is right there)."""
+        inside = ~outside
+        scale = _fit_scale(evidence.scores[inside], labels[inside])
+        features = _features(evidence, scale, outside_class)
+        right = inside & (_top(evidence.scores, outside_class) == labels)
+        if right.all() or not right.any():
+            return cls(scale, (0.0,) * features.shape[1], 4.0 if right.all() else -4.0, outside_class)
+        centre, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
+        model = LogisticRegression(C=1.0, max_iter=1000)
+        model.fit((features - centre) / spread, right, sample_weight=row_weights(outside))
+        weights = model.coef_[0] / spread
+        bias = float(model.intercept_[0] - weights @ centre)
+        return cls(scale, tuple(float(each) for each in weights), bias, outside_class)
+
+    def probabilities(self, evidence: Evidence) -> FloatMatrix:
+        """Rows of shape (k, c) that sum to 1."""
+        rows: FloatMatrix = softmax(self.scale * evidence.scores, axis=1).astype(np.float32)
+        return rows
+
+    def confidence(self, evidence: Evidence) -> FloatMatrix:
+        """The probability that the top intent is right and the message in scope: shape (k,)."""
+        features = _features(evidence, self.scale, self.outside_class)
+        sure: FloatMatrix = expit(features @ np.array(self.weights) + self.bias).astype(np.float32)
+        return sure
+
+    def save(self, path: Path) -> None:
+        path.write_text(
+            json.dumps(
+                {
+                    "scale": self.scale,
+                    "weights": self.weights,
+                    "bias": self.bias,
+                    "outside_class": self.outside_class,
+                }
+            ),
+            encoding="utf-8",
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> "ConfidenceModel":
+        """Read what `save` wrote; raises OSError, KeyError or ValueError where it is not that."""
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return cls(saved["scale"], tuple(saved["weights"]), saved["bias"], saved["outside_class"])
+
+
+def row_weights(outside: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Weights that give the rows outside together the assumed share; their mean is 1."""
+    count = int(outside.sum())
+    if count in (0, len(outside)):
+        return np.ones(len(outside))
+    inside = len(outside) - count
+    weights = np.where(outside, OUTSIDE_SHARE / count, (1 - OUTSIDE_SHARE) / inside)
+    return weights * len(outside)
+
+
+def threshold_for(
+    confidence: FloatMatrix, right: NDArray[np.bool_], weights: NDArray[np.float64], precision: float
+) -> float:
+    """The lowest confidence from which on at least `precision` of the rows are right; above 1 if there is none."""
+    order = np.argsort(-confidence, kind="stable")
+    reached = np.cumsum((right * weights)[order]) / np.cumsum(weights[order])
+    good = np.flatnonzero(reached >= precision)
+    return float(confidence[order][good[-1]]) if len(good) else 1.01
+
+
+def enough_rows(rows: int) -> bool:
+    """Whether a language has enough left-out predictions for a threshold of its own."""
+    return rows >= _FEWEST_ROWS
+
+
+def _fit_scale(scores: FloatMatrix, labels: IntArray) -> float:
+    """Temperature scaling (Guo et al. 2017) by the likelihood of left-out scores."""
+
+    def loss(log_scale: float) -> float:
+        return float(-log_softmax(np.exp(log_scale) * scores, axis=1)[np.arange(len(labels)), labels].mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(0, 5), method="bounded").x))
+
+
+def _top(scores: FloatMatrix, outside_class: int | None) -> IntArray:
+    if outside_class is not None:
+        scores = scores.copy()
+        scores[:, outside_class] = -np.inf
+    top: IntArray = scores.argmax(axis=1)
+    return top
+
+
+def _features(evidence: Evidence, scale: float, outside_class: int | None) -> FloatMatrix:
+    """How sure the head is, how far ahead the top class is, how near the nearest examples are: shape (k, 8)."""
+    scores, nearest = evidence.scores.copy(), evidence.nearest.copy()
+    probabilities = softmax(scale * scores, axis=1)
+    rows = np.arange(len(scores))
+    outside = np.zeros((len(scores), 2))
+    if outside_class is not None:
+        outside = np.stack([scores[:, outside_class], nearest[:, outside_class]], axis=1)
+        scores[:, outside_class] = nearest[:, outside_class] = -np.inf
+    top = scores.argmax(axis=1)
+    second = np.partition(scores, -2, axis=1)[:, -2]
+    probability = np.clip(probabilities[rows, top], 1e-6, 1 - 1e-6)
+    return np.column_stack(
+        [
+            np.log(probability / (1 - probability)),
+            scores[rows, top],
+            scores[rows, top] - np.maximum(second, -1),
+            nearest[rows, top],
+            nearest.max(axis=1),
+            evidence.lexical,
+            outside,
+        ]
+    )

@@ -1,0 +1,71 @@
+"""Character and word TF-IDF of utterances, hashed, so that a model keeps only one weight per bucket."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, diags, hstack
+from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.preprocessing import normalize
+
+_BUCKETS: Final = 2**18
+_MAX_CHARACTERS: Final = 1000  # more of a pasted letter costs time and says nothing new about its intent
+_SPACES: Final = re.compile(r"\s+")
+
+
+def fold(text: str) -> str:
+    """The form in which utterances are compared: one case, one kind of space, ё as е, at most 1,000 characters."""
+    text = text[: 4 * _MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
+    text = unicodedata.normalize("NFKC", text).lower().replace("ё", "е").replace("\x00", " ")
+    return _SPACES.sub(" ", text).strip()[:_MAX_CHARACTERS]
+
+
+class LexicalFeatures:
+    """TF-IDF over character 2- to 5-grams inside words and over words and pairs of words, joined side by side.
+
+    `weights` are the inverse document frequencies: float32 of shape (2 · 2**18,).
+    """
+
+    def __init__(self, weights: NDArray[np.float32]) -> None:
+        self.weights = weights
+
+    @classmethod
+    def fit(cls, texts: Sequence[str]) -> "LexicalFeatures":
+        """Count document frequencies over folded texts (smoothed, as in scikit-learn's TfidfTransformer)."""
+        counts = hstack(_count(texts), format="csc")
+        seen = np.diff(counts.indptr)
+        return cls((np.log((1 + len(texts)) / (1 + seen)) + 1).astype(np.float32))
+
+    def transform(self, texts: Sequence[str]) -> csr_matrix:
+        """Rows of unit length, words and characters with equal parts in it; all zero for a text without either."""
+        parts = _count(texts)
+        weighted = []
+        for index, part in enumerate(parts):
+            scale = diags(self.weights[index * _BUCKETS : (index + 1) * _BUCKETS])
+            weighted.append(normalize(part @ scale) * np.float32(np.sqrt(0.5)))
+        return hstack(weighted, format="csr", dtype=np.float32)
+
+
+_CHARACTERS: Final = HashingVectorizer(
+    analyzer="char_wb", ngram_range=(2, 5), n_features=_BUCKETS, alternate_sign=False, norm=None, dtype=np.float32
+)
+_WORDS: Final = HashingVectorizer(
+    analyzer="word",
+    ngram_range=(1, 2),
+    token_pattern=r"\w+",  # noqa: S106 - no password
+    n_features=_BUCKETS,
+    alternate_sign=False,
+    norm=None,
+    dtype=np.float32,
+)
+
+
+def _count(texts: Sequence[str]) -> list[csr_matrix]:
+    """Sublinear counts (1 + log n) of character and of word n-grams."""
+    parts = [_CHARACTERS.transform(texts), _WORDS.transform(texts)]
+    for part in parts:
+        part.data = 1 + np.log(part.data)
+    return parts

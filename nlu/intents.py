@@ -1,0 +1,280 @@
+"""The embedded intent engine: ranks intents, and says how sure it is that the first is right and meant at all."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nlu.confidence import ConfidenceModel, enough_rows, row_weights, threshold_for
+from nlu.encoder import Encoder
+from nlu.errors import EncoderMismatch, ModelDamaged, NotEnoughData
+from nlu.features import fold
+from nlu.kernel_head import Evidence, FloatMatrix, HeadSettings, IntArray, KernelHead, choose_settings
+from nlu.training_data import OUT_OF_SCOPE_INTENTS, Example, TrainingData
+
+RANKING_LENGTH: Final = 10
+DEFAULT_PRECISION: Final = 0.9
+
+_FORMAT: Final = 1
+_CLASS_GROUPS: Final = 5
+_HELD_OUT_ROWS: Final = 3000
+
+
+@dataclass(frozen=True)
+class IntentPrediction:
+    """`ranking`: up to ten (intent, probability), best first, never the out-of-scope intent.
+
+    `confidence`: the probability that the first is right and the message in scope. An utterance without letters or
+    digits has confidence 0.
+    """
+
+    ranking: tuple[tuple[str, float], ...]
+    confidence: float
+
+    @property
+    def intent(self) -> str:
+        """The first of the ranking."""
+        return self.ranking[0][0]
+
+
+@dataclass(frozen=True)
+class _LeftOut:
+    """Predictions for rows that were left out of training, the training rows first, then those of held-out classes."""
+
+    evidence: Evidence
+    labels: IntArray
+    outside: NDArray[np.bool_]
+    langs: tuple[str, ...]
+
+
+class IntentClassifier:
+    """A trained classifier. Immutable and safe to call from several threads; blocks on the CPU."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        intents: Sequence[str],
+        head: KernelHead,
+        confidence: ConfidenceModel,
+        cross_predictions: Sequence[IntentPrediction],
+        calibration: "Calibration",
+    ) -> None:
+        self._encoder = encoder
+        self._intents = tuple(intents)
+        self._head = head
+        self._confidence = confidence
+        self._cross_predictions = tuple(cross_predictions)
+        self._calibration = calibration
+
+    @property
+    def intents(self) -> tuple[str, ...]:
+        """Names of all intents that can be predicted, sorted."""
+        return tuple(name for name in self._intents if name not in OUT_OF_SCOPE_INTENTS)
+
+    @property
+    def settings(self) -> HeadSettings:
+        """What the training chose, for the manifest."""
+        return self._head.settings
+
+    @classmethod
+    def train(
+        cls,
+        data: TrainingData | Sequence[Example],
+        encoder: Encoder,
+        *,
+        seed: int = 0,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> "IntentClassifier":
+        """Train on all examples; the same data and seed give the same classifier.
+
+        Examples of an out-of-scope intent teach the confidence and are never predicted. Raises NotEnoughData under two
+        intents, EncodingError.
+        """
+        examples = data.examples if isinstance(data, TrainingData) else tuple(data)
+        names = [_OUTSIDE if each.intent in OUT_OF_SCOPE_INTENTS else each.intent for each in examples]
+        intents = sorted(set(names))
+        if len(set(intents) - {_OUTSIDE}) < 2:
+            raise NotEnoughData("at least two intents with examples are needed. Add intents to the training data.")
+        texts = [fold(each.text) for each in examples]
+        labels = np.searchsorted(intents, names)
+        outside_class = intents.index(_OUTSIDE) if _OUTSIDE in intents else None
+        progress(f"encoding {len(texts)} examples")
+        vectors = encoder.encode(texts)
+        progress("choosing settings")
+        settings = choose_settings(vectors, texts, labels, seed)
+        progress("training")
+        head, evidence = KernelHead.fit(vectors, texts, labels, settings)
+        progress("calibrating on held-out intents")
+        held, held_rows = _hold_classes_out(vectors, texts, labels, settings, outside_class, seed)
+        langs = [each.lang or "" for each in examples]
+        left_out = _LeftOut(
+            _join([evidence, *held]),
+            np.concatenate([labels, labels[held_rows]]),
+            np.concatenate([labels == outside_class, np.ones(len(held_rows), dtype=np.bool_)]),
+            (*langs, *(langs[row] for row in held_rows)),
+        )
+        confidence = ConfidenceModel.fit(left_out.evidence, left_out.labels, left_out.outside, outside_class)
+        predictions = _predictions(left_out.evidence, confidence, intents, np.ones(len(left_out.labels), np.bool_))
+        calibration = Calibration(
+            np.array([each.confidence for each in predictions], dtype=np.float32),
+            np.array(
+                [
+                    each.intent == intents[label] and not outside
+                    for each, label, outside in zip(predictions, left_out.labels, left_out.outside, strict=True)
+                ]
+            ),
+            row_weights(left_out.outside),
+            left_out.langs,
+        )
+        return cls(encoder, intents, head, confidence, predictions[: len(examples)], calibration)
+
+    def predict(self, texts: Sequence[str]) -> list[IntentPrediction]:
+        """Predict in the order of `texts`; any string is accepted. Raises EncodingError."""
+        if not texts:
+            return []
+        folded = [fold(each) for each in texts]
+        spoken = np.array([any(map(str.isalnum, each)) for each in folded])
+        evidence = self._head.evidence(self._encoder.encode(folded), folded)
+        return _predictions(evidence, self._confidence, self._intents, spoken)
+
+    def cross_predict(self) -> tuple[IntentPrediction, ...]:
+        """The prediction that each training example got while it was left out, in the order of the training data."""
+        return self._cross_predictions
+
+    def threshold(self, lang: str | None = None, precision: float = DEFAULT_PRECISION) -> float:
+        """The lowest confidence from which on `precision` of the predictions are right; above 1 if none reaches it.
+
+        Found on left-out training rows, on those of `lang` where they are at least 100, with out-of-scope messages at
+        their assumed share.
+        """
+        return self._calibration.threshold(lang, precision)
+
+    def save(self, folder: Path) -> None:
+        """Write into an existing folder: head.npz, head-lexical.npz, confidence.json, calibration.npz, intents.json."""
+        self._head.save(folder)
+        self._confidence.save(folder / "confidence.json")
+        self._calibration.save(folder / "calibration.npz")
+        described = {
+            "format": _FORMAT,
+            "encoder": self._encoder.fingerprint,
+            "intents": self._intents,
+            "cross_predictions": [[each.ranking, each.confidence] for each in self._cross_predictions],
+        }
+        (folder / "intents.json").write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, encoder: Encoder) -> "IntentClassifier":
+        """Read what `save` wrote; raises ModelDamaged, or EncoderMismatch if trained with another encoder."""
+        try:
+            described = json.loads((folder / "intents.json").read_text(encoding="utf-8"))
+            if described["format"] != _FORMAT:
+                raise ModelDamaged(f"{folder}: format {described['format']}, not {_FORMAT}. Train again.")
+            if described["encoder"] != encoder.fingerprint:
+                raise EncoderMismatch(described["encoder"], encoder.fingerprint)
+            return cls(
+                encoder,
+                described["intents"],
+                KernelHead.load(folder),
+                ConfidenceModel.load(folder / "confidence.json"),
+                [
+                    IntentPrediction(tuple((name, value) for name, value in ranking), confidence)
+                    for ranking, confidence in described["cross_predictions"]
+                ],
+                Calibration.load(folder / "calibration.npz"),
+            )
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise ModelDamaged(f"{folder} has no whole intent model ({error}). Train again.") from error
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Left-out predictions: confidence, whether right, weight and language ("" unknown) of each row."""
+
+    confidence: FloatMatrix
+    right: NDArray[np.bool_]
+    weights: NDArray[np.float64]
+    langs: tuple[str, ...]
+
+    def threshold(self, lang: str | None, precision: float) -> float:
+        mine = np.array([each == lang for each in self.langs], dtype=np.bool_)
+        if not enough_rows(int(mine.sum())):
+            mine[:] = True
+        return threshold_for(self.confidence[mine], self.right[mine], self.weights[mine], precision)
+
+    def save(self, path: Path) -> None:
+        np.savez(
+            path,
+            confidence=self.confidence,
+            right=self.right,
+            weights=self.weights,
+            langs=np.array(self.langs, dtype="U"),
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> "Calibration":
+        with np.load(path, allow_pickle=False) as saved:
+            langs = tuple(str(each) for each in saved["langs"])
+            return cls(saved["confidence"], saved["right"], saved["weights"], langs)
+
+
+_OUTSIDE: Final = "out_of_scope"
+
+
+def _hold_classes_out(
+    vectors: FloatMatrix,
+    texts: Sequence[str],
+    labels: IntArray,
+    settings: HeadSettings,
+    outside_class: int | None,
+    seed: int,
+) -> tuple[list[Evidence], IntArray]:
+    """Evidence about rows whose whole class was absent from training: what a foreign message looks like.
+
+    Scores of an absent class are -1 and its cosine too. At most 3,000 rows are trained on at a time.
+    """
+    random = np.random.default_rng(seed)
+    classes = random.permutation([each for each in range(labels.max() + 1) if each != outside_class])
+    groups = min(_CLASS_GROUPS, len(classes) // 2 if len(classes) > 3 else len(classes))
+    if len(classes) < 3:
+        return [], np.zeros(0, dtype=np.int64)
+    pool = np.sort(random.permutation(len(labels))[:_HELD_OUT_ROWS])
+    found, rows = [], []
+    for group in range(groups):
+        absent = np.isin(labels[pool], classes[group::groups])
+        kept, held = pool[~absent], pool[absent]
+        present, compact = np.unique(labels[kept], return_inverse=True)
+        if len(held) == 0 or len(present) < 2:
+            continue
+        head, _ = KernelHead.fit(vectors[kept], [texts[row] for row in kept], compact, settings)
+        evidence = head.evidence(vectors[held], [texts[row] for row in held])
+        shape = (len(held), int(labels.max()) + 1)
+        scores, nearest = np.full(shape, -1, np.float32), np.full(shape, -1, np.float32)
+        scores[:, present], nearest[:, present] = evidence.scores, evidence.nearest
+        found.append(Evidence(scores, nearest, evidence.lexical))
+        rows.append(held)
+    return found, np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
+
+
+def _join(parts: Sequence[Evidence]) -> Evidence:
+    return Evidence(
+        np.concatenate([each.scores for each in parts]),
+        np.concatenate([each.nearest for each in parts]),
+        np.concatenate([each.lexical for each in parts]),
+    )
+
+
+def _predictions(
+    evidence: Evidence, model: ConfidenceModel, intents: Sequence[str], spoken: NDArray[np.bool_]
+) -> list[IntentPrediction]:
+    probabilities = model.probabilities(evidence)
+    confidence = model.confidence(evidence) * spoken
+    found = []
+    for row, sure in zip(probabilities, confidence, strict=True):
+        best = np.argsort(-row, kind="stable")[: RANKING_LENGTH + 1]
+        ranking = [(intents[index], float(row[index])) for index in best if intents[index] != _OUTSIDE]
+        found.append(IntentPrediction(tuple(ranking[:RANKING_LENGTH]), float(sure)))
+    return found

@@ -1,0 +1,120 @@
+"""Model versions appear whole or not at all, and the live one changes in one step."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from nlu.errors import ModelDamaged, ModelNotFound
+from nlu.models import ModelStore
+
+
+class Clock:
+    """A clock that is one second later each time it is read."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2030, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        self.now += timedelta(seconds=1)
+        return self.now
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "models", Clock())
+
+
+def write_version(store: ModelStore, content: str = "weights") -> str:
+    with store.new_version() as draft:
+        (draft.path / "head.txt").write_text(content)
+        draft.manifest["seed"] = 7
+    return draft.id
+
+
+def test_an_empty_store_has_no_versions_and_none_live(store: ModelStore) -> None:
+    assert (store.versions(), store.live_id(), store.live()) == ((), None, None)
+
+
+def test_a_new_version_is_listed_with_its_manifest_but_is_not_live(store: ModelStore) -> None:
+    first, second = write_version(store), write_version(store)
+
+    assert [each.id for each in store.versions()] == [first, second]
+    assert store.show(second).manifest["seed"] == 7
+    assert store.live_id() is None
+
+
+def test_a_training_that_fails_leaves_nothing_behind(store: ModelStore, tmp_path: Path) -> None:
+    def fail() -> None:
+        with store.new_version() as draft:
+            (draft.path / "head.txt").write_text("half")
+            raise RuntimeError("disk")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        fail()
+
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_draft_in_progress_is_not_seen(store: ModelStore) -> None:
+    with store.new_version() as draft:
+        (draft.path / "head.txt").write_text("half")
+        assert store.versions() == ()
+
+
+def test_promotion_is_seen_by_another_store_on_the_same_folder(store: ModelStore, tmp_path: Path) -> None:
+    version = write_version(store)
+    store.promote(version)
+
+    live = ModelStore(tmp_path / "models", Clock()).live()
+
+    assert live is not None
+    assert (live.id, (live.path / "head.txt").read_text()) == (version, "weights")
+
+
+def test_rollback_returns_to_the_version_before(store: ModelStore) -> None:
+    first, second = write_version(store), write_version(store)
+    store.promote(first)
+    store.promote(second)
+
+    assert store.rollback().id == first
+    assert store.live_id() == first
+    with pytest.raises(ModelNotFound, match="before this one"):
+        store.rollback()
+
+
+def test_a_version_with_a_changed_file_is_refused_and_the_live_one_stays(store: ModelStore) -> None:
+    first, second = write_version(store), write_version(store)
+    store.promote(first)
+    (store.show(second).path / "head.txt").write_text("flipped")
+
+    with pytest.raises(ModelDamaged, match=r"head\.txt"):
+        store.promote(second)
+
+    assert store.live_id() == first
+
+
+def test_a_torn_manifest_hides_the_version(store: ModelStore) -> None:
+    version = write_version(store)
+    (store.show(version).path / "manifest.json").write_text('{"id": ')
+
+    assert store.versions() == ()
+    with pytest.raises(ModelDamaged, match="Train again"):
+        store.show(version)
+
+
+@pytest.mark.parametrize("version", ["", "..", "../models", "20300101T000001000000Z-ffff"])
+def test_an_unknown_version_is_not_found(store: ModelStore, version: str) -> None:
+    write_version(store)
+
+    with pytest.raises(ModelNotFound, match="otvet models list"):
+        store.promote(version)
+
+
+def test_pruning_keeps_the_newest_the_live_one_and_the_one_before_it(store: ModelStore) -> None:
+    ids = [write_version(store) for _ in range(5)]
+    store.promote(ids[0])
+    store.promote(ids[1])
+
+    assert store.prune(keep=1) == (ids[2], ids[3])
+    assert [each.id for each in store.versions()] == [ids[0], ids[1], ids[4]]
