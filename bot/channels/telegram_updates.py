@@ -186,6 +186,8 @@ def _from_callback(update: Mapping[str, Any], account: str, now: datetime) -> In
         return None
     if callback.data == CHOSEN_TOKEN:
         return None
+    if not callback.data:
+        return _unsupported(update, account, now, callback.sender)
     # The chat of a private conversation has the id of the person.
     chat_id = callback.message.chat.id if callback.message else callback.sender.id
     return InboundMessage(
