@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
 import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import BinaryIO
 
+from bot.attachments import AttachmentStore
 from bot.channels.base import Address, Capabilities, InboundAttachment, OutboundMessage, Receive
 from bot.errors import DeliveryError
 
@@ -25,21 +21,20 @@ class SiteChannel:
     name = NAME
     capabilities = Capabilities(max_text_chars=200_000, max_buttons=12, max_label_chars=120)
 
-    def __init__(self, attachments: Path) -> None:
-        """attachments: the folder of files, each named by its SHA-256."""
-        self.attachments = attachments
+    def __init__(self, store: AttachmentStore) -> None:
+        self.store = store
         self._listeners: dict[str, set[asyncio.Event]] = {}
 
     async def run(self, receive: Receive) -> None:
         """Nothing to run: messages come in through `bot.web.chat_api`."""
 
-    async def send(self, address: Address, message: OutboundMessage) -> str | None:
+    async def send(self, address: Address, message: OutboundMessage) -> str | None:  # noqa: ARG002 - the port's signature
         """Wake the listeners. The message lies in the transcript already, so nothing can fail here."""
         self.wake(address.chat_id)
         return None
 
     async def fetch(self, attachment: InboundAttachment) -> AsyncIterator[bytes]:
-        path = self.attachments / str(attachment.source.get("sha256", ""))
+        path = self.store.path(str(attachment.source.get("sha256", "")))
         try:
             file = await asyncio.to_thread(path.open, "rb")
         except OSError as error:
@@ -70,31 +65,27 @@ class SiteChannel:
     def listeners(self, chat_id: str) -> int:
         return len(self._listeners.get(chat_id, ()))
 
-    def keep(self, file: BinaryIO, file_name: str) -> InboundAttachment:
-        """Store an uploaded file under its SHA-256. Blocks on the disk. The type is read from the bytes: what the
-        browser claims is not believed."""
-        self.attachments.mkdir(parents=True, exist_ok=True)
-        digest, size, head = hashlib.sha256(), 0, b""
-        with NamedTemporaryFile(dir=self.attachments, prefix=".upload-", delete=False) as target:
-            try:
-                while chunk := file.read(CHUNK_BYTES):
-                    head = head or chunk[:512]
-                    digest.update(chunk)
-                    size += len(chunk)
-                    target.write(chunk)
-                target.flush()
-                os.fsync(target.fileno())  # the message is acknowledged next, and promises that the file is kept
-                Path(target.name).replace(self.attachments / digest.hexdigest())
-            except BaseException:
-                Path(target.name).unlink(missing_ok=True)
-                raise
+    async def keep(self, chunks: AsyncIterator[bytes], file_name: str) -> InboundAttachment:
+        """Store an uploaded file. Its type is read from the bytes: what the browser claims is not believed.
+
+        Raises TooLargeError, and nothing is kept then.
+        """
+        head = b""
+
+        async def watched() -> AsyncIterator[bytes]:
+            nonlocal head
+            async for chunk in chunks:
+                head = head or chunk[:512]
+                yield chunk
+
+        stored = await self.store.store(watched())
         mime_type = sniff(head)
         return InboundAttachment(
             kind={"image": "photo", "video": "video", "audio": "audio"}.get(mime_type.partition("/")[0], "document"),
-            source={"sha256": digest.hexdigest()},
+            source={"sha256": stored.sha256},
             file_name=safe_name(file_name),
             mime_type=mime_type,
-            size_bytes=size,
+            size_bytes=stored.size_bytes,
         )
 
 

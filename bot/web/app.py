@@ -41,7 +41,6 @@ def create_app(
     shop: Mapping[str, str],
     allowed_origins: tuple[str, ...] = (),
     messages_a_minute: int = 20,
-    max_attachment_bytes: int = 20 * 1024 * 1024,
     long_text_chars: int = 4000,
     ready: Callable[[], bool] = lambda: True,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
@@ -59,7 +58,7 @@ def create_app(
     app.add_middleware(
         BodyLimit,
         default_bytes=_JSON_BYTES,
-        by_path={"/api/chat/files": max_attachment_bytes + _MULTIPART_BYTES},
+        by_path={"/api/chat/files": site.store.max_bytes + _MULTIPART_BYTES},
     )
     app.add_middleware(SecurityHeaders)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -72,7 +71,6 @@ def create_app(
             clock=clock,
             site=site,
             messages_a_minute=messages_a_minute,
-            max_attachment_bytes=max_attachment_bytes,
             idle_poll_seconds=idle_poll_seconds,
         )
     )
@@ -82,7 +80,7 @@ def create_app(
     ancestors = "*" if "*" in allowed_origins else " ".join(("'self'", *map(_origin, allowed_origins)))
 
     def page(template: str, request: Request, *, ancestors: str, **values: Any) -> HTMLResponse:
-        lang = request.query_params.get("lang")
+        lang = request.query_params.get("lang", "")
         if lang not in shop:
             lang = pick_language(request.headers.get("accept-language"))
         html = templates.get_template(template).render(lang=lang, shop=shop[lang], **values)
@@ -106,7 +104,7 @@ def create_app(
             names=shop,
             long_text_chars=long_text_chars,
             max_text_chars=MAX_TEXT_CHARS,
-            max_file_bytes=max_attachment_bytes,
+            max_file_bytes=site.store.max_bytes,
         )
 
     @app.get("/widget.js", include_in_schema=False)

@@ -5,8 +5,7 @@ travels in the Authorization header and never in an address or a cookie, so ther
 to ride on.
 """
 
-from __future__ import annotations
-
+# No postponed annotations: FastAPI reads those of the routes below, and they name things of their function.
 import asyncio
 import hashlib
 import json
@@ -23,8 +22,9 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import exists, select
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from bot.attachments import TooLargeError
 from bot.channels.base import Address, InboundMessage
-from bot.channels.site import SiteChannel
+from bot.channels.site import CHUNK_BYTES, SiteChannel
 from bot.ledger import InboxRow, InboxState, Sessions
 from bot.web.guards import RateLimit, Refusal
 from bot.web.markup import render
@@ -79,7 +79,6 @@ def create_router(
     clock: Callable[[], datetime],
     site: SiteChannel,
     messages_a_minute: int,
-    max_attachment_bytes: int,
     idle_poll_seconds: float = 20,
 ) -> APIRouter:
     """The routes. idle_poll_seconds: how often a quiet stream looks by itself, for messages written by another
@@ -141,10 +140,11 @@ def create_router(
         file: Annotated[UploadFile, File()],
         lang: Annotated[Literal["ru", "en"] | None, Form()] = None,
     ) -> dict[str, bool]:
-        if (file.size or 0) > max_attachment_bytes:
-            raise Refusal("too_large")
         new_messages.take(me.chat_id)
-        attachment = await asyncio.to_thread(site.keep, file.file, file.filename or "")
+        try:
+            attachment = await site.keep(_chunks(file), file.filename or "")
+        except TooLargeError as error:
+            raise Refusal("too_large") from error
         return await stored(
             InboundMessage(
                 address=Address(site.name, "", me.chat_id),
@@ -173,7 +173,7 @@ def create_router(
             raise Refusal("not_found")
         inline = found.mime_type in INLINE_TYPES
         return FileResponse(
-            site.attachments / found.sha256,
+            site.store.path(found.sha256),
             media_type=found.mime_type if inline else "application/octet-stream",
             filename=found.file_name or "file",
             content_disposition_type="inline" if inline else "attachment",
@@ -181,9 +181,7 @@ def create_router(
         )
 
     @router.get("/events")
-    async def events(
-        me: Authenticated, last_event_id: Annotated[int, Header(ge=0)] = 0
-    ) -> EventSourceResponse:
+    async def events(me: Authenticated, last_event_id: Annotated[int, Header(ge=0)] = 0) -> EventSourceResponse:
         """The transcript after `Last-Event-ID`, then whatever is added to it, until the browser goes.
 
         Events: `message` (its id is the message's), `state` (who has the conversation), `live` (all that was
@@ -191,9 +189,7 @@ def create_router(
         """
         if site.listeners(me.chat_id) >= MAX_STREAMS:
             raise Refusal("too_often", retry_after_seconds=PING_SECONDS)
-        return EventSourceResponse(
-            stream(me, last_event_id), ping=PING_SECONDS, headers={"Cache-Control": "no-store"}
-        )
+        return EventSourceResponse(stream(me, last_event_id), ping=PING_SECONDS, headers={"Cache-Control": "no-store"})
 
     async def stream(me: Session, after_id: int) -> AsyncIterator[ServerSentEvent]:
         shown_state: dict[str, Any] | None = None
@@ -248,6 +244,11 @@ def create_router(
         return Page(messages, state, unsettled=queued or bool(waiting))
 
     return router
+
+
+async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
+    while chunk := await file.read(CHUNK_BYTES):
+        yield chunk
 
 
 def _dumps(value: dict[str, Any]) -> str:
