@@ -114,9 +114,7 @@ class Assistant:
     async def _fetch(self, channel: str, attachment: InboundAttachment) -> FetchedAttachment:
         """Keep a file that came with a message. A file that can't be had is recorded, and never stops a turn."""
         state, sha256, size = AttachmentState.REFERENCE, None, attachment.size_bytes
-        if attachment.source.get("sha256"):  # the channel stored it when it came in
-            state, sha256 = AttachmentState.STORED, str(attachment.source["sha256"])
-        elif attachment.fetchable:
+        if attachment.fetchable:
             limit = min(self._attachments.max_bytes, self.channels[channel].capabilities.max_download_bytes)
             if size is not None and size > limit:
                 state = AttachmentState.TOO_LARGE

@@ -114,10 +114,10 @@ def train(
     ]
     policy = calibrate(trials, targets, max_text_chars=max_text_chars)
     with store.new_version() as draft:
-        if classifier:
-            classifier.save(draft.path / "intents")
-        if topics:
-            topics.save(draft.path / "topics")
+        for name, trained in (("intents", classifier), ("topics", topics)):
+            if trained:
+                (draft.path / name).mkdir()
+                trained.save(draft.path / name)
         ranking.ranker.save(draft.path / "ranker.json")
         (draft.path / "policy.json").write_text(json.dumps(policy_to_json(policy, targets), indent=1))
         (draft.path / "outcomes.json").write_text(json.dumps(_outcomes_json(seed), ensure_ascii=False, indent=1))

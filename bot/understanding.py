@@ -106,13 +106,17 @@ class Understander:
         }
         return Understood(lang, tuple(parts), record)
 
-    def _one(self, text: str, lang: str) -> tuple[Understanding, tuple[Hit, ...]]:
+    def search(self, text: str, lang: str | None, limit: int) -> tuple[Hit, ...]:
+        """Articles for a text, with what the intents say for them as evidence."""
+        return self._one(text, lang or detect(readings(text)[0]), limit)[1]
+
+    def _one(self, text: str, lang: str, limit: int = 5) -> tuple[Understanding, tuple[Hit, ...]]:
         intent, confidence, evidence = None, 0.0, {}
         if self.classifier:
             prediction = self.classifier.predict([text])[0]
-            intent, confidence = prediction.ranking[0][0], prediction.confidence
+            intent, confidence = prediction.intent, prediction.confidence
             evidence = evidence_of(prediction, self.outcomes)
-        hits = self.index.search(text, lang=lang, limit=5, evidence=evidence)
+        hits = self.index.search(text, lang=lang, limit=limit, evidence=evidence)
         outcome = self.outcomes.get(intent, Outcome()) if intent else Outcome()
         return Understanding(text, intent, confidence, outcome, tuple(map(_candidate, hits))), hits
 

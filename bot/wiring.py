@@ -163,6 +163,13 @@ class Installation:
         )
         return self.store.promote(version.id) if promote else version
 
+    def is_current(self, version: ModelVersion) -> bool:
+        """Whether a version was trained on the data and with the encoder of this installation."""
+        manifest = version.manifest
+        return bool(
+            manifest.get("data") == self.seed.fingerprint and manifest.get("encoder") == self.encoder.fingerprint
+        )
+
     def prepare(self) -> None:
         """Make whatever is missing: encoder, index, a first model. Nothing to do at a second start. Blocks."""
         self.settings.var.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,6 @@ from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.session.base import BaseSession
 from aiogram.client.telegram import PRODUCTION, TelegramAPIServer
 from aiogram.exceptions import (
-    AiogramError,
     TelegramBadRequest,
     TelegramEntityTooLarge,
     TelegramForbiddenError,
@@ -24,7 +23,7 @@ from aiogram.exceptions import (
 from aiogram.methods import SendMessage, TelegramMethod
 from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, LinkPreviewOptions, MessageEntity
 from aiogram.utils.token import TokenValidationError
-from aiohttp import ClientError, ClientResponseError
+from aiohttp import ClientResponseError
 
 from bot.channels.base import Address, Capabilities, InboundAttachment, Option, OutboundMessage, Receive
 from bot.channels.telegram_text import compose
@@ -145,7 +144,9 @@ class TelegramChannel:
         except ClientResponseError as error:
             gone = 400 <= error.status < 500 and error.status != 429
             raise DeliveryError(f"the file's server answered {error.status}", permanent=gone) from None
-        except (ClientError, OSError) as error:
+        except DeliveryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as in _delivery_errors
             raise DeliveryError(f"the file could not be read: {type(error).__name__}") from None
 
     async def close(self) -> None:
@@ -224,7 +225,8 @@ def _delivery_errors() -> Iterator[None]:
         raise DeliveryError("Telegram asks to wait", retry_after_seconds=float(error.retry_after)) from error
     except (TelegramForbiddenError, TelegramBadRequest, TelegramMigrateToChat, TelegramEntityTooLarge) as error:
         raise DeliveryError(error.message, permanent=True) from error
-    except (AiogramError, ClientError, OSError) as error:
+    except Exception as error:
+        # Network, proxy and decoding errors have no common root, and of each the same is true: trying again may help.
         raise DeliveryError(f"Telegram could not be reached: {type(error).__name__}") from error
 
 

@@ -8,13 +8,13 @@ from bot.channels.base import Address, Capabilities, DeliveryError, InboundAttac
 
 
 class TerminalChannel:
-    """Hands every reply to `show`; choices are written as a numbered list."""
+    """Hands every reply to `show`. Choices are written as a numbered list, or left apart for a program to read."""
 
     name = "terminal"
-    capabilities = Capabilities(max_text_chars=100_000, max_buttons=0)
 
-    def __init__(self, show: Callable[[OutboundMessage], None]) -> None:
+    def __init__(self, show: Callable[[OutboundMessage], None], *, buttons: bool = False) -> None:
         self._show = show
+        self.capabilities = Capabilities(max_text_chars=1_000_000, max_buttons=100 if buttons else 0)
 
     async def run(self, receive: Receive) -> None:
         """Nothing to wait for: `otvet chat` reads the lines itself."""

@@ -1,0 +1,428 @@
+"""The `otvet` command. Results go to standard output, progress and faults to standard error."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import structlog
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bot.errors import OtvetError
+from bot.settings import load_settings
+from handoff.errors import HandoffError
+from kb_index.errors import KnowledgeBaseError
+from nlu.errors import NluError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from bot.wiring import Installation
+    from nlu.models import ModelVersion
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Otvet: answers customers, and hands over to a person what it can't settle.",
+)
+models_app = typer.Typer(no_args_is_help=True, help="Versions of the trained model.")
+kb_app = typer.Typer(no_args_is_help=True, help="The knowledge base.")
+tickets_app = typer.Typer(no_args_is_help=True, help="What the assistant could not settle.")
+evaluate_app = typer.Typer(no_args_is_help=True, help="How good it is, on labelled data.")
+app.add_typer(models_app, name="models")
+app.add_typer(kb_app, name="kb")
+app.add_typer(tickets_app, name="tickets")
+app.add_typer(evaluate_app, name="evaluate")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Result = TypeVar("Result")
+
+
+def main() -> None:
+    """Run a command. A fault that has a remedy is one line, and exit status 1."""
+    try:
+        app()
+    except (OtvetError, NluError, KnowledgeBaseError, HandoffError) as error:
+        print(f"otvet: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _configure_logging(level: str) -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _installation(*, quiet: bool = False) -> Installation:
+    # Here and below, what is heavy is imported where it is used: `otvet --help` and `otvet tickets` need no models.
+    from bot.wiring import Installation
+
+    settings = load_settings()
+    _configure_logging("ERROR" if quiet else settings.log_level)
+    return Installation(settings, _progress)
+
+
+@asynccontextmanager
+async def _transaction(installation: Installation) -> AsyncIterator[AsyncSession]:
+    await installation.migrate()
+    try:
+        async with installation.database.sessions.begin() as session:
+            yield session
+    finally:
+        await installation.close()
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def _table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
+    table = Table(*head, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Instead of OTVET_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Instead of OTVET_PORT.")] = None,
+) -> None:
+    """Serve web, channels and workers in one process; whatever is missing is made first."""
+    from bot.serve import serve as run
+
+    installation = _installation()
+    installation.prepare()
+    _run(run(installation, host or installation.settings.host, port or installation.settings.port))
+
+
+@app.command()
+def chat(
+    as_json: AsJson = False,
+    lang: Annotated[str | None, typer.Option(help="Begin in this language: ru or en.")] = None,
+) -> None:
+    """Talk to the assistant in the terminal, or pipe lines to it, one message a line."""
+    from bot.chat import talk
+
+    if lang not in (None, "ru", "en"):
+        raise typer.BadParameter("expected ru or en", param_hint="--lang")
+    installation = _installation(quiet=True)
+    installation.prepare()
+    _run(talk(installation, lang=lang, as_json=as_json))
+
+
+@app.command()
+def train(
+    if_changed: Annotated[bool, typer.Option(help="Do nothing when the live model knows the same data.")] = False,
+    promote: Annotated[bool, typer.Option(help="Put the new version to use.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Make a new model version from the data folder, and put it to use."""
+    installation = _installation()
+    live = installation.store.live()
+    if if_changed and live and installation.is_current(live):
+        _progress(f"The live model {live.id} knows this data already")
+        return
+    started = time.perf_counter()
+    version = installation.train(promote=promote)
+    seconds = round(time.perf_counter() - started, 1)
+    if as_json:
+        _print_json({"version": version.id, "promoted": promote, "seconds": seconds, **version.manifest["figures"]})
+        return
+    _print_version(version)
+    _progress(f"{'Live now' if promote else 'Candidate'}: {version.id}, in {seconds} s")
+
+
+def _print_version(version: ModelVersion) -> None:
+    names: dict[str, None] = {}
+    for figures in version.manifest["figures"].values():
+        names |= dict.fromkeys(figures)
+    langs = list(version.manifest["figures"])
+    rows = [[name, *(_rounded(version.manifest["figures"][lang].get(name)) for lang in langs)] for name in names]
+    _table(rows, ["on its own training data, each example unseen", *langs])
+
+
+def _rounded(value: object) -> object:
+    return round(value, 3) if isinstance(value, float) else value
+
+
+@models_app.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """All versions, the oldest first; the live one is marked."""
+    store = _installation().store
+    live = store.live_id()
+    versions = store.versions()
+    if as_json:
+        _print_json([{"version": v.id, "live": v.id == live, "created_at": v.created_at} for v in versions])
+        return
+    rows = [
+        ["*" if v.id == live else "", v.id, f"{v.created_at:%Y-%m-%d %H:%M}", v.manifest.get("examples")]
+        for v in versions
+    ]
+    _table(rows, ["live", "version", "made (UTC)", "examples"])
+
+
+@models_app.command("show")
+def models_show(version_id: str) -> None:
+    """Everything that is known of a version."""
+    _print_json(_installation().store.show(version_id).manifest)
+
+
+@models_app.command("promote")
+def models_promote(version_id: str) -> None:
+    """Put a version to use, in every process within seconds."""
+    print(f"Live now: {_installation().store.promote(version_id).id}")
+
+
+@models_app.command("rollback")
+def models_rollback() -> None:
+    """Go back to the version that was live before."""
+    print(f"Live now: {_installation().store.rollback().id}")
+
+
+@kb_app.command("search")
+def kb_search(
+    query: str,
+    lang: Annotated[str | None, typer.Option(help="Show passages in this language: ru or en.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=50)] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """What the search finds for a question, and why."""
+    installation = _installation()
+    installation.prepare()
+    hits = installation.understander().search(query, lang, limit)
+    if as_json:
+        _print_json([asdict(hit) for hit in hits])
+        return
+    _table([[f"{hit.confidence:.2f}", hit.article_id, hit.title, hit.matched_question] for hit in hits],
+           ["confidence", "article", "title", "like the question"])
+
+
+@kb_app.command("check")
+def kb_check(as_json: AsJson = False) -> None:
+    """Faults of articles, intents and replies, each with its place. Exit status 1 if there are any."""
+    installation = _installation()
+    seed = installation.seed
+    replies = {outcome.reply for outcome in seed.outcomes.values() if outcome.reply}
+    found = [*seed.warnings, *(str(problem) for problem in installation.replies.problems(replies))]
+    if as_json:
+        _print_json(found)
+    else:
+        print("\n".join(found) or f"{len(seed.articles.articles)} articles, {len(seed.outcomes)} intents: no faults")
+    if found:
+        raise SystemExit(1)
+
+
+@tickets_app.command("list")
+def tickets_list(
+    everything: Annotated[bool, typer.Option("--all", help="Resolved ones too.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Tickets, the one that waits longest first."""
+
+    async def work() -> list[dict[str, object]]:
+        from handoff import desk
+        from handoff.records import TicketStatus
+
+        async with _transaction(_installation()) as session:
+            found = await desk.list_tickets(session, status=None if everything else TicketStatus.OPEN, limit=limit)
+            names = ("status", "topic", "team", "priority", "reason", "lang", "subject", "created_at", "promised_at")
+            return [{"ticket_id": ticket.id, **{name: getattr(ticket, name) for name in names}} for ticket in found]
+
+    rows = _run(work())
+    if as_json:
+        _print_json(rows)
+    elif not rows:
+        print("No tickets wait." if not everything else "There are no tickets yet.")
+    else:
+        shown = ("ticket_id", "status", "topic", "priority", "reason", "subject")
+        _table([[*(row[name] for name in shown), f"{row['created_at']:%d.%m %H:%M}"] for row in rows], [*shown, "since"])
+
+
+@tickets_app.command("show")
+def tickets_show(ticket_id: int, as_json: AsJson = False) -> None:
+    """Everything that an agent needs to go on; --json has what the assistant knew at each step."""
+
+    async def work() -> dict[str, Any]:
+        from handoff import desk
+
+        async with _transaction(_installation()) as session:
+            return (await desk.packet(session, ticket_id)).as_json()
+
+    packet = _run(work())
+    if as_json:
+        _print_json(packet)
+        return
+    who = packet["conversation"]
+    confidence = "" if packet["topic_confidence"] is None else f" ({packet['topic_confidence']:.0%})"
+    print(f"Ticket {packet['ticket_id']}, {packet['status']}: {packet['subject']}")
+    print(f"Topic {packet['topic']}{confidence} by {packet['routed_by']}, team {packet['team']}, "
+          f"{packet['priority']}; reason: {packet['reason']}; answer promised by {packet['promised_at']}")
+    print(f"{who['channel']}, {who['customer_name'] or who['chat_id']}, {who['lang']}\n")
+    for message in packet["transcript"]:
+        print(f"[{message['at'][:16]}] {message['agent_name'] or message['author']}: {message['text']}")
+        for attachment in message["attachments"]:
+            print(f"    + {attachment['kind']} {attachment['file_name'] or ''} ({attachment['state']})")
+        for number, option in enumerate(message["options"], 1):
+            print(f"    {number}. {option['label']}")
+
+
+@tickets_app.command("reply")
+def tickets_reply(
+    ticket_id: int, text: str, agent: Annotated[str, typer.Option(help="The name the customer sees.")] = ""
+) -> None:
+    """Answer the customer in his own chat."""
+
+    async def work() -> None:
+        from bot import ledger
+        from bot.wiring import utc_now
+        from handoff import desk
+
+        async with _transaction(_installation()) as session:
+            ticket = await desk.get_ticket(session, ticket_id)
+            message = await desk.reply(session, ticket, text, agent_name=agent or getpass.getuser(), now=utc_now())
+            conversation = await desk.get_conversation(session, ticket.conversation_id)
+            await ledger.queue(session, conversation, message, guarded=False, now=utc_now())
+
+    _run(work())
+    print(f"Queued for ticket {ticket_id}: it goes out as soon as the assistant is serving")
+
+
+@tickets_app.command("resolve")
+def tickets_resolve(ticket_id: int) -> None:
+    """End a ticket: the customer is told, and the assistant answers again."""
+
+    async def work() -> None:
+        from bot import ledger
+        from bot.wiring import utc_now
+        from handoff import desk
+
+        installation = _installation()
+        async with _transaction(installation) as session:
+            ticket = await desk.get_ticket(session, ticket_id)
+            conversation = await desk.resolve(session, ticket, now=utc_now())
+            text = installation.replies.render("resolved", ticket.lang, {"ticket_number": ticket.id})
+            await ledger.say(session, conversation, text, guarded=False, now=utc_now())
+
+    _run(work())
+    print(f"Ticket {ticket_id} is resolved")
+
+
+@evaluate_app.command("intents")
+def evaluate_intents(
+    train_file: Annotated[Path | None, typer.Option("--train", help="Training rows; default: the data folder's.")] = None,
+    test_file: Annotated[Path | None, typer.Option("--test", help="Test rows; without them: k-fold.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How well intents are told apart, and what is not meant for the assistant."""
+    from nlu.evaluation import cross_evaluate, embedded_trainer
+    from nlu.evaluation import evaluate_intents as measure
+    from nlu.training_data import load_intents
+
+    installation = _installation()
+    data = load_intents(train_file or installation.data / "intents")
+    trainer = embedded_trainer(installation.encoder)
+    report = measure(data, load_intents(test_file), trainer) if test_file else cross_evaluate(data, trainer)
+    _print_figures(report.figures(), as_json)
+    if not as_json and report.confusions:
+        _table([[c.count, c.intent, c.predicted] for c in report.confusions[:15]], ["times", "is", "was taken for"])
+
+
+@evaluate_app.command("search")
+def evaluate_search(
+    passages: Annotated[Path, typer.Option(help='Rows {"id", "text"}.')],
+    queries: Annotated[Path, typer.Option(help='Rows {"text", "passage_id"} and perhaps "alt_ids".')],
+    as_json: AsJson = False,
+) -> None:
+    """How often the right passage is found."""
+    from kb_index.evaluation import evaluate_search as measure
+
+    installation = _installation()
+    _print_figures(measure(passages, queries, installation.encoder).figures(), as_json)
+
+
+@evaluate_app.command("dialogue")
+def evaluate_dialogue(
+    queries: Annotated[Path, typer.Option(help='Rows {"text", "article_id"} and perhaps "topic".')],
+    as_json: AsJson = False,
+    wrong: Annotated[bool, typer.Option(help="Print what went wrong, question by question.")] = False,
+) -> None:
+    """What the assistant does with labelled questions: answered rightly, wrongly, clarified, handed off."""
+    from bot.evaluation import by_kind, by_language, judge, load_questions, summarise
+
+    installation = _installation()
+    questions = load_questions(queries)
+    installation.prepare()
+    verdicts = judge(questions, installation.understander(), installation.seed.topics)
+    figures = summarise(verdicts)
+    if as_json:
+        _print_json({**figures, "by_language": by_language(verdicts)})
+        return
+    languages = by_language(verdicts)
+    _table([[name, figures[name], *(languages[lang][name] for lang in languages)] for name in figures],
+           ["", "all", *languages])
+    kinds = by_kind(verdicts)
+    _table([[kind, *(f"{name} {count}" for name, count in counts.most_common())] for kind, counts in kinds.items()],
+           ["kind", *[""] * max(map(len, kinds.values()), default=0)])
+    if wrong:
+        bad = [v for v in verdicts if not v.right and (v.question.articles or v.action == "answer")]
+        _table([[v.question.text[:70], ", ".join(sorted(v.question.articles)), v.action, ", ".join(v.articles),
+                 v.rule, f"{v.confidence:.2f}"] for v in bad],
+               ["text", "right", "did", "with", "rule", "confidence"])
+
+
+def _print_figures(figures: Mapping[str, object], as_json: bool) -> None:
+    if as_json:
+        _print_json(figures)
+    else:
+        _table([[name, _rounded(value)] for name, value in figures.items()], ["", "figure"])
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check settings, database, encoder, index, models, replies and channels. Exit status 1 if something is wrong."""
+    from bot.doctor import examine
+
+    checks = _run(examine(_installation(quiet=True)))
+    if as_json:
+        _print_json([asdict(check) for check in checks])
+    else:
+        for check in checks:
+            print(f"{'ok   ' if check.ok else 'FAULT'} {check.name}: {check.detail}")
+            if not check.ok:
+                print(f"      -> {check.remedy}")
+    if not all(check.ok for check in checks):
+        raise SystemExit(1)

@@ -1,0 +1,109 @@
+"""`otvet doctor`: what is wrong with an installation, and what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+
+from bot.errors import OtvetError
+from bot.ledger import InboxRow, InboxState, OutboxRow
+from bot.wiring import Installation, utc_now
+from handoff.errors import HandoffError
+from kb_index.errors import KnowledgeBaseError
+from nlu.errors import NluError
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+async def examine(installation: Installation) -> list[Check]:
+    """Run every check; a fault in one never hides the others."""
+    checks: list[tuple[str, Callable[[Installation], Awaitable[Check]]]] = [
+        ("data", _data),
+        ("replies", _replies),
+        ("database", _database),
+        ("encoder", _encoder),
+        ("model", _model),
+        ("telegram", _telegram),
+    ]
+    found = []
+    for name, check in checks:
+        try:
+            found.append(await check(installation))
+        except (OtvetError, HandoffError, KnowledgeBaseError, NluError) as error:
+            found.append(Check(name, False, str(error), "put right what the message names"))
+        except Exception as error:  # noqa: BLE001 - a doctor that dies of the illness helps nobody
+            found.append(Check(name, False, repr(error), "see the message; OTVET_LOG_LEVEL=DEBUG tells more"))
+    await installation.close()
+    return found
+
+
+async def _data(installation: Installation) -> Check:
+    seed = installation.seed
+    detail = f"{installation.data}: {len(seed.articles.articles)} articles, {len(seed.outcomes)} intents"
+    if seed.warnings:
+        return Check("data", False, f"{detail}; {'; '.join(seed.warnings)}", "correct the files, then `otvet train`")
+    if not seed.articles.articles:
+        return Check("data", False, detail, f"put articles under {installation.data / 'kb'}, then `otvet train`")
+    return Check("data", True, detail)
+
+
+async def _replies(installation: Installation) -> Check:
+    named = {outcome.reply for outcome in installation.seed.outcomes.values() if outcome.reply}
+    problems = installation.replies.problems(named)
+    if problems:
+        return Check("replies", False, "; ".join(map(str, problems)), "add or correct the template files")
+    return Check("replies", True, "every template is there in both languages")
+
+
+async def _database(installation: Installation) -> Check:
+    await installation.migrate()
+    async with installation.database.sessions.begin() as session:
+        waiting = await session.scalar(select(func.count(InboxRow.id)).where(InboxRow.state == InboxState.PENDING))
+        failed = await session.scalar(select(func.count(InboxRow.id)).where(InboxRow.state == InboxState.FAILED))
+        unsent = await session.scalar(select(func.count(OutboxRow.id)))
+        oldest = await session.scalar(select(func.min(OutboxRow.due_at)))
+    detail = f"{installation.database.engine.dialect.name}: {waiting} messages wait, {unsent} replies unsent, {failed} turns failed"
+    late = oldest is not None and (utc_now() - oldest).total_seconds() > 300
+    if late:
+        return Check("database", False, detail, "replies wait for over 5 minutes: is `otvet serve` running?")
+    return Check("database", True, detail)
+
+
+async def _encoder(installation: Installation) -> Check:
+    encoder = await asyncio.to_thread(lambda: installation.encoder)
+    return Check("encoder", True, f"{encoder.name or 'multilingual-e5-small'}, {encoder.dim} dimensions")
+
+
+async def _model(installation: Installation) -> Check:
+    live = installation.store.live()
+    if live is None:
+        return Check("model", False, "no version is live", "run `otvet train`")
+    if live.manifest.get("encoder") != installation.encoder.fingerprint:
+        return Check("model", False, f"{live.id} was trained with another encoder", "run `otvet train`")
+    if not installation.is_current(live):
+        return Check("model", False, f"{live.id} does not know the present data", "run `otvet train`")
+    return Check("model", True, f"{live.id}, live")
+
+
+async def _telegram(installation: Installation) -> Check:
+    from bot.channels.telegram import TelegramChannel
+
+    token = installation.settings.telegram_token.get_secret_value()
+    if not token:
+        return Check("telegram", True, "off: OTVET_TELEGRAM_TOKEN is not set")
+    channel = TelegramChannel(token, api_base=installation.settings.telegram_api)
+    try:
+        return Check("telegram", True, f"@{await channel.username()}")
+    except Exception as error:  # noqa: BLE001 - whatever the platform answers is the finding
+        return Check("telegram", False, str(error), "check OTVET_TELEGRAM_TOKEN and the way to api.telegram.org")
+    finally:
+        await channel.close()
