@@ -226,8 +226,10 @@ def kb_search(
     if as_json:
         _print_json([asdict(hit) for hit in hits])
         return
-    _table([[f"{hit.confidence:.2f}", hit.article_id, hit.title, hit.matched_question] for hit in hits],
-           ["confidence", "article", "title", "like the question"])
+    _table(
+        [[f"{hit.confidence:.2f}", hit.article_id, hit.title, hit.matched_question] for hit in hits],
+        ["confidence", "article", "title", "like the question"],
+    )
 
 
 @kb_app.command("check")
@@ -269,7 +271,9 @@ def tickets_list(
         print("No tickets wait." if not everything else "There are no tickets yet.")
     else:
         shown = ("ticket_id", "status", "topic", "priority", "reason", "subject")
-        _table([[*(row[name] for name in shown), f"{row['created_at']:%d.%m %H:%M}"] for row in rows], [*shown, "since"])
+        _table(
+            [[*(row[name] for name in shown), f"{row['created_at']:%d.%m %H:%M}"] for row in rows], [*shown, "since"]
+        )
 
 
 @tickets_app.command("show")
@@ -289,8 +293,10 @@ def tickets_show(ticket_id: int, as_json: AsJson = False) -> None:
     who = packet["conversation"]
     confidence = "" if packet["topic_confidence"] is None else f" ({packet['topic_confidence']:.0%})"
     print(f"Ticket {packet['ticket_id']}, {packet['status']}: {packet['subject']}")
-    print(f"Topic {packet['topic']}{confidence} by {packet['routed_by']}, team {packet['team']}, "
-          f"{packet['priority']}; reason: {packet['reason']}; answer promised by {packet['promised_at']}")
+    print(
+        f"Topic {packet['topic']}{confidence} by {packet['routed_by']}, team {packet['team']}, "
+        f"{packet['priority']}; reason: {packet['reason']}; answer promised by {packet['promised_at']}"
+    )
     print(f"{who['channel']}, {who['customer_name'] or who['chat_id']}, {who['lang']}\n")
     for message in packet["transcript"]:
         print(f"[{message['at'][:16]}] {message['agent_name'] or message['author']}: {message['text']}")
@@ -343,7 +349,9 @@ def tickets_resolve(ticket_id: int) -> None:
 
 @evaluate_app.command("intents")
 def evaluate_intents(
-    train_file: Annotated[Path | None, typer.Option("--train", help="Training rows; default: the data folder's.")] = None,
+    train_file: Annotated[
+        Path | None, typer.Option("--train", help="Training rows; default: the data folder's.")
+    ] = None,
     test_file: Annotated[Path | None, typer.Option("--test", help="Test rows; without them: k-fold.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -392,16 +400,31 @@ def evaluate_dialogue(
         _print_json({**figures, "by_language": by_language(verdicts)})
         return
     languages = by_language(verdicts)
-    _table([[name, figures[name], *(languages[lang][name] for lang in languages)] for name in figures],
-           ["", "all", *languages])
+    _table(
+        [[name, figures[name], *(languages[lang][name] for lang in languages)] for name in figures],
+        ["", "all", *languages],
+    )
     kinds = by_kind(verdicts)
-    _table([[kind, *(f"{name} {count}" for name, count in counts.most_common())] for kind, counts in kinds.items()],
-           ["kind", *[""] * max(map(len, kinds.values()), default=0)])
+    _table(
+        [[kind, *(f"{name} {count}" for name, count in counts.most_common())] for kind, counts in kinds.items()],
+        ["kind", *[""] * max(map(len, kinds.values()), default=0)],
+    )
     if wrong:
         bad = [v for v in verdicts if not v.right and (v.question.articles or v.action == "answer")]
-        _table([[v.question.text[:70], ", ".join(sorted(v.question.articles)), v.action, ", ".join(v.articles),
-                 v.rule, f"{v.confidence:.2f}"] for v in bad],
-               ["text", "right", "did", "with", "rule", "confidence"])
+        _table(
+            [
+                [
+                    v.question.text[:70],
+                    ", ".join(sorted(v.question.articles)),
+                    v.action,
+                    ", ".join(v.articles),
+                    v.rule,
+                    f"{v.confidence:.2f}",
+                ]
+                for v in bad
+            ],
+            ["text", "right", "did", "with", "rule", "confidence"],
+        )
 
 
 def _print_figures(figures: Mapping[str, object], as_json: bool) -> None:

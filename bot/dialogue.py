@@ -278,7 +278,11 @@ def _understand(
     if len(several) > 1:
         return _answer(state, several, "several_questions")
     best = whole.candidates[0] if whole.candidates else None
-    if best and best.confidence >= policy.answer[lang] and best.confidence >= (whole.confidence if outcome.reply else 0):
+    if (
+        best
+        and best.confidence >= policy.answer[lang]
+        and best.confidence >= (whole.confidence if outcome.reply else 0)
+    ):
         if best.article_id in state.answered:
             return _again(state, whole, policy.clarify[lang])
         return _answer(state, (best,), "answer")
@@ -317,9 +321,7 @@ def _answer(state: DialogueState, candidates: tuple[Candidate, ...], rule: str) 
     last = len(candidates) - 1
     actions = tuple(Answer(c, FEEDBACK if number == last else {}) for number, c in enumerate(candidates))
     answered = tuple(dict.fromkeys([*state.answered, *(c.article_id for c in candidates)]))
-    return Decision(
-        actions, DialogueState(True, FEEDBACK, answered=answered[-5:], topic=candidates[-1].topic), rule
-    )
+    return Decision(actions, DialogueState(True, FEEDBACK, answered=answered[-5:], topic=candidates[-1].topic), rule)
 
 
 def _again(state: DialogueState, whole: Understanding, threshold: float) -> Decision:

@@ -15,11 +15,7 @@ from bot.language import DEFAULT, LANGUAGES
 
 log = structlog.get_logger()
 
-REQUIRED = (
-    "answer attachment_failed attachment_received attachment_too_large clarify confirmed empty error greeting handoff "
-    "label_helped label_none label_not_helped label_person option_unknown options_expired rephrase resolved too_long "
-    "unsupported waiting"
-).split()
+REQUIRED = ["answer", "attachment_failed", "attachment_received", "attachment_too_large", "clarify", "confirmed", "empty", "error", "greeting", "handoff", "label_helped", "label_none", "label_not_helped", "label_person", "option_unknown", "options_expired", "rephrase", "resolved", "too_long", "unsupported", "waiting"]
 """Templates that the assistant itself names; an intent's `reply` may name any other."""
 
 
@@ -34,7 +30,7 @@ class Replies:
             ImmutableSandboxedEnvironment(
                 loader=FileSystemLoader(str(folder)),
                 undefined=StrictUndefined,
-                autoescape=False,  # noqa: S701 - replies are plain text; every channel escapes for itself
+                autoescape=False,
             )
             for folder in folders
         ]

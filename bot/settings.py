@@ -41,9 +41,13 @@ class Settings(BaseSettings):
     work_days: str = Field("1234567", pattern=r"^[1-7]+$", description="Working days, Monday is 1.")
     telegram_token: SecretStr = Field(SecretStr(""), description="Token of the Telegram bot; empty: no Telegram.")
     telegram_api: str = Field("", description="Base address of the Bot API, for a local server or a stand-in.")
-    site_origins: str = Field("", description="Sites that may embed the chat, comma-separated; `*`: any; empty: none but its own.")
+    site_origins: str = Field(
+        "", description="Sites that may embed the chat, comma-separated; `*`: any; empty: none but its own."
+    )
     max_text_chars: int = Field(4000, ge=100, description="A longer message is kept in full but not interpreted.")
-    max_attachment_mb: int = Field(20, ge=1, le=2000, description="A larger file is not fetched, and the customer is told.")
+    max_attachment_mb: int = Field(
+        20, ge=1, le=2000, description="A larger file is not fetched, and the customer is told."
+    )
     site_messages_a_minute: int = Field(20, ge=1, description="How many messages one site chat may send in a minute.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
 

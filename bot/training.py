@@ -20,7 +20,7 @@ from kb_index.ranker import LabelledQuestion, train_ranker
 from kb_index.search import SearchIndex
 from nlu.intents import IntentClassifier, IntentPrediction
 from nlu.models import ModelStore, ModelVersion
-from nlu.training_data import OUT_OF_SCOPE_INTENTS, Example, IntentSpec, TrainingData, load_intents
+from nlu.training_data import OUT_OF_SCOPE_INTENTS, Example, TrainingData, load_intents
 
 Progress = Callable[[str], None]
 OUT_OF_SCOPE = "out_of_scope"
@@ -63,7 +63,9 @@ def load_seed(folder: Path, shipped: Path) -> Seed:
         intents={name: spec for name, spec in intents.intents.items() if name in kept},
     )
     topics = load_topics(folder / "topics.yml")
-    return Seed(intents, {name: outcomes[name] for name in kept}, articles, topics, tuple(warnings), _fingerprint(folder))
+    return Seed(
+        intents, {name: outcomes[name] for name in kept}, articles, topics, tuple(warnings), _fingerprint(folder)
+    )
 
 
 def _fingerprint(folder: Path) -> str:

@@ -14,14 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bot import ledger
 from bot.channels.base import InboundMessage, Option
 from bot.dialogue import (
-    Action,
     Answer,
-    Candidate,
     Clarify,
     Decision,
     DialogueState,
     Handoff,
-    Say,
     Utterance,
     decide,
 )
@@ -104,7 +101,9 @@ class Turns:
         )
         chosen = [token.removeprefix("article:") for token in state.options if token.startswith("article:")]
         articles = {
-            article_id: found for article_id in chosen if (found := understander.candidate(article_id, lang)) is not None
+            article_id: found
+            for article_id in chosen
+            if (found := understander.candidate(article_id, lang)) is not None
         }
         decision = decide(
             state, conversation.owner, utterance, understood.parts if understood else (), articles, understander.policy

@@ -141,7 +141,9 @@ async def hand_off(
     return ticket
 
 
-async def list_tickets(session: AsyncSession, *, status: TicketStatus | None = None, limit: int = 100) -> Sequence[Ticket]:
+async def list_tickets(
+    session: AsyncSession, *, status: TicketStatus | None = None, limit: int = 100
+) -> Sequence[Ticket]:
     """Tickets, the one that waits longest first."""
     query = select(Ticket).order_by(Ticket.status, Ticket.created_at, Ticket.id).limit(limit)
     if status is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -15,7 +15,7 @@ class WorkingHours:
     closes: time = time(21)
     days: frozenset[int] = frozenset(range(7))
     """Monday is 0."""
-    zone: ZoneInfo = ZoneInfo("Europe/Moscow")
+    zone: ZoneInfo = field(default_factory=lambda: ZoneInfo("Europe/Moscow"))
 
     def contains(self, moment: datetime) -> bool:
         local = moment.astimezone(self.zone)
@@ -44,6 +44,8 @@ class WorkingHours:
         zone = {"Europe/Moscow": {"ru": "МСК", "en": "Moscow time"}}.get(self.zone.key, {}).get(lang, self.zone.key)
         if len(self.days) == 7:
             return f"ежедневно {interval} ({zone})" if lang == "ru" else f"every day {interval} ({zone})"
-        names = {"ru": "пн вт ср чт пт сб вс", "en": "Mon Tue Wed Thu Fri Sat Sun"}["ru" if lang == "ru" else "en"].split()
+        names = {"ru": "пн вт ср чт пт сб вс", "en": "Mon Tue Wed Thu Fri Sat Sun"}[
+            "ru" if lang == "ru" else "en"
+        ].split()
         days = ", ".join(names[day] for day in sorted(self.days))
         return f"{days} {interval} ({zone})"

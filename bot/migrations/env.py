@@ -5,9 +5,16 @@ from __future__ import annotations
 from alembic import context
 
 from bot import ledger as ledger  # registers its tables
-from handoff.records import Base
+from handoff.records import Base, UtcDateTime
 
 connection = context.config.attributes["connection"]
-context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True)
+
+
+def render_item(kind: str, item: object, _context: object) -> str | bool:
+    """A migration is history: it names plain column types, not this program's classes."""
+    return "sa.DateTime(timezone=True)" if kind == "type" and isinstance(item, UtcDateTime) else False
+
+
+context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True, render_item=render_item)
 with context.begin_transaction():
     context.run_migrations()

@@ -33,7 +33,9 @@ def article(name: str, confidence: float) -> Candidate:
     return Candidate(name, f"About {name}", f"Text of {name}", "orders", confidence, "en")
 
 
-def understood(*candidates: Candidate, intent: str = "x", confidence: float = 0.0, outcome: Outcome | None = None) -> Understanding:
+def understood(
+    *candidates: Candidate, intent: str = "x", confidence: float = 0.0, outcome: Outcome | None = None
+) -> Understanding:
     return Understanding("a question of several words", intent, confidence, outcome or Outcome(), candidates)
 
 
