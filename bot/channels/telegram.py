@@ -14,6 +14,7 @@ from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.session.base import BaseSession
 from aiogram.client.telegram import PRODUCTION, TelegramAPIServer
 from aiogram.exceptions import (
+    ClientDecodeError,
     TelegramBadRequest,
     TelegramEntityTooLarge,
     TelegramForbiddenError,
@@ -207,13 +208,22 @@ class TelegramChannel:
             reply_markup=keyboard,
         )
         try:
-            sent = await self._bot(method, request_timeout=REQUEST_SECONDS)
+            return await self._sent_id(method)
         except TelegramBadRequest as error:
             if not entities or "entit" not in error.message.lower():
                 raise
             log.warning("telegram.formatting_refused", detail=error.message)
-            sent = await self._bot(method.model_copy(update={"entities": None}), request_timeout=REQUEST_SECONDS)
-        return str(sent.message_id)
+            return await self._sent_id(method.model_copy(update={"entities": None}))
+
+    async def _sent_id(self, method: SendMessage) -> str:
+        try:
+            return str((await self._bot(method, request_timeout=REQUEST_SECONDS)).message_id)
+        except ClientDecodeError as error:
+            # It went out. To fail for a field of the answer that aiogram does not know would send it twice.
+            match error.data:
+                case {"ok": True, "result": {"message_id": message_id}}:
+                    return str(message_id)
+            raise
 
 
 @contextlib.contextmanager

@@ -327,6 +327,10 @@ class TestSending:
         assert first.entities
         assert (second.text, second.entities, second.reply_markup) == ("смотрите сюда", None, first.reply_markup)
 
+    async def test_a_message_that_went_out_is_not_failed_for_a_strange_answer(self) -> None:
+        channel = TelegramChannel(TOKEN, session=StrangeSession())
+        assert await channel.send(ADDRESS, OutboundMessage("hi")) == "31"
+
     async def test_typing_is_shown_and_its_failure_is_not(
         self, channel: TelegramChannel, server: MockedSession
     ) -> None:
@@ -475,7 +479,15 @@ class RefusingSession(MockedSession):
             GetFile, Response[File](ok=True, result=File(file_id="F", file_unique_id="U", file_path="photos/1.jpg"))
         )
 
-    async def stream_content(self, url: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+    async def stream_content(self, url: str, *args: Any, **kwargs: Any) -> Any:
         request = RequestInfo(URL(url), "GET", CIMultiDictProxy(CIMultiDict()), URL(url))
         raise ClientResponseError(request, (), status=self.status)
         yield b""
+
+
+class StrangeSession(MockedSession):
+    """A server that sends, and answers with a message of which aiogram understands little."""
+
+    async def make_request(self, bot: Any, method: Any, timeout: int | None = None) -> Any:  # noqa: ASYNC109
+        content = json.dumps({"ok": True, "result": {"message_id": 31, "date": "soon"}})
+        return self.check_response(bot=bot, method=method, status_code=200, content=content).result

@@ -1,0 +1,146 @@
+"""A Bot API server for what no third-party stand-in has: updates that come again until they are confirmed, flood
+control, blocking, files. Its rules and its words are those of the documentation of the Bot API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+MAX_TEXT_UNITS = 4096
+MAX_DOWNLOAD_BYTES = 20 * 1024 * 1024
+
+
+class BotApi:
+    """One bot's server. Tests write to it as customers do, and read what the bot did."""
+
+    def __init__(self) -> None:
+        self.base = ""
+        self.pending: list[Any] = []
+        """Updates not confirmed yet."""
+        self.polls: list[int | None] = []
+        """The offset of every getUpdates."""
+        self.sent: list[dict[str, Any]] = []
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        """Every other call, in order."""
+        self.files: dict[str, bytes] = {}
+        self.blocked: set[int] = set()
+        self.floods: list[int] = []
+        """retry_after of the next sendMessage calls, each refused."""
+        self.broken: list[web.Response] = []
+        """What the next getUpdates calls answer."""
+        self._changed = asyncio.Condition()
+
+    async def put(self, *updates: Any) -> None:
+        async with self._changed:
+            self.pending.extend(updates)
+            self._changed.notify_all()
+
+    async def until(self, condition: Any, seconds: float = 10) -> None:
+        """Wait until the condition holds after a call of the bot. Raises TimeoutError."""
+        async with self._changed, asyncio.timeout(seconds):
+            await self._changed.wait_for(condition)
+
+    async def handle(self, request: web.Request) -> web.Response:
+        method = request.match_info["method"]
+        form = {key: _decoded(value) for key, value in (await request.post()).items()}
+        handler = getattr(self, f"_{method}", None)
+        if handler is not None:
+            response: web.Response = await handler(form)
+        else:
+            self.calls.append((method, form))
+            response = _ok(True)
+        async with self._changed:
+            self._changed.notify_all()
+        return response
+
+    async def download(self, request: web.Request) -> web.Response:
+        content = self.files.get(request.match_info["path"])
+        return web.Response(status=404) if content is None else web.Response(body=content)
+
+    async def _getUpdates(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
+        if self.broken:
+            return self.broken.pop(0)
+        offset = form.get("offset")
+        self.polls.append(offset)
+        async with self._changed:
+            if offset is not None:
+                self.pending = [item for item in self.pending if _update_id(item) >= offset]
+            self._changed.notify_all()
+            try:
+                async with asyncio.timeout(form.get("timeout", 0)):
+                    await self._changed.wait_for(lambda: self.pending)
+            except TimeoutError:
+                return _ok([])
+            return _ok(self.pending[: form.get("limit", 100)])
+
+    async def _sendMessage(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
+        text = str(form.get("text", ""))
+        if self.floods:
+            seconds = self.floods.pop(0)
+            return _refused(429, f"Too Many Requests: retry after {seconds}", retry_after=seconds)
+        if form["chat_id"] in self.blocked:
+            return _refused(403, "Forbidden: bot was blocked by the user")
+        if not text.strip():
+            return _refused(400, "Bad Request: message text is empty")
+        if len(text.encode("utf-16-le")) // 2 > MAX_TEXT_UNITS:
+            return _refused(400, "Bad Request: message is too long")
+        for row in form.get("reply_markup", {}).get("inline_keyboard", []):
+            for button in row:
+                if not 1 <= len(button["callback_data"].encode()) <= 64:
+                    return _refused(400, "Bad Request: BUTTON_DATA_INVALID")
+        self.sent.append(form)
+        chat = {"id": form["chat_id"], "type": "private"}
+        return _ok({"message_id": len(self.sent), "date": 1, "chat": chat, "text": text})
+
+    async def _getFile(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
+        content = self.files.get(form["file_id"])
+        if content is None:
+            return _refused(400, "Bad Request: wrong file_id or the file is temporarily unavailable")
+        if len(content) > MAX_DOWNLOAD_BYTES:
+            return _refused(400, "Bad Request: file is too big")
+        return _ok({"file_id": form["file_id"], "file_unique_id": "u", "file_path": form["file_id"]})
+
+
+@asynccontextmanager
+async def bot_api(token: str) -> AsyncIterator[BotApi]:
+    """A server on a free port of this machine; `base` is its address."""
+    api = BotApi()
+    app = web.Application()
+    app.router.add_post(f"/bot{token}/{{method}}", api.handle)
+    app.router.add_get(f"/file/bot{token}/{{path:.+}}", api.download)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    api.base = f"http://{host}:{port}"
+    try:
+        yield api
+    finally:
+        await runner.cleanup()
+
+
+def _ok(result: Any) -> web.Response:
+    return web.json_response({"ok": True, "result": result})
+
+
+def _refused(code: int, description: str, **parameters: int) -> web.Response:
+    answer = {"ok": False, "error_code": code, "description": description, "parameters": parameters}
+    return web.json_response(answer, status=code)
+
+
+def _decoded(value: Any) -> Any:
+    """Numbers, lists and objects travel as JSON in a form; a text that looks like one is a text to the caller."""
+    try:
+        return json.loads(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def _update_id(update: Any) -> int:
+    return update["update_id"] if isinstance(update, dict) and "update_id" in update else 0
