@@ -41,7 +41,7 @@ class Encoder(Protocol):
         """Embed texts as unit-length rows: float32 of shape (len(texts), self.dim), in the order given.
 
         Blocks on the CPU; from async code use asyncio.to_thread. Safe to call from several threads. No texts
-        gives shape (0, dim). Only the first 512 tokens of a text count.
+        gives shape (0, dim). Only the first 512 tokens of a text, or as many as the model takes, count.
         Raises EncodingError if the model fails or a row is not finite.
         """
         ...
@@ -90,22 +90,25 @@ class OnnxEncoder:
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._pool = ThreadPoolExecutor(_cores(), thread_name_prefix="encoder")
-        self._query = lru_cache(cached_queries)(lambda text: self._vector(text, "query"))
+        self.query_vector = lru_cache(cached_queries)(lambda text: self._vector(text, "query"))
         self.name = name
         self.fingerprint = FINGERPRINT
         self.dim = int(self._session.get_outputs()[0].shape[1])
 
     def encode(self, texts: Sequence[str], kind: TextKind = "query") -> FloatMatrix:
         """See Encoder.encode."""
-        if len(texts) == 1:
-            return unit_rows((self._query(texts[0]) if kind == "query" else self._vector(texts[0], kind))[None])
-        rows = np.empty((len(texts), self.dim), np.float32)
-        for index, row in enumerate(self._pool.map(lambda text: self._vector(text, kind), texts)):
+        cleaned = [clean(text) for text in texts]
+        if len(cleaned) == 1:
+            return unit_rows(
+                (self.query_vector(cleaned[0]) if kind == "query" else self._vector(cleaned[0], kind))[None]
+            )
+        rows = np.empty((len(cleaned), self.dim), np.float32)
+        for index, row in enumerate(self._pool.map(lambda text: self._vector(text, kind), cleaned)):
             rows[index] = row
         return unit_rows(rows)
 
     def _vector(self, text: str, kind: TextKind) -> NDArray[np.float32]:
-        ids = self._tokenizer.encode(PROMPTS[kind] + clean(text)).ids
+        ids = self._tokenizer.encode(PROMPTS[kind] + text).ids
         try:
             (rows,) = self._session.run(None, {"ids": np.array([ids], np.int64)})
         except _RUN_ERRORS as error:
@@ -115,43 +118,50 @@ class OnnxEncoder:
 
 
 class SentenceTransformerEncoder:
-    """Any SentenceTransformer model on torch, with its own `query` and `passage` prompts if it has them."""
+    """Any SentenceTransformer model on torch, with its own prompts for queries and passages if it has them."""
 
     def __init__(self, name: str, cached_queries: int = CACHED_QUERIES) -> None:
         """`name` is a folder or a model hub's name. Raises EncoderUnavailable if it cannot be loaded."""
-        from sentence_transformers import SentenceTransformer  # seconds to import, and most installations need none
+        # Imported here because they take seconds, and the default encoder needs neither.
+        from safetensors import SafetensorError
+        from sentence_transformers import SentenceTransformer
 
         try:
-            self._model = SentenceTransformer(name, device="cpu")
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
-            raise EncoderUnavailable(
-                name,
-                f"sentence-transformers cannot load it ({type(error).__name__})",
-                "Give the folder of a SentenceTransformer model, or a name that this machine can fetch from its "
-                "model hub, or leave the setting empty for the built-in encoder",
-            ) from error
+            self._model = SentenceTransformer(name)
+        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            remedy = (
+                "Give the folder of a SentenceTransformer model, or a name that this machine can fetch from its model "
+                "hub, or leave the setting empty for the built-in encoder"
+            )
+            raise EncoderUnavailable(name, f"sentence-transformers cannot load it ({reason})", remedy) from error
+        prompts = self._model.prompts
+        self._passage_prompt = prompts.get("document") or prompts.get("passage") or ""
+        self._lock = Lock()  # fast tokenizers keep padding state, so two threads must not share one
+        self.query_vector = lru_cache(cached_queries)(lambda text: self._rows([text], "query")[0])
         self.name = name
+        self.fingerprint = _fingerprint(self._model)
         self.dim = int(self._model.get_embedding_dimension() or 0)
-        self.fingerprint = _fingerprint("sentence-transformers", *_weights_of(self._model))
-        self._lock = Lock()
-        self._encode_one = lru_cache(cached_queries)(self._encode_query)
 
     def encode(self, texts: Sequence[str], kind: TextKind = "query") -> FloatMatrix:
         """See Encoder.encode."""
-        if not texts:
+        cleaned = [clean(text) for text in texts]
+        if not cleaned:
             return np.empty((0, self.dim), np.float32)
-        if len(texts) == 1 and kind == "query":
-            return self._encode_one(texts[0]).copy()
-        return self._encode(texts, kind)
+        if len(cleaned) == 1 and kind == "query":
+            return unit_rows(self.query_vector(cleaned[0])[None])
+        return unit_rows(self._rows(cleaned, kind))
 
-    def _encode_query(self, text: str) -> FloatMatrix:
-        return self._encode([text], "query")
-
-    def _encode(self, texts: Sequence[str], kind: TextKind) -> FloatMatrix:
-        prompt = self._model.prompts.get(kind) or ""
-        with self._lock:  # the fast tokenizers keep padding state, so two threads must not share one
-            rows = self._model.encode([clean(text) for text in texts], prompt=prompt, show_progress_bar=False)
-        return unit_rows(np.asarray(rows, np.float32))
+    def _rows(self, texts: list[str], kind: TextKind) -> FloatMatrix:
+        try:
+            with self._lock:
+                if kind == "query":
+                    rows = self._model.encode_query(texts, show_progress_bar=False)
+                else:
+                    rows = self._model.encode_document(texts, prompt=self._passage_prompt, show_progress_bar=False)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise EncodingError(f"{self.name} failed on {len(texts)} texts") from error
+        return np.asarray(rows, np.float32)
 
 
 def _cores() -> int:
@@ -165,26 +175,19 @@ def clean(text: str) -> str:
 
 
 def unit_rows(rows: FloatMatrix) -> FloatMatrix:
-    """Rows scaled to length one. Raises EncodingError if one is not finite or is zero."""
+    """Rows scaled to length one, in new memory. Raises EncodingError if one is not finite or is all zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    if not np.isfinite(lengths).all() or not lengths.all():
-        bad = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
-        raise EncodingError(f"the model gave no finite vector for texts {bad.tolist()} of {len(rows)}")
+    usable = np.isfinite(lengths) & (lengths > 0)
+    if not usable.all():
+        raise EncodingError(f"the model gave no usable vector for {np.count_nonzero(~usable)} of {len(rows)} texts")
     unit: FloatMatrix = rows / lengths
     return unit
 
 
-def _weights_of(model: Any) -> list[bytes]:
-    """A sample of every parameter: cheap, and different for any other or retrained model."""
-    sample = []
+def _fingerprint(model: Any) -> str:
+    """From the modules and a sample of every parameter: cheap, and different for any other or retrained model."""
+    digest = hashlib.sha256(f"{model} {model.prompts}".encode())
     for name, tensor in model.state_dict().items():
         values = tensor.detach().flatten()[:: max(1, tensor.numel() // 256)].cpu().float().numpy()
-        sample.append(f"{name}{tuple(tensor.shape)}".encode() + values.tobytes())
-    return sample
-
-
-def _fingerprint(*parts: str | bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else part)
-    return digest.hexdigest()[:16]
+        digest.update(f"{name}{tuple(tensor.shape)}".encode() + values.tobytes())
+    return digest.hexdigest()

