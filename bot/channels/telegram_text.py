@@ -5,9 +5,9 @@ Entities and not HTML: they need no escaping, and there is no markup that could 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from aiogram.utils.formatting import BlockQuote, Bold, Code, Pre, Text, TextLink, sizeof
+from aiogram.utils.formatting import BlockQuote, Bold, Code, Pre, Text, TextLink
 from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
 
@@ -47,10 +47,8 @@ def _render(node: SyntaxTreeNode) -> Text:
     match node.type:
         case "root" | "list_item":
             return _blocks(node.children)
-        case "bullet_list":
-            return _joined("\n", [Text("• ", _indented(item)) for item in node.children])
-        case "ordered_list":
-            return _joined("\n", [Text(f"{item.info}. ", _indented(item)) for item in node.children])
+        case "bullet_list" | "ordered_list":
+            return _list(node)
         case "table":
             return _joined("\n", [_render(row) for part in node.children for row in part.children])
         case "tr":
@@ -93,23 +91,16 @@ def _blocks(nodes: Sequence[SyntaxTreeNode]) -> Text:
     return Text(*parts)
 
 
-def _indented(item: SyntaxTreeNode) -> Text:
-    """An item of a list; what is nested in it is moved to the right."""
+def _list(items: SyntaxTreeNode, indent: str = "") -> Text:
+    """One item a line; what is nested in it is moved to the right."""
     parts: list[Text | str] = []
-    for child in item.children:
-        if not parts:
-            parts.append(_render(child))
-        elif child.type.endswith("_list"):
-            lines = [Text("\n    ", marker, _indented(inner)) for marker, inner in _marked(child)]
-            parts.extend(lines)
-        else:
-            parts.extend(["\n", _render(child)])
-    return Text(*parts)
-
-
-def _marked(items: SyntaxTreeNode) -> Iterable[tuple[str, SyntaxTreeNode]]:
     for item in items.children:
-        yield ("• " if items.type == "bullet_list" else f"{item.info}. "), item
+        marker = "• " if items.type == "bullet_list" else f"{item.info}. "
+        parts.append(f"\n{indent}{marker}" if parts else f"{indent}{marker}")
+        for number, child in enumerate(item.children):
+            nested = child.type in ("bullet_list", "ordered_list")
+            parts.extend(["\n" if number else "", _list(child, f"{indent}    ") if nested else _render(child)])
+    return Text(*parts)
 
 
 def _joined(separator: str, parts: Sequence[Text]) -> Text:
@@ -124,6 +115,3 @@ def _link(url: str, label: list[Text]) -> Text:
     if url.startswith(("http://", "https://", "tg://")):
         return TextLink(*label, url=url)
     return Text(*label, f" ({url})") if url else Text(*label)
-
-
-__all__ = ["compose", "render", "sizeof"]

@@ -5,23 +5,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import httpx
 import pytest
 from aiohttp import web
 from bot_api import BotApi, bot_api
 
+from bot import ledger
 from bot.channels.base import Address, InboundAttachment, InboundMessage, Option, OutboundMessage
 from bot.channels.telegram import TelegramChannel
 from bot.errors import DeliveryError
+from bot.settings import Settings
+from bot.wiring import Installation
+from handoff import desk
+from handoff.records import Message, Ticket
 
 pytestmark = pytest.mark.e2e
 
@@ -29,6 +36,8 @@ TOKEN = "42:TEST"
 CHAT = 7
 ADDRESS = Address("telegram", "42", str(CHAT))
 HERE = Path(__file__).parent
+CACHE = HERE.parent.parent / "var" / "test-cache"
+T = TypeVar("T")
 
 
 def text_update(update_id: int, text: str) -> dict[str, Any]:
@@ -326,3 +335,152 @@ class TestAgainstTheThirdParty:
             ("text", "Где мой заказ?"),
             ("choice", "Заказ"),
         ]
+
+
+@pytest.fixture(scope="module")
+def trained() -> Path:
+    """A folder with an encoder, an index and a model of the demo data, kept between runs."""
+    installation = Installation(Settings(_env_file=None, var=CACHE))
+    installation.prepare()
+    return CACHE
+
+
+class Whole:
+    """The assistant as `otvet serve` makes it, on an empty database, with Telegram at this address."""
+
+    def __init__(self, trained: Path, folder: Path, base: str) -> None:
+        database = f"sqlite+aiosqlite:///{folder / 'otvet.sqlite3'}"
+        self.installation = Installation(Settings(_env_file=None, var=trained, database_url=database))
+        self.channel = connect(base)
+        self.assistant = self.installation.assistant([self.channel])
+        self.sessions = self.installation.database.sessions
+
+    @contextlib.asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        await self.installation.migrate()
+        task = asyncio.create_task(self.assistant.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            await self.installation.close()
+
+    async def tickets(self) -> Sequence[Ticket]:
+        async with self.sessions() as session:
+            return await desk.list_tickets(session)
+
+    async def agent_says(self, ticket: Ticket, text: str, name: str) -> None:
+        """As `otvet tickets reply` does it from a process of its own: the assistant notices by itself."""
+        now = datetime.now(UTC)
+        async with self.sessions.begin() as session:
+            message = await desk.reply(session, ticket, text, agent_name=name, now=now)
+            conversation = await desk.get_conversation(session, ticket.conversation_id)
+            await ledger.queue(session, conversation, message, guarded=False, now=now)
+
+    async def written(self) -> Sequence[Message]:
+        """The transcript of the only conversation."""
+        async with self.sessions() as session:
+            return await desk.transcript(session, 1)
+
+
+class TestTheWholeAssistant:
+    async def test_a_question_is_answered_and_a_person_takes_over_in_the_same_chat(
+        self, trained: Path, tmp_path: Path, stand_in: StandIn
+    ) -> None:
+        whole = Whole(trained, tmp_path, stand_in.base)
+        async with whole.at_work():
+            await stand_in.command("/start")
+            [greeting] = await stand_in.replies(bool)
+            assert "Здравствуйте" in greeting["message"]["text"]
+
+            await stand_in.say("как мне удалить свой аккаунт на сайте")
+            answer = (await stand_in.replies(lambda found: len(found) > 1))[-1]
+            assert "Удалить аккаунт" in answer["message"]["text"]
+            assert "**" not in answer["message"]["text"]
+            await stand_in.press(answer, buttons(answer)[0])
+            found = await stand_in.replies(lambda found: len(found) > 2 and len(buttons(found[1])) == 1)
+            assert buttons(found[1])[0].startswith("✓")
+
+            await stand_in.say("позовите человека")
+            announcement = (await stand_in.replies(lambda found: len(found) > 3))[-1]
+            [ticket] = await whole.tickets()
+            assert f"№ {ticket.id}" in announcement["message"]["text"]
+
+            await whole.agent_says(ticket, "Добрый день! Чем помочь?", "Ольга")
+            said = (await stand_in.replies(lambda found: len(found) > 4))[-1]
+            assert said["message"]["text"] == "Ольга\nДобрый день! Чем помочь?"
+
+            await stand_in.say("спасибо, я уже разобрался с аккаунтом")
+            await until(whole.written, lambda messages: "разобрался" in messages[-1].text)
+            assert len(await stand_in.replies(bool)) == 5, "the assistant is silent while a person has the chat"
+
+    async def test_a_photo_is_stored_and_acknowledged(self, trained: Path, tmp_path: Path, server: BotApi) -> None:
+        content = os.urandom(100_000)
+        server.files["photos/1.jpg"] = content
+        update = text_update(1, "")
+        update["message"] |= {"photo": [{"file_id": "photos/1.jpg", "file_unique_id": "u", "file_size": 100_000}]}
+        whole = Whole(trained, tmp_path, server.base)
+        async with whole.at_work():
+            await server.put(update)
+            await server.until(lambda: server.sent, 30)
+            messages = await whole.written()
+        [photo] = messages[0].attachments
+        assert (photo.kind, photo.state, photo.sha256) == ("photo", "stored", hashlib.sha256(content).hexdigest())
+        assert any("фото" in sent["text"].lower() for sent in server.sent)
+
+    async def test_the_same_update_three_times_is_answered_once(
+        self, trained: Path, tmp_path: Path, server: BotApi
+    ) -> None:
+        whole = Whole(trained, tmp_path, server.base)
+        async with whole.at_work():
+            await server.put(*[text_update(1, "/start")] * 3, text_update(2, "позовите человека"))
+            await until(whole.tickets, bool)
+            await server.until(lambda: len(server.sent) >= 2, 30)
+            messages = await whole.written()
+        assert [message.kind for message in messages if message.author == "customer"] == ["start", "text"]
+        assert len(server.sent) == 2
+
+    async def test_flood_control_delays_the_replies_and_keeps_their_order(
+        self, trained: Path, tmp_path: Path, server: BotApi
+    ) -> None:
+        whole = Whole(trained, tmp_path, server.base)
+        server.floods = [1]
+        async with whole.at_work():
+            await server.put(text_update(1, "/start"), text_update(2, "позовите человека"))
+            await server.until(lambda: len(server.sent) >= 2, 30)
+        assert "Здравствуйте" in server.sent[0]["text"]
+        assert "№ 1" in server.sent[1]["text"]
+
+    async def test_who_blocked_the_bot_is_not_written_to_again_and_is_not_forgotten(
+        self, trained: Path, tmp_path: Path, server: BotApi
+    ) -> None:
+        whole = Whole(trained, tmp_path, server.base)
+        server.blocked.add(CHAT)
+        async with whole.at_work():
+            await server.put(text_update(1, "позовите человека"))
+            messages = await until(whole.written, lambda found: found and found[-1].delivery == "failed")
+            assert len(await whole.tickets()) == 1
+        assert "blocked" in (messages[-1].delivery_error or "")
+
+    async def test_what_was_written_while_the_assistant_was_away_is_answered(
+        self, trained: Path, tmp_path: Path, server: BotApi
+    ) -> None:
+        await server.put(text_update(1, "/start"))
+        async with Whole(trained, tmp_path, server.base).at_work():
+            await server.until(lambda: len(server.sent) >= 1, 30)
+        await server.put(text_update(2, "позовите человека"))
+        async with Whole(trained, tmp_path, server.base).at_work():
+            await server.until(lambda: len(server.sent) >= 2, 30)
+        assert "№ 1" in server.sent[1]["text"]
+
+
+async def until(read: Callable[[], Awaitable[T]], condition: Callable[[T], object], seconds: float = 30) -> T:
+    """What `read` gives, as soon as it is as wanted."""
+    async with asyncio.timeout(seconds):
+        while True:
+            value = await read()
+            if condition(value):
+                return value
+            await asyncio.sleep(0.05)
