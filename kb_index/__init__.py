@@ -1,0 +1,1 @@
+"""Knowledge base: articles, their passages, and search over them by meaning and by words."""

@@ -1,0 +1,191 @@
+"""Messages as people type them: letters folded for comparison, and other readings of a slip of the keyboard.
+
+A message may be Russian typed on the English layout (ghbdtn), English on the Russian one (руддщ), or Russian in Latin
+letters (gde moi zakaz). Which it is, is judged by letter trigrams and known words of both languages.
+"""
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Literal
+
+from kb_index.common_words import ENGLISH, RUSSIAN
+
+Script = Literal["ru", "en"]
+MAX_CHARACTERS = 2000  # of a message; what a customer writes beyond it cannot change which article is meant
+_LONGEST_WORD = 40
+_WORD = re.compile(r"[^\W_]+")
+_REPEATED = re.compile(r"([^\W\d_])\1{2,}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+_CYRILLIC = re.compile(r"[а-яё]")
+_LATIN = re.compile(r"[a-z]")
+
+_KEYS_EN = "`qwertyuiop[]asdfghjkl;'zxcvbnm,."
+_KEYS_RU = "ёйцукенгшщзхъфывапролджэячсмитьбю"
+_TO_RUSSIAN_KEYS = str.maketrans(_KEYS_EN + '~{}:"<>', _KEYS_RU + "ёхъжэбю")
+_TO_ENGLISH_KEYS = str.maketrans(_KEYS_RU, _KEYS_EN)
+
+_TRANSLITERATION = (
+    *(("shch", "щ"), ("sch", "щ"), ("zh", "ж"), ("kh", "х"), ("ch", "ч"), ("sh", "ш"), ("ts", "ц"), ("tz", "ц")),
+    *(("yu", "ю"), ("ju", "ю"), ("iu", "ю"), ("ya", "я"), ("ja", "я"), ("ia", "я"), ("yo", "е"), ("jo", "е")),
+    *(("ye", "е"), ("je", "е"), ("ey", "ей"), ("ay", "ай"), ("oy", "ой"), ("uy", "уй"), ("iy", "ий"), ("yy", "ый")),
+)
+_LONG_SOUNDS = dict(_TRANSLITERATION)
+_SOUNDS = dict(
+    zip("abcdefghijklmnopqrstuvwxyz'46", "абцдефгхийклмнопкрстуввхызьчш", strict=True),
+)
+_SOUND = re.compile("|".join([*(latin for latin, _ in _TRANSLITERATION), "[a-z'46]"]))
+_FINAL_SHORT_I = re.compile(r"(?<=[аеоуиыюя])и\b")
+
+
+def fold(text: str) -> str:
+    """Lower case, one form of each letter (NFKC, ё as е), no control characters, no letter three times in a row."""
+    return fold_long(text[:MAX_CHARACTERS])
+
+
+def fold_long(text: str) -> str:
+    """As `fold`, for a document of any length."""
+    plain = _CONTROL.sub(" ", unicodedata.normalize("NFKC", text))
+    return _REPEATED.sub(r"\1", plain.lower().replace("ё", "е"))
+
+
+def words(text: str) -> list[str]:
+    """The folded words and numbers of a text, in order."""
+    return words_of_folded(fold(text))
+
+
+def words_of_folded(folded: str) -> list[str]:
+    """The words and numbers of a text that is folded already."""
+    return [word[:_LONGEST_WORD] for word in _WORD.findall(folded)]
+
+
+def query_text(text: str) -> str:
+    """What of a message is searched for: its beginning, without what no encoder can read."""
+    return _CONTROL.sub(" ", text[:MAX_CHARACTERS]).strip()
+
+
+def script_of(text: str) -> Script:
+    """Russian when Cyrillic letters prevail, English otherwise."""
+    folded = text[:MAX_CHARACTERS].lower()
+    return "ru" if len(_CYRILLIC.findall(folded)) > len(_LATIN.findall(folded)) else "en"
+
+
+class Letters:
+    """How likely a word is in Russian or English, by its letters and by the words known of each language."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        """`texts` are whatever is known to be well written, such as the articles; common words are known anyway."""
+        self._words: dict[Script, Counter[str]] = {
+            "ru": Counter(dict.fromkeys(RUSSIAN, 3)),
+            "en": Counter(dict.fromkeys(ENGLISH, 3)),
+        }
+        for text in texts:
+            for word in words_of_folded(fold_long(text)):
+                if not word.isdigit():
+                    self._words[script_of(word)][word] += 1
+        self._totals = {script: sum(counts.values()) for script, counts in self._words.items()}
+        self._trigrams: dict[Script, Counter[str]] = {"ru": Counter(), "en": Counter()}
+        self._bigrams: dict[Script, Counter[str]] = {"ru": Counter(), "en": Counter()}
+        for script, counts in self._words.items():
+            for word, count in counts.items():
+                weight = 1 + math.log(count)
+                marked = f"^{word}$"
+                for start in range(len(marked) - 1):
+                    self._bigrams[script][marked[start : start + 2]] += weight  # type: ignore[assignment]
+                    if trigram := marked[start : start + 3]:
+                        self._trigrams[script][trigram] += weight  # type: ignore[assignment]
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """All known words, the commonest of each language first."""
+        return tuple(word for counts in self._words.values() for word, _ in counts.most_common())
+
+    def knows(self, word: str) -> bool:
+        """Whether the folded word was seen in a text or is common."""
+        return word in self._words[script_of(word)]
+
+    def log_probability(self, word: str) -> float:
+        """Natural logarithm of the word's probability in the language of its letters."""
+        script = script_of(word)
+        known = self._words[script].get(word, 0)
+        if known:
+            return math.log(known / self._totals[script])
+        marked = f"^{word}$"
+        total = 0.0
+        for start in range(len(marked) - 2):
+            context = self._bigrams[script].get(marked[start : start + 2], 0.0)
+            seen = self._trigrams[script].get(marked[start : start + 3], 0.0)
+            total += math.log((seen + 0.05) / (context + 0.05 * 33))
+        return total - 3.0  # an unknown word is rarer than its letters say
+
+
+@cache
+def common_letters() -> Letters:
+    """What is known of both languages without any articles."""
+    return Letters()
+
+
+def readings(text: str, letters: Letters | None = None) -> tuple[str, ...]:
+    """The text itself, then what it says if the keyboard was on the other layout or Russian was spelt in Latin letters.
+
+    Only readings that are clearly likelier than the text are given, so nearly always there is one.
+    """
+    letters = letters or common_letters()
+    folded = fold(text)
+    tokens = folded.split()
+    if not tokens or not _WORD.search(folded):
+        return (text,)
+    found = [text]
+    best = _likelihood(letters, tokens)
+    for convert in (_as_russian_keys, _as_russian_sounds, _as_english_keys):
+        changed = [convert(token) for token in tokens]
+        if changed == tokens:
+            continue
+        likelihood = _likelihood(letters, changed)
+        mixed = [
+            new if letters.knows(new) and _likelihood(letters, [new]) > _likelihood(letters, [old]) + _CLEARLY else old
+            for old, new in zip(tokens, changed, strict=True)
+        ]
+        if likelihood > best + _CLEARLY:
+            found.append(" ".join(changed))
+        elif mixed != tokens:
+            found.append(" ".join(mixed))
+    if len(found) > 2:
+        found = [text, max(found[1:], key=lambda reading: _likelihood(letters, reading.split()))]
+    return tuple(found)
+
+
+_CLEARLY = 4.0  # natural logarithm of the odds at which another reading is worth a second search
+
+
+def _likelihood(letters: Letters, tokens: Sequence[str]) -> float:
+    return sum(letters.log_probability(word) for token in tokens for word in _WORD.findall(token) if not word.isdigit())
+
+
+def _as_russian_keys(token: str) -> str:
+    if not _LATIN.search(token) or _CYRILLIC.search(token):
+        return token
+    core = token.rstrip("?!")
+    ends = core[-1] in ",.;:" and len(core) > 1
+    converted = core.translate(_TO_RUSSIAN_KEYS).replace("ё", "е")
+    if ends and not common_letters().knows(converted):
+        converted = core[:-1].translate(_TO_RUSSIAN_KEYS).replace("ё", "е") + core[-1]
+    return converted + token[len(core) :]
+
+
+def _as_english_keys(token: str) -> str:
+    if not _CYRILLIC.search(token) or _LATIN.search(token):
+        return token
+    return token.translate(_TO_ENGLISH_KEYS)
+
+
+def _as_russian_sounds(token: str) -> str:
+    if not _LATIN.search(token) or _CYRILLIC.search(token):
+        return token
+    if "w" in token.replace("sh", ""):
+        token = token.replace("w", "sh")
+    spelt = _SOUND.sub(lambda match: _LONG_SOUNDS.get(match.group()) or _SOUNDS[match.group()], token)
+    return _FINAL_SHORT_I.sub("й", spelt)

@@ -1,0 +1,151 @@
+"""An article cut into passages: by heading, with paragraphs merged up to a size that fits one reply."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+WORDS_PER_PASSAGE = 150
+_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"»”)\]]*\s+(?=[\"«“(\[]?[A-ZА-ЯЁ0-9])|\n{2,}")
+_SPACES = re.compile(r"\s+")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A part of an article that can stand as an answer.
+
+    `text` is the Markdown as written; `headings` the path of headings above it, outermost first, without the title.
+    """
+
+    article_id: str
+    lang: str
+    headings: tuple[str, ...]
+    text: str
+
+    @property
+    def plain(self) -> str:
+        """The text without markup, for vectors and words."""
+        return plain_text(self.text)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One block of Markdown and the headings above it."""
+
+    headings: tuple[str, ...]
+    text: str
+
+
+def split_passages(article_id: str, lang: str, body: str, words: int = WORDS_PER_PASSAGE) -> tuple[Passage, ...]:
+    """Cut Markdown into passages of at most about `words` words, in reading order; a blank body gives none.
+
+    Blocks under one heading are merged while they fit. A single block that is too long is cut between sentences,
+    or between words when a sentence alone is too long.
+    """
+    merged: list[Section] = []
+    for section in _sections(body):
+        for piece in _cut(section.text, words):
+            last = merged[-1] if merged else None
+            if last and last.headings == section.headings and _count(last.text) + _count(piece) <= words:
+                merged[-1] = Section(last.headings, f"{last.text}\n\n{piece}")
+            else:
+                merged.append(Section(section.headings, piece))
+    return tuple(Passage(article_id, lang, section.headings, section.text) for section in merged)
+
+
+def sentences(text: str) -> list[str]:
+    """Sentences of plain text, in order, without blank ones."""
+    return [part for piece in _SENTENCE_END.split(text) if (part := _SPACES.sub(" ", piece).strip())]
+
+
+def plain_text(markdown: str) -> str:
+    """The words a reader sees: no markup, no link targets, no HTML tags; blocks are separated by a blank line."""
+    return "\n\n".join(line for token in _parser().parse(markdown) if (line := _block_text(token)))
+
+
+def first_heading(markdown: str) -> tuple[str, str] | None:
+    """The first heading's text when the document begins with one, and the document without it."""
+    tokens = _parser().parse(markdown)
+    if len(tokens) < 2 or tokens[0].type != "heading_open" or tokens[0].map is None:
+        return None
+    lines = markdown.splitlines(keepends=True)
+    start, end = tokens[0].map
+    return _block_text(tokens[1]), "".join(lines[:start] + lines[end:])
+
+
+@cache
+def _parser() -> MarkdownIt:
+    return MarkdownIt("commonmark").enable("table")
+
+
+def _block_text(token: Token) -> str:
+    if token.type in ("fence", "code_block"):
+        return token.content.strip()
+    if token.type != "inline":
+        return ""
+    parts = []
+    for child in token.children or ():
+        if child.type in ("text", "code_inline", "image"):
+            parts.append(child.content)
+        elif child.type in ("softbreak", "hardbreak"):
+            parts.append(" ")
+    return _SPACES.sub(" ", "".join(parts)).strip()
+
+
+def _sections(body: str) -> list[Section]:
+    tokens = _parser().parse(body)
+    lines = body.splitlines(keepends=True)
+    path: list[tuple[int, str]] = []
+    found: list[Section] = []
+    for position, token in enumerate(tokens):
+        if token.level != 0 or token.map is None or token.nesting == -1:
+            continue
+        if token.type == "heading_open":
+            depth = int(token.tag[1])
+            path = [(level, title) for level, title in path if level < depth]
+            path.append((depth, _block_text(tokens[position + 1])))
+            continue
+        text = "".join(lines[token.map[0] : token.map[1]]).strip()
+        if text:
+            found.append(Section(tuple(title for _, title in path), text))
+    return found
+
+
+def _count(text: str) -> int:
+    return len(text.split())
+
+
+def _cut(text: str, words: int) -> list[str]:
+    if _count(text) <= words:
+        return [text]
+    pieces: list[str] = []
+    size = 0
+    for part in _parts(text, words):
+        count = _count(part)
+        if pieces and size + count <= words:
+            pieces[-1] = f"{pieces[-1]}{_joint(text)}{part}"
+            size += count
+        else:
+            pieces.append(part)
+            size = count
+    return pieces
+
+
+def _joint(text: str) -> str:
+    return "\n" if "\n" in text else " "
+
+
+def _parts(text: str, words: int) -> list[str]:
+    units = [line for line in text.splitlines() if line.strip()] if "\n" in text else sentences(text)
+    parts: list[str] = []
+    for unit in units:
+        if _count(unit) <= words:
+            parts.append(unit)
+        elif "\n" in text:
+            parts.extend(_parts(unit, words))
+        else:
+            tokens = unit.split()
+            parts.extend(" ".join(tokens[start : start + words]) for start in range(0, len(tokens), words))
+    return parts

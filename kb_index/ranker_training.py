@@ -1,0 +1,189 @@
+"""The ranker learns from questions whose article is known, and from questions that nothing answers.
+
+Each question is searched for as if it were not among the example questions (leave one out), together with rough copies
+of it: misspelt, shortened, without capitals or punctuation, as people type. Part of them is searched for as if their
+article did not exist, so that the confidence learns what a question without an answer looks like.
+
+The scorer is a conditional logit over the candidates of each question (McFadden 1974; ListNet's top-one loss,
+Cao et al. 2007). The judge is a logistic regression over the best candidates, fitted on scores that come from
+scorers which have not seen the question (cross-fitting), so that its probabilities hold for new questions.
+"""
+
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
+
+from kb_index.errors import RankerError
+from kb_index.noise import rough_copies
+from kb_index.ranker import Linear, Matrix, Ranker, Vector, judge_features, scorer_features
+from kb_index.search import Candidates, Hit, Query, SearchIndex
+
+_FOLDS = 5
+_JUDGED = 5  # candidates of each question that the judge learns from
+_WITHOUT_ARTICLE = 0.5  # share of the questions that are asked once more as if their article did not exist
+_SCORER_PENALTY = 1e-3
+_FEWEST = 20
+
+
+@dataclass(frozen=True)
+class LabelledQuestion:
+    """A question and the articles that answer it; none when nothing does.
+
+    `evidence` is what the intent classifier says of the text, from a classifier that has not learnt from it.
+    """
+
+    text: str
+    lang: str
+    article_ids: frozenset[str]
+    evidence: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A question as it was asked in training, with the hits of a ranker that had not learnt from it.
+
+    `question.article_ids` is empty for one asked as if its article did not exist.
+    """
+
+    question: LabelledQuestion
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True)
+class RankerTraining:
+    """The ranker, and honest hits: `out_of_fold` for each example in order, `rehearsals` for all ways it was asked."""
+
+    ranker: Ranker
+    out_of_fold: tuple[tuple[Hit, ...], ...]
+    rehearsals: tuple[Rehearsal, ...]
+
+
+@dataclass(frozen=True)
+class _Case:
+    source: int
+    question: LabelledQuestion
+    query: Query
+    found: Candidates
+    right: Vector  # 1 for each candidate that answers
+
+
+def train_ranker(
+    index: SearchIndex,
+    examples: Sequence[LabelledQuestion],
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> RankerTraining:
+    """Learn a ranker for `index`. Blocks for seconds to minutes: every example and its copies are encoded.
+
+    Raises RankerError when fewer than 20 examples have a known article. The same input gives the same ranker.
+    """
+    known = set(index.ids)
+    answered = sum(bool(example.article_ids & known) for example in examples)
+    if answered < _FEWEST:
+        raise RankerError(
+            f"{answered} questions have a known article; at least {_FEWEST} are needed to train a ranker."
+        )
+    cases = _cases(index, examples, random.Random(seed), progress)  # noqa: S311  # no secrets here
+    folds = np.random.default_rng(seed).permutation(len(examples)) % _FOLDS
+    fold_of = np.array([folds[case.source] for case in cases])
+    out_of_fold_scores: list[Vector] = [np.zeros(0)] * len(cases)
+    for fold in range(_FOLDS):
+        scorer = _fit_scorer([case for case, own in zip(cases, fold_of, strict=True) if own != fold])
+        for number in np.flatnonzero(fold_of == fold):
+            out_of_fold_scores[number] = scorer(scorer_features(cases[number].found.evidence))
+    judged = [_judged(case, scores) for case, scores in zip(cases, out_of_fold_scores, strict=True)]
+    rehearsals: list[tuple[Hit, ...]] = [()] * len(cases)
+    for fold in range(_FOLDS):
+        train = np.flatnonzero(fold_of != fold)
+        ranker = Ranker(
+            _fit_scorer([cases[number] for number in train]), _fit_judge([judged[number] for number in train])
+        )
+        view = index.with_ranker(ranker)
+        for number in np.flatnonzero(fold_of == fold):
+            case = cases[number]
+            rehearsals[number] = view.hits(case.query, case.found, case.question.lang, 5)
+    first: dict[int, int] = {}
+    for place, case in enumerate(cases):
+        first.setdefault(case.source, place)
+    return RankerTraining(
+        Ranker(_fit_scorer(cases), _fit_judge(judged), len(cases)),
+        tuple(rehearsals[first[source]] if source in first else () for source in range(len(examples))),
+        tuple(Rehearsal(case.question, hits) for case, hits in zip(cases, rehearsals, strict=True)),
+    )
+
+
+def _cases(
+    index: SearchIndex,
+    examples: Sequence[LabelledQuestion],
+    dice: random.Random,
+    progress: Callable[[int, int], None] | None,
+) -> list[_Case]:
+    cases = []
+    asked: list[tuple[int, LabelledQuestion, str, Collection[str]]] = []
+    for source, example in enumerate(examples):
+        asked.append((source, example, example.text, ()))
+        asked.extend((source, example, copy, ()) for copy in rough_copies(example.text, dice, count=1))
+        if example.article_ids and dice.random() < _WITHOUT_ARTICLE:
+            asked.append((source, example, example.text, example.article_ids))
+    texts = [text for _, _, text, _ in asked]
+    queries = index.queries_of(texts, progress)
+    for (source, example, text, hidden), query in zip(asked, queries, strict=True):
+        if query is None:
+            continue
+        evidence = {name: chance for name, chance in example.evidence.items() if name not in hidden}
+        found = index.candidates(query, evidence, (example.text,), hidden)
+        article_ids = example.article_ids - frozenset(hidden)
+        right = np.array([float(index.ids[group] in article_ids) for group in found.groups.tolist()])
+        question = LabelledQuestion(text, example.lang, article_ids, evidence)
+        cases.append(_Case(source, question, query, found, right))
+    return cases
+
+
+def _fit_scorer(cases: Sequence[_Case]) -> Linear:
+    useful = [case for case in cases if 0 < case.right.sum() < len(case.right)]
+    blocks = [scorer_features(case.found.evidence) for case in useful]
+    features = np.vstack(blocks)
+    right = np.concatenate([case.right / case.right.sum() for case in useful])
+    sizes = np.array([len(block) for block in blocks])
+    starts = np.cumsum(sizes) - sizes
+    centre, scale = _scaling(features)
+    standard = (features - centre) / scale
+
+    def loss(weights: Vector) -> tuple[float, Vector]:
+        scores = standard @ weights
+        scores -= np.repeat(np.maximum.reduceat(scores, starts), sizes)
+        powers = np.exp(scores)
+        totals = np.add.reduceat(powers, starts)
+        shares = powers / np.repeat(totals, sizes)
+        value = -(right * (scores - np.repeat(np.log(totals), sizes))).sum() / len(useful)
+        gradient = standard.T @ (shares - right) / len(useful)
+        return value + _SCORER_PENALTY * weights @ weights, gradient + 2 * _SCORER_PENALTY * weights
+
+    fitted = minimize(loss, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 300})
+    return Linear(tuple(centre.tolist()), tuple(scale.tolist()), tuple(fitted.x.tolist()))
+
+
+def _judged(case: _Case, scores: Vector) -> tuple[Matrix, Vector]:
+    order = np.argsort(-scores, kind="stable")
+    features = judge_features(case.found.evidence[order], scores[order])
+    return features[:_JUDGED], case.right[order][:_JUDGED]
+
+
+def _fit_judge(judged: Sequence[tuple[Matrix, Vector]]) -> Linear:
+    features = np.vstack([rows for rows, _ in judged])
+    right = np.concatenate([labels for _, labels in judged])
+    centre, scale = _scaling(features)
+    model = LogisticRegression(C=1.0, max_iter=1000).fit((features - centre) / scale, right)
+    return Linear(
+        tuple(centre.tolist()), tuple(scale.tolist()), tuple(model.coef_[0].tolist()), float(model.intercept_[0])
+    )
+
+
+def _scaling(features: Matrix) -> tuple[Vector, Vector]:
+    spread = features.std(axis=0)
+    return features.mean(axis=0), np.where(spread > 1e-9, spread, 1.0)
