@@ -28,7 +28,7 @@ class SiteChannel:
     async def run(self, receive: Receive) -> None:
         """Nothing to run: messages come in through `bot.web.chat_api`."""
 
-    async def send(self, address: Address, message: OutboundMessage) -> str | None:  # noqa: ARG002 - the port's signature
+    async def send(self, address: Address, message: OutboundMessage) -> str | None:
         """Wake the listeners. The message lies in the transcript already, so nothing can fail here."""
         self.wake(address.chat_id)
         return None

@@ -24,12 +24,12 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from bot.attachments import TooLargeError
 from bot.channels.base import Address, InboundMessage
-from bot.channels.site import CHUNK_BYTES, SiteChannel
+from bot.channels.site import CHUNK_BYTES, NAME, SiteChannel
 from bot.ledger import InboxRow, InboxState, Sessions
 from bot.web.guards import RateLimit, Refusal
 from bot.web.markup import render
 from handoff import desk
-from handoff.records import Attachment, AttachmentState, Author, Conversation, Delivery, Message, Owner
+from handoff.records import Attachment, AttachmentState, Author, Conversation, Delivery, Message
 
 MAX_TEXT_CHARS = 100_000
 MAX_STREAMS = 20
@@ -197,7 +197,7 @@ def create_router(
         with site.listen(me.chat_id) as woken:
             while True:
                 woken.clear()
-                page = await read(me, after_id)
+                page = await read_page(sessions, me.conversation_id, me.chat_id, after_id)
                 for message in page.messages:
                     after_id = message.id
                     yield ServerSentEvent(_dumps(_message_json(message)), event="message", id=str(message.id))
@@ -213,37 +213,37 @@ def create_router(
                 except TimeoutError:
                     continue
 
-    async def read(me: Session, after_id: int) -> Page:
-        async with sessions() as session:
-            rows = await desk.transcript(session, me.conversation_id, after_id=after_id)
-            conversation = await desk.get_conversation(session, me.conversation_id)
-            ticket = await desk.open_ticket(session, me.conversation_id)
-            waiting = await session.scalar(
-                select(
-                    exists().where(
-                        InboxRow.state == InboxState.PENDING,
-                        InboxRow.channel == site.name,
-                        InboxRow.account == "",
-                        InboxRow.chat_id == me.chat_id,
-                    )
+    return router
+
+
+async def read_page(sessions: Sessions, conversation_id: int, chat_id: str, after_id: int) -> Page:
+    """What comes after a message, as far as it is settled."""
+    async with sessions() as session:
+        rows = await desk.transcript(session, conversation_id, after_id=after_id)
+        conversation = await desk.get_conversation(session, conversation_id)
+        ticket = await desk.open_ticket(session, conversation_id)
+        waiting = await session.scalar(
+            select(
+                exists().where(
+                    InboxRow.state == InboxState.PENDING,
+                    InboxRow.channel == NAME,
+                    InboxRow.account == "",
+                    InboxRow.chat_id == chat_id,
                 )
             )
-        messages: list[Message] = []
-        queued = False
-        for row in rows:
-            # A queued reply may yet be discarded; nothing behind it is shown before that is settled, because a
-            # listener never goes back.
-            if row.delivery is Delivery.QUEUED:
-                queued = True
-                break
-            if row.delivery is not Delivery.DISCARDED:
-                messages.append(row)
-        state = {"owner": conversation.owner.value, "ticket_id": ticket.id if ticket else None}
-        if conversation.owner is Owner.ASSISTANT:
-            state["ticket_id"] = None
-        return Page(messages, state, unsettled=queued or bool(waiting))
-
-    return router
+        )
+    messages: list[Message] = []
+    queued = False
+    for row in rows:
+        # A queued reply may yet be discarded; nothing behind it is shown before that is settled, because a
+        # listener never goes back.
+        if row.delivery is Delivery.QUEUED:
+            queued = True
+            break
+        if row.delivery is not Delivery.DISCARDED:
+            messages.append(row)
+    state = {"owner": conversation.owner.value, "ticket_id": ticket.id if ticket else None}
+    return Page(messages, state, unsettled=queued or bool(waiting))
 
 
 async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:

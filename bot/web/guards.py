@@ -104,7 +104,8 @@ class BodyLimit:
         limit = self._by_path.get(scope["path"], self._default)
         said = Headers(scope=scope).get("content-length", "0")
         if said.isdecimal() and int(said) > limit:
-            await refuse(Request(scope), "too_large", {"Connection": "close"})(scope, receive, send)
+            # The connection stays open: closing it on a body still coming would lose the answer on its way.
+            await refuse(Request(scope), "too_large")(scope, receive, send)
             return
         seen = 0
 

@@ -518,7 +518,10 @@ const isNearEnd = () => $("scroll").scrollHeight - $("scroll").scrollTop - $("sc
 let follow = true;
 function scrollDown(force) {
   if (!force && !follow) return;
-  $("scroll").scrollTop = $("scroll").scrollHeight;
+  const view = $("scroll"), last = $("history").lastElementChild;
+  // An answer taller than the view is read from its beginning.
+  const tall = last && !unsent.length && last.classList.contains("them") && last.offsetHeight > view.clientHeight - 60;
+  view.scrollTop = tall ? last.offsetTop - 12 : view.scrollHeight;
   $("down").hidden = true;
 }
 $("scroll").addEventListener("scroll", () => {

@@ -1,0 +1,202 @@
+"""The site chat with everything real but the understanding: ledger, turns, sender, desk, web server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvicorn
+from fastapi import FastAPI
+
+from bot.assistant import Assistant
+from bot.attachments import AttachmentStore
+from bot.channels.site import SiteChannel
+from bot.database import open_database
+from bot.dialogue import Candidate, Outcome, Policy, Understanding
+from bot.language import detect
+from bot.ledger import queue
+from bot.replies import Replies
+from bot.turn import Turns
+from bot.understanding import Understander, Understood
+from bot.web.app import create_app
+from handoff import desk
+from handoff.hours import WorkingHours
+from handoff.records import Base, Conversation, Reason
+from handoff.routing import load_topics
+
+DATA = Path(__file__).parent.parent / "data"
+ARTICLES = {
+    "order-status": "You can see it in **My orders**:\n\n- *New*: accepted\n- *On its way*: see https://klyon.example/orders.",
+    "return-period": "Within **14 days** of receipt.",
+    "return-how": "Open My orders and press Return.",
+}
+T = TypeVar("T")
+
+
+class Keywords(Understander):
+    """Understands a few words: order → an answer, return → a choice, person → a handoff, boom → a fault."""
+
+    def __init__(self) -> None:
+        bars = {"ru": 0.9, "en": 0.9}
+        self.version = "keywords"
+        self.topics = None
+        self.policy = Policy(answer=bars, clarify={"ru": 0.5, "en": 0.5}, intent=bars)
+
+    def understand(self, text: str, remembered_lang: str | None = None) -> Understood:
+        low, found = text.lower(), Understanding(text)
+        if len(text) > self.policy.max_text_chars:
+            found = Understanding(text)
+        elif "boom" in low:
+            raise RuntimeError("boom")
+        elif "person" in low or "человек" in low:
+            asked = Outcome(handoff="any", reason=Reason.ASKED_FOR_PERSON)
+            found = Understanding(text, "ask_person", 0.99, asked)
+        elif "order" in low or "заказ" in low:
+            found = Understanding(text, candidates=(self._candidate("order-status", 0.97),))
+        elif "return" in low:
+            both = self._candidate("return-period", 0.45), self._candidate("return-how", 0.4)
+            found = Understanding(text, candidates=both)
+        lang = detect(text, remembered_lang)
+        return Understood(lang, (found,), {"lang": lang, "model_version": self.version})
+
+    def candidate(self, article_id: str, lang: str) -> Candidate | None:
+        return self._candidate(article_id, 1.0) if article_id in ARTICLES else None
+
+    def _candidate(self, article_id: str, confidence: float) -> Candidate:
+        title = article_id.replace("-", " ").capitalize()
+        return Candidate(article_id, title, ARTICLES[article_id], "orders", confidence, "en")
+
+
+class Clock:
+    """Now, moved on by hand."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+    def advance(self, seconds: float) -> None:
+        self.ahead += timedelta(seconds=seconds)
+
+
+class Site:
+    """One assistant with its site chat on one database."""
+
+    def __init__(self, var: Path, **web: Any) -> None:
+        self.clock = Clock()
+        self.database = var / "otvet.sqlite3"
+        self.engine, self.sessions = open_database(f"sqlite+aiosqlite:///{self.database}")
+        store = AttachmentStore(var / "attachments", web.pop("max_attachment_bytes", 200_000))
+        self.channel = SiteChannel(store)
+        common = {
+            "shop": "Klyon",
+            "hours": "9:00–21:00",
+            "privacy_url": "https://klyon.example/privacy",
+            "first_reply_minutes": 10,
+        }
+        understander = Keywords()
+        turns = Turns(
+            understander=lambda: understander,
+            replies=Replies((DATA / "replies",), {"ru": {**common, "shop": "Клён"}, "en": common}),
+            topics=load_topics(DATA / "topics.yml"),
+            hours=WorkingHours(),
+            clock=self.clock,
+            limit_mb=20,
+        )
+        self.assistant = Assistant(
+            sessions=self.sessions, turns=turns, channels=[self.channel], attachments=store, clock=self.clock
+        )
+        self.app: FastAPI = create_app(
+            sessions=self.sessions,
+            receive=self.assistant.receive,
+            clock=self.clock,
+            site=self.channel,
+            shop={"ru": "Клён", "en": "Klyon"},
+            lifespan=self._lifespan,
+            **{"messages_a_minute": 60, **web},
+        )
+
+    async def prepare(self) -> None:
+        async with self.engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        await self.prepare()
+        work = asyncio.create_task(self.assistant.run())
+        yield
+        work.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+        await self.engine.dispose()
+
+    async def agent_says(self, ticket_id: int, text: str, name: str = "Anna") -> None:
+        """An agent's reply as a desk writes it. The sender finds it by itself."""
+        async with self.sessions.begin() as session:
+            ticket = await desk.get_ticket(session, ticket_id)
+            message = await desk.reply(session, ticket, text, agent_name=name, now=self.clock())
+            conversation = await session.get_one(Conversation, ticket.conversation_id)
+            await queue(session, conversation, message, guarded=False, now=self.clock())
+
+    async def agent_resolves(self, ticket_id: int) -> None:
+        async with self.sessions.begin() as session:
+            await desk.resolve(session, await desk.get_ticket(session, ticket_id), now=self.clock())
+
+
+class Running:
+    """A site served by a real uvicorn in a thread of its own."""
+
+    def __init__(self, site: Site, port: int) -> None:
+        config = uvicorn.Config(
+            site.app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=1, lifespan="on"
+        )
+        self.site, self.port, self._server = site, port, uvicorn.Server(config)
+        self.url = f"http://127.0.0.1:{port}"
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        with asyncio.Runner() as runner:
+            self._loop = runner.get_loop()
+            runner.run(self._server.serve())
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something in the server's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+
+    def start(self) -> None:
+        self._thread.start()
+        for _ in range(400):
+            if self._server.started:
+                return
+            self._thread.join(0.05)
+            if not self._thread.is_alive():
+                break
+        raise RuntimeError("the server did not start")
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(make: Callable[[], Site], port: int | None = None) -> Iterator[Running]:
+    server = Running(make(), port or free_port())
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
