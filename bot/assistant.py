@@ -25,6 +25,8 @@ POLL_SECONDS = 1.0
 MAX_CONVERSATIONS = 8
 """How many conversations are worked on at once."""
 MAX_ATTEMPTS = 8
+STOP_SECONDS = 10.0
+"""How long a stop waits for sends that have begun."""
 FIRST_RETRY_SECONDS = 2.0
 
 Key = TypeVar("Key", bound=Hashable)
@@ -50,6 +52,7 @@ class Assistant:
         self._attachments = attachments
         self._turns_wanted = asyncio.Event()
         self._sending_wanted = asyncio.Event()
+        self._in_flight: set[asyncio.Task[bool]] = set()
 
     async def receive(self, message: InboundMessage) -> bool:
         """Store a message durably; False when it was there already. Its turn follows by itself."""
@@ -59,11 +62,15 @@ class Assistant:
 
     async def run(self) -> None:
         """Serve every channel until cancelled. What was begun is finished after the next start."""
-        async with asyncio.TaskGroup() as group:
-            for channel in self.channels.values():
-                group.create_task(self._run_channel(channel), name=f"channel:{channel.name}")
-            group.create_task(_serve(self._turns_wanted, self._waiting, self._work_through), name="turns")
-            group.create_task(_serve(self._sending_wanted, self._due, self._send_all), name="sender")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for channel in self.channels.values():
+                    group.create_task(self._run_channel(channel), name=f"channel:{channel.name}")
+                group.create_task(_serve(self._turns_wanted, self._waiting, self._work_through), name="turns")
+                group.create_task(_serve(self._sending_wanted, self._due, self._send_all), name="sender")
+        finally:
+            if self._in_flight:
+                await asyncio.wait(self._in_flight, timeout=STOP_SECONDS)
 
     async def drain(self) -> None:
         """Run every waiting turn and send every due reply, then return."""
@@ -124,8 +131,9 @@ class Assistant:
                     state, sha256, size = AttachmentState.STORED, stored.sha256, stored.size_bytes
                 except TooLargeError:
                     state = AttachmentState.TOO_LARGE
-                except DeliveryError as error:
-                    log.warning("attachment.failed", channel=channel, kind=attachment.kind, error=str(error))
+                except Exception as error:
+                    # Edge: whatever is wrong with a file, its message is answered.
+                    log.warning("attachment.failed", channel=channel, kind=attachment.kind, error=repr(error))
                     state = AttachmentState.FAILED
         return FetchedAttachment(
             kind=attachment.kind,
@@ -139,8 +147,13 @@ class Assistant:
 
     async def _send_all(self, conversation_id: int) -> None:
         """Send what is queued for one conversation, in order, until nothing is due."""
-        while await self._send_next(conversation_id):
-            pass
+        while True:
+            # A stop must not fall between the platform's "accepted" and our record of it: it would be sent again.
+            sending = asyncio.create_task(self._send_next(conversation_id))
+            self._in_flight.add(sending)
+            sending.add_done_callback(self._in_flight.discard)
+            if not await asyncio.shield(sending):
+                return
 
     async def _send_next(self, conversation_id: int) -> bool:
         """Send the oldest queued message; False when there is none, or it has to wait."""

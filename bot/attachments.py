@@ -49,9 +49,12 @@ class AttachmentStore:
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
             stored = StoredFile(digest.hexdigest(), size)
-            target = self.path(stored.sha256)
-            target.parent.mkdir(exist_ok=True)
-            part.replace(target)
+            await asyncio.to_thread(self._keep, part, stored)
             return stored
         finally:
-            part.unlink(missing_ok=True)
+            await asyncio.to_thread(part.unlink, missing_ok=True)
+
+    def _keep(self, part: Path, stored: StoredFile) -> None:
+        target = self.path(stored.sha256)
+        target.parent.mkdir(exist_ok=True)
+        part.replace(target)

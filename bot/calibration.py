@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from bot.dialogue import MAX_OPTIONS, Policy
 from bot.language import LANGUAGES
 
+FEWEST = 100
+"""Below this many examples of a language its thresholds would hang on single ones."""
 NEVER = 1.01
 """A threshold that no probability reaches: what is chosen when no threshold keeps the target."""
 
@@ -27,19 +29,23 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One training example as the models saw it."""
+class SearchTrial:
+    """One question as the search answered it."""
 
     lang: str
     articles: frozenset[str]
     """The articles that answer it; empty when none does."""
     hits: tuple[tuple[str, float], ...]
     """Found articles with their confidence, best first."""
-    intent: str
-    predicted_intent: str
-    intent_confidence: float
-    acts: bool
-    """The predicted intent leads to a reply or a handoff, so its confidence decides."""
+
+
+@dataclass(frozen=True)
+class IntentTrial:
+    """One example whose predicted intent leads to a reply or a handoff, so that its confidence decides."""
+
+    lang: str
+    right: bool
+    confidence: float
 
 
 def lowest_threshold(scored: Iterable[tuple[float, bool]], precision: float) -> float:
@@ -60,25 +66,34 @@ def lowest_threshold(scored: Iterable[tuple[float, bool]], precision: float) -> 
     return (last + ordered[best][0]) / 2 if best < len(ordered) else last
 
 
-def calibrate(trials: Sequence[Trial], targets: Targets, *, max_text_chars: int) -> Policy:
-    """The policy for each language; a language with too few examples is judged by all of them together."""
+def calibrate(
+    searches: Sequence[SearchTrial], intents: Sequence[IntentTrial], targets: Targets, *, max_text_chars: int
+) -> Policy:
+    """The policy for each language; one with too few examples is judged by all of them together.
+
+    Without any example the confidences are taken at their word: an answer needs the target's probability.
+    """
     answer, clarify, intent = {}, {}, {}
     for lang in LANGUAGES:
-        own = [trial for trial in trials if trial.lang == lang]
-        rows = own if len(own) >= 100 else list(trials)
-        answer[lang] = _answer_threshold(rows, targets)
+        rows = _of_language(searches, lang)
+        answer[lang] = _answer_threshold(rows, targets) if rows else targets.answer_precision
         unanswered = [row for row in rows if not row.hits or row.hits[0][1] < answer[lang]]
-        clarify[lang] = lowest_threshold(
-            ((sum(c for _, c in _offered(row)), _offers_right(row)) for row in unanswered), targets.clarify_precision
-        )
-        intent[lang] = lowest_threshold(
-            ((row.intent_confidence, row.predicted_intent == row.intent) for row in rows if row.acts),
-            targets.answer_precision,
-        )
+        offers = [(sum(c for _, c in _offered(row)), _offers_right(row)) for row in unanswered]
+        clarify[lang] = lowest_threshold(offers, targets.clarify_precision) if offers else targets.clarify_precision
+        acting = [(row.confidence, row.right) for row in _of_language(intents, lang)]
+        intent[lang] = lowest_threshold(acting, targets.answer_precision) if acting else targets.answer_precision
     return Policy(answer=answer, clarify=clarify, intent=intent, max_text_chars=max_text_chars)
 
 
-def _answer_threshold(rows: Sequence[Trial], targets: Targets) -> float:
+Trial = TypeVar("Trial", SearchTrial, IntentTrial)
+
+
+def _of_language(trials: Sequence[Trial], lang: str) -> list[Trial]:
+    own = [trial for trial in trials if trial.lang == lang]
+    return own if len(own) >= FEWEST else list(trials)
+
+
+def _answer_threshold(rows: Sequence[SearchTrial], targets: Targets) -> float:
     scored = [(row.hits[0][1], row.hits[0][0] in row.articles) for row in rows if row.hits]
     precise = lowest_threshold(scored, targets.answer_precision)
     outside = sorted((row.hits[0][1] if row.hits else 0.0 for row in rows if not row.articles), reverse=True)
@@ -87,11 +102,11 @@ def _answer_threshold(rows: Sequence[Trial], targets: Targets) -> float:
     return max(precise, min(silent + 1e-6, NEVER))
 
 
-def _offered(row: Trial) -> tuple[tuple[str, float], ...]:
+def _offered(row: SearchTrial) -> tuple[tuple[str, float], ...]:
     return row.hits[: MAX_OPTIONS - 1]
 
 
-def _offers_right(row: Trial) -> bool:
+def _offers_right(row: SearchTrial) -> bool:
     return any(article in row.articles for article, _ in _offered(row))
 
 

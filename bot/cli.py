@@ -377,9 +377,14 @@ def evaluate_search(
 ) -> None:
     """How often the right passage is found."""
     from kb_index.evaluation import evaluate_search as measure
+    from kb_index.evaluation import passage_row, query_row
 
     installation = _installation()
-    _print_figures(measure(passages, queries, installation.encoder).figures(), as_json)
+    rows = [query_row(row) for row in read_rows(queries)]
+    report = measure(
+        [passage_row(row) for row in read_rows(passages)], [row for row in rows if row], installation.encoder
+    )
+    _print_figures(asdict(report), as_json)
 
 
 @evaluate_app.command("dialogue")

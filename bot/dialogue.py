@@ -273,7 +273,7 @@ def _understand(
     outcome = whole.outcome
     certain = whole.confidence >= policy.intent[lang]
     if outcome.handoff and (certain or (outcome.handoff == ANY_TOPIC and whole.confidence >= policy.person)):
-        return Decision((_handoff(state, whole),), state, f"intent:{whole.intent}")
+        return Decision((_handoff(whole),), state, f"intent:{whole.intent}")
     several = _several_answers(understood[1:], policy.answer[lang])
     if len(several) > 1:
         return _answer(state, several, "several_questions")
@@ -302,10 +302,9 @@ def _understand(
     return Decision((Handoff(Reason.LOW_CONFIDENCE),), state, "low_confidence")
 
 
-def _handoff(state: DialogueState, whole: Understanding) -> Handoff:
+def _handoff(whole: Understanding) -> Handoff:
     outcome = whole.outcome
     if outcome.handoff == ANY_TOPIC:
-        # Asking for a person right after an answer says that the answer did not help.
         return Handoff(outcome.reason or Reason.ASKED_FOR_PERSON)
     reason = outcome.reason or (Reason.SENSITIVE if outcome.sensitive else Reason.COMPLAINT)
     return Handoff(reason, outcome.handoff, whole.confidence)

@@ -71,7 +71,8 @@ async def _database(installation: Installation) -> Check:
         failed = await session.scalar(select(func.count(InboxRow.id)).where(InboxRow.state == InboxState.FAILED))
         unsent = await session.scalar(select(func.count(OutboxRow.id)))
         oldest = await session.scalar(select(func.min(OutboxRow.due_at)))
-    detail = f"{installation.database.engine.dialect.name}: {waiting} messages wait, {unsent} replies unsent, {failed} turns failed"
+    name = installation.database.engine.dialect.name
+    detail = f"{name}: {waiting} messages wait, {unsent} replies unsent, {failed} turns failed"
     late = oldest is not None and (utc_now() - oldest).total_seconds() > 300
     if late:
         return Check("database", False, detail, "replies wait for over 5 minutes: is `otvet serve` running?")
@@ -100,9 +101,10 @@ async def _telegram(installation: Installation) -> Check:
     token = installation.settings.telegram_token.get_secret_value()
     if not token:
         return Check("telegram", True, "off: OTVET_TELEGRAM_TOKEN is not set")
-    channel = TelegramChannel(token, api_base=installation.settings.telegram_api)
+    settings = installation.settings
+    channel = TelegramChannel(token, api_base=settings.telegram_api, proxy=settings.telegram_proxy)
     try:
-        return Check("telegram", True, f"@{await channel.username()}")
+        return Check("telegram", True, f"connected as {await channel.whoami()}")
     except Exception as error:  # noqa: BLE001 - whatever the platform answers is the finding
         return Check("telegram", False, str(error), "check OTVET_TELEGRAM_TOKEN and the way to api.telegram.org")
     finally:

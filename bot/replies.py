@@ -15,7 +15,11 @@ from bot.language import DEFAULT, LANGUAGES
 
 log = structlog.get_logger()
 
-REQUIRED = ["answer", "attachment_failed", "attachment_received", "attachment_too_large", "clarify", "confirmed", "empty", "error", "greeting", "handoff", "label_helped", "label_none", "label_not_helped", "label_person", "option_unknown", "options_expired", "rephrase", "resolved", "too_long", "unsupported", "waiting"]
+REQUIRED = (
+    *("answer", "clarify", "confirmed", "empty", "error", "greeting", "handoff", "rephrase", "resolved", "too_long"),
+    *("attachment_failed", "attachment_received", "attachment_too_large", "unsupported", "waiting"),
+    *("label_helped", "label_none", "label_not_helped", "label_person", "option_unknown", "options_expired"),
+)
 """Templates that the assistant itself names; an intent's `reply` may name any other."""
 
 

@@ -24,7 +24,7 @@ async def serve(installation: Installation, host: str, port: int) -> None:
     site = SiteChannel(installation.attachments)
     channels: list[Channel] = [site]
     if token := settings.telegram_token.get_secret_value():
-        channels.append(TelegramChannel(token, api_base=settings.telegram_api))
+        channels.append(TelegramChannel(token, api_base=settings.telegram_api, proxy=settings.telegram_proxy))
     assistant = installation.assistant(channels)
     await asyncio.to_thread(installation.understander)
     app = create_app(

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     work_days: str = Field("1234567", pattern=r"^[1-7]+$", description="Working days, Monday is 1.")
     telegram_token: SecretStr = Field(SecretStr(""), description="Token of the Telegram bot; empty: no Telegram.")
     telegram_api: str = Field("", description="Base address of the Bot API, for a local server or a stand-in.")
+    telegram_proxy: str = Field("", description="Proxy to Telegram: http://, socks4:// or socks5:// address.")
     site_origins: str = Field(
         "", description="Sites that may embed the chat, comma-separated; `*`: any; empty: none but its own."
     )

@@ -9,15 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bot.calibration import Targets, Trial, calibrate, policy_to_json
+from bot.calibration import IntentTrial, SearchTrial, Targets, calibrate, policy_to_json
 from bot.dialogue import ANY_TOPIC, Outcome, Policy
 from bot.language import detect
 from bot.understanding import evidence_of, outcome_of
 from handoff.routing import Topics, load_topics
 from kb_index.articles import ArticleLoad, load_articles
-from kb_index.encoder import Encoder
-from kb_index.ranker import LabelledQuestion, train_ranker
+from kb_index.errors import RankerError
+from kb_index.ranker import Ranker
+from kb_index.ranker_training import LabelledQuestion, Rehearsal, train_ranker
 from kb_index.search import SearchIndex
+from nlu.encoder import Encoder
 from nlu.intents import IntentClassifier, IntentPrediction
 from nlu.models import ModelStore, ModelVersion
 from nlu.training_data import OUT_OF_SCOPE_INTENTS, Example, TrainingData, load_intents
@@ -78,7 +80,12 @@ def _fingerprint(folder: Path) -> str:
 
 
 def build_index(seed: Seed, encoder: Encoder, progress: Progress) -> SearchIndex:
-    return SearchIndex.build(seed.articles.articles, encoder, progress=progress)
+    """Index the seed's articles. Blocks: every passage and question is encoded."""
+
+    def told(done: int, of: int) -> None:
+        progress(f"  {done} of {of} texts")
+
+    return SearchIndex.build(seed.articles.articles, encoder, progress=told)
 
 
 def train(
@@ -97,7 +104,8 @@ def train(
     Every confidence that a threshold is computed from comes from models that had not seen the example.
     """
     examples = seed.intents.examples
-    classifier, unseen = None, []
+    classifier: IntentClassifier | None = None
+    unseen: Sequence[IntentPrediction] = ()
     if len({example.intent for example in examples}) >= 2:
         progress(f"Training on {len(examples)} examples of {len(seed.outcomes)} intents")
         classifier = IntentClassifier.train(examples, encoder, seed=random_seed, progress=progress)
@@ -107,20 +115,27 @@ def train(
     if len({example.intent for example in topic_examples}) >= 2:
         progress(f"Training the topics on {len(topic_examples)} examples")
         topics = IntentClassifier.train(topic_examples, encoder, seed=random_seed, progress=progress)
-    labelled, predictions = _labelled(seed, classifier, unseen)
+    labelled = _labelled(seed, classifier, unseen)
     progress(f"Training the ranker on {len(labelled)} questions")
-    ranking = train_ranker(index, labelled, seed=random_seed)
-    trials = [
-        _trial(question, prediction, example, hits, seed.outcomes)
-        for question, (prediction, example), hits in zip(labelled, predictions, ranking.out_of_fold, strict=True)
+    ranker: Ranker | None = None
+    rehearsals: Sequence[Rehearsal] = ()
+    try:
+        ranking = train_ranker(index, labelled, seed=random_seed)
+        ranker, rehearsals = ranking.ranker, ranking.rehearsals
+    except RankerError as error:
+        progress(f"{error} Until then the search judges without having learnt.")
+    searches = [
+        SearchTrial(r.question.lang, r.question.article_ids, tuple((hit.article_id, hit.confidence) for hit in r.hits))
+        for r in rehearsals
     ]
-    policy = calibrate(trials, targets, max_text_chars=max_text_chars)
+    policy = calibrate(searches, _intent_trials(seed, unseen), targets, max_text_chars=max_text_chars)
     with store.new_version() as draft:
         for name, trained in (("intents", classifier), ("topics", topics)):
             if trained:
                 (draft.path / name).mkdir()
                 trained.save(draft.path / name)
-        ranking.ranker.save(draft.path / "ranker.json")
+        if ranker:
+            ranker.save(draft.path / "ranker.json")
         (draft.path / "policy.json").write_text(json.dumps(policy_to_json(policy, targets), indent=1))
         (draft.path / "outcomes.json").write_text(json.dumps(_outcomes_json(seed), ensure_ascii=False, indent=1))
         draft.manifest |= {
@@ -130,7 +145,7 @@ def train(
             "examples": len(examples),
             "intents": len(seed.outcomes),
             "articles": len({article.id for article in seed.articles.articles}),
-            "figures": _figures(trials, policy),
+            "figures": _figures(searches, policy),
         }
     return store.show(draft.id)
 
@@ -155,12 +170,11 @@ def _topic_examples(seed: Seed) -> list[Example]:
 
 def _labelled(
     seed: Seed, classifier: IntentClassifier | None, unseen: Sequence[IntentPrediction]
-) -> tuple[list[LabelledQuestion], list[tuple[IntentPrediction | None, Example]]]:
+) -> list[LabelledQuestion]:
     """Every text whose right article is known, with what the intents say about it without having seen it."""
     known = {article.id for article in seed.articles.articles}
-    taught = {example.text.casefold() for example in seed.intents.examples}
-    labelled, predictions = [], []
-    for example, prediction in zip(seed.intents.examples, unseen, strict=bool(unseen)):
+    labelled = []
+    for example, prediction in zip(seed.intents.examples, unseen, strict=False):
         article = seed.outcomes[example.intent].article
         labelled.append(
             LabelledQuestion(
@@ -170,53 +184,42 @@ def _labelled(
                 evidence=evidence_of(prediction, seed.outcomes),
             )
         )
-        predictions.append((prediction, example))
+    # A question that is also an intent's example was in that list, with a prediction that had not seen it.
+    taught = {example.text.casefold() for example in seed.intents.examples}
     questions = [
-        Example(text, "", article.lang, metadata={"article": article.id})
+        (text, article)
         for article in seed.articles.articles
         for text in article.questions
         if text.casefold() not in taught
     ]
-    answers = classifier.predict([question.text for question in questions]) if classifier and questions else []
-    for number, question in enumerate(questions):
-        prediction = answers[number] if answers else None
-        labelled.append(
-            LabelledQuestion(
-                text=question.text,
-                lang=question.lang or detect(question.text),
-                article_ids=frozenset({question.metadata["article"]}),
-                evidence=evidence_of(prediction, seed.outcomes) if prediction else {},
-            )
+    predictions = classifier.predict([text for text, _ in questions]) if classifier else [None] * len(questions)
+    labelled += [
+        LabelledQuestion(
+            text=text,
+            lang=article.lang,
+            article_ids=frozenset({article.id}),
+            evidence=evidence_of(prediction, seed.outcomes) if prediction else {},
         )
-        predictions.append((prediction, question))
-    return labelled, predictions
+        for (text, article), prediction in zip(questions, predictions, strict=True)
+    ]
+    return labelled
 
 
-def _trial(
-    question: LabelledQuestion,
-    prediction: IntentPrediction | None,
-    example: Example,
-    hits: Sequence[Any],
-    outcomes: Mapping[str, Outcome],
-) -> Trial:
-    predicted = prediction.ranking[0][0] if prediction else ""
-    outcome = outcomes.get(predicted, Outcome())
-    return Trial(
-        lang=question.lang,
-        articles=question.article_ids,
-        hits=tuple((hit.article_id, hit.confidence) for hit in hits),
-        intent=example.intent,
-        predicted_intent=predicted,
-        intent_confidence=prediction.confidence if prediction else 0.0,
-        acts=bool(outcome.reply or outcome.handoff),
-    )
+def _intent_trials(seed: Seed, unseen: Sequence[IntentPrediction]) -> list[IntentTrial]:
+    trials = []
+    for example, prediction in zip(seed.intents.examples, unseen, strict=False):
+        outcome = seed.outcomes[prediction.intent]
+        if outcome.reply or outcome.handoff:
+            right = prediction.intent == example.intent
+            trials.append(IntentTrial(example.lang or detect(example.text), right, prediction.confidence))
+    return trials
 
 
 def _outcomes_json(seed: Seed) -> dict[str, Any]:
     return {name: dict(seed.intents.intents[name].metadata) for name in seed.outcomes if name in seed.intents.intents}
 
 
-def _figures(trials: Sequence[Trial], policy: Policy) -> dict[str, Any]:
+def _figures(trials: Sequence[SearchTrial], policy: Policy) -> dict[str, Any]:
     """How the version does on its own training data, each example unseen: what `otvet train` prints."""
     figures = {}
     for lang in sorted({trial.lang for trial in trials if trial.lang in policy.answer}):

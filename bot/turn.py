@@ -216,6 +216,7 @@ class Turns:
                 options = self._labels(action.options, lang)
                 record |= {"action": "clarify", "articles": [item.article_id for item in action.candidates]}
             else:
+                guarded = action.template != "greeting"  # who answers and what becomes of the data is always said
                 text = self._replies.render(action.template, lang, {"limit_mb": self._limit_mb, **action.values})
                 options = self._labels(action.options, lang)
                 record |= {"action": "clarify" if action.options else "answer", "reply": action.template}

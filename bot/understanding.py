@@ -10,10 +10,9 @@ from typing import Any
 from bot.dialogue import Candidate, Outcome, Policy, Understanding
 from bot.language import detect
 from handoff.records import Reason
-from kb_index.normalise import readings
 from kb_index.search import Hit, SearchIndex
 from nlu.intents import IntentClassifier, IntentPrediction
-from nlu.training_data import OUT_OF_SCOPE_INTENTS, IntentSpec
+from nlu.training_data import IntentSpec
 
 MAX_PARTS = 4
 
@@ -49,8 +48,8 @@ class IntentTopics:
 
     def rank(self, texts: Sequence[str]) -> list[list[tuple[str, float]]]:
         return [
-            # The first carries the calibrated confidence; the others their share of what is left.
-            [(topic, p) for topic, p in prediction.ranking if topic not in OUT_OF_SCOPE_INTENTS]
+            # The threshold is one of the calibrated confidence, which only the first has.
+            [(prediction.intent, prediction.confidence), *prediction.ranking[1:]]
             for prediction in self._classifier.predict(texts)
         ]
 
@@ -89,8 +88,7 @@ class Understander:
         """Never raises for any text; one longer than the policy's limit is not interpreted."""
         if len(text) > self.policy.max_text_chars:
             return Understood(detect(text, remembered_lang), (Understanding(text),), {"too_long": len(text)})
-        read = readings(text)[0]
-        lang = detect(read, remembered_lang)
+        lang = detect(self.index.readings(text)[-1], remembered_lang)
         whole, hits = self._one(text, lang)
         parts = [whole]
         sentences = split_questions(text)
@@ -108,12 +106,13 @@ class Understander:
 
     def search(self, text: str, lang: str | None, limit: int) -> tuple[Hit, ...]:
         """Articles for a text, with what the intents say for them as evidence."""
-        return self._one(text, lang or detect(readings(text)[0]), limit)[1]
+        return self._one(text, lang or detect(self.index.readings(text)[-1]), limit)[1]
 
     def _one(self, text: str, lang: str, limit: int = 5) -> tuple[Understanding, tuple[Hit, ...]]:
         intent, confidence, evidence = None, 0.0, {}
         if self.classifier:
-            prediction = self.classifier.predict([text])[0]
+            # What was typed in the wrong layout or in Latin letters is classified as it was meant.
+            prediction = self.classifier.predict([self.index.readings(text)[-1]])[0]
             intent, confidence = prediction.intent, prediction.confidence
             evidence = evidence_of(prediction, self.outcomes)
         hits = self.index.search(text, lang=lang, limit=limit, evidence=evidence)
@@ -122,9 +121,10 @@ class Understander:
 
     def candidate(self, article_id: str, lang: str) -> Candidate | None:
         """An article by its id, as it is shown when the customer chooses it."""
-        article = self.index.article(article_id, lang)
-        if article is None:
+        versions = {article.lang: article for article in self.index.articles if article.id == article_id}
+        if not versions:
             return None
+        article = versions.get(lang) or next(iter(versions.values()))
         return Candidate(article.id, article.title, article.body.strip(), article.topic or "", 1.0, article.lang)
 
 

@@ -31,9 +31,11 @@ from handoff.hours import WorkingHours
 from kb_index.errors import SnapshotError
 from kb_index.ranker import Ranker
 from kb_index.search import SearchIndex
+from kb_index.snapshot import load_index, save_index
 from nlu.encoder import Encoder, load_encoder
 from nlu.intents import IntentClassifier
 from nlu.models import ModelStore, ModelVersion
+from nlu.remembering import RememberingEncoder
 from nlu.training_data import IntentSpec
 
 log = structlog.get_logger()
@@ -82,7 +84,7 @@ class Installation:
 
     @cached_property
     def encoder(self) -> Encoder:
-        return load_encoder(self.settings.encoder, folder=self.settings.var / "encoder", progress=self.progress)
+        return load_encoder(self.settings.var / "encoder", self.settings.encoder, progress=self.progress)
 
     @cached_property
     def store(self) -> ModelStore:
@@ -137,12 +139,12 @@ class Installation:
         target = folder / f"{self.seed.fingerprint[:16]}-{self.encoder.fingerprint[:8]}"
         try:
             if target.is_dir():
-                return SearchIndex.load(target, self.encoder)
+                return load_index(target, self.encoder)
         except SnapshotError as error:
             self.progress(f"{error}: rebuilding")
         self.progress(f"Indexing {len(self.seed.articles.articles)} articles")
         index = build_index(self.seed, self.encoder, self.progress)
-        index.save(target)
+        save_index(index, target)
         for old in folder.iterdir():
             if old != target and not old.name.startswith("."):
                 shutil.rmtree(old, ignore_errors=True)
@@ -152,15 +154,17 @@ class Installation:
         """Make a version from the seed data. Blocks for seconds."""
         for warning in self.seed.warnings:
             self.progress(f"Warning: {warning}")
+        encoder = RememberingEncoder(self.encoder, self.settings.var / "encoder" / "training-vectors.npz")
         version = train(
             self.seed,
-            self.encoder,
-            self.index,
+            encoder,
+            self.index.with_encoder(encoder),
             self.store,
             self.targets,
             max_text_chars=self.settings.max_text_chars,
             progress=self.progress,
         )
+        encoder.save()
         return self.store.promote(version.id) if promote else version
 
     def is_current(self, version: ModelVersion) -> bool:
@@ -195,13 +199,14 @@ class Installation:
 
     def load(self, version: ModelVersion) -> Understander:
         path = version.path
-        ranker = Ranker.load(path / "ranker.json")
         outcomes = json.loads((path / "outcomes.json").read_text())
         return Understander(
             version=version.id,
             classifier=IntentClassifier.load(path / "intents", self.encoder) if (path / "intents").exists() else None,
             outcomes={name: outcome_of(IntentSpec(name, meta)) for name, meta in outcomes.items()},
-            index=self.index.with_ranker(ranker),
+            index=self.index.with_ranker(Ranker.load(path / "ranker.json"))
+            if (path / "ranker.json").exists()
+            else self.index,
             topics=IntentTopics(IntentClassifier.load(path / "topics", self.encoder))
             if (path / "topics").exists()
             else None,

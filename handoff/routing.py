@@ -101,7 +101,7 @@ def _topic(path: Path, row: Any) -> Topic:
         raise TopicsFileError(path, "`expected_minutes` must be a whole number", line) from error
     return Topic(
         id=str(row["id"]),
-        title={str(k): str(v) for k, v in title.items()} if isinstance(title, dict) else {"ru": title, "en": title},
+        title={str(k): str(v) for k, v in title.items()} if isinstance(title, dict) else {"": str(title)},
         team=str(row.get("team", "first-line")),
         level=str(row.get("level", "L1")),
         priority=priority,
@@ -142,22 +142,25 @@ def route(
     the newest text that the classifier is sure of; then the topic of the article that was shown last; then
     keywords; else the default topic («Уточняется»), which always exists.
     """
-    ranked = classifier.rank(texts) if classifier and texts else []
-    best = next((r for r in ranked if r and classifier and r[0][1] >= classifier.threshold), None)
-    evidence = best or (max(ranked, key=lambda r: r[0][1] if r else 0.0) if ranked else [])
+    ranked = [row for row in classifier.rank(texts) if row] if classifier and texts else []
+    sure = next((row for row in ranked if classifier and row[0][1] >= classifier.threshold), None)
+    evidence = sure or max(ranked, key=lambda row: row[0][1], default=[])
     if by_intent and by_intent[0] in topics.all:
-        other = next(((t, p) for t, p in evidence if t != by_intent[0]), None)
-        return Route(topics.all[by_intent[0]], "intent", by_intent[1], *(other or (None, None)))
-    if best and best[0][0] in topics.all:
-        return Route(topics.all[best[0][0]], "classifier", best[0][1], *(best[1] if len(best) > 1 else (None, None)))
-    first = evidence[0] if evidence else (None, None)
+        return _route(topics, "intent", by_intent[0], evidence, by_intent[1])
+    if sure and sure[0][0] in topics.all:
+        return _route(topics, "classifier", sure[0][0], evidence)
     if by_article and by_article in topics.all:
-        other = next(((t, p) for t, p in evidence if t != by_article), (None, None))
-        return Route(topics.all[by_article], "article", dict(evidence).get(by_article), *other)
-    counted = _count_keywords(topics, texts)
-    if counted:
-        return Route(topics.all[counted], "keywords", dict(evidence).get(counted), *first)
-    return Route(topics.default, "default", None, *first)
+        return _route(topics, "article", by_article, evidence)
+    if counted := _count_keywords(topics, texts):
+        return _route(topics, "keywords", counted, evidence)
+    return _route(topics, "default", topics.default.id, evidence)
+
+
+def _route(
+    topics: Topics, by: str, topic_id: str, evidence: Sequence[tuple[str, float]], confidence: float | None = None
+) -> Route:
+    runner_up = next(((topic, p) for topic, p in evidence if topic != topic_id), (None, None))
+    return Route(topics.get(topic_id), by, confidence or dict(evidence).get(topic_id), *runner_up)
 
 
 def _count_keywords(topics: Topics, texts: Sequence[str]) -> str | None:

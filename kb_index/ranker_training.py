@@ -23,6 +23,7 @@ from kb_index.ranker import Linear, Matrix, Ranker, Vector, judge_features, scor
 from kb_index.search import Candidates, Hit, Query, SearchIndex
 
 _FOLDS = 5
+_RIVALS = 15  # candidates of each question that the scorer learns from, beside the right ones
 _JUDGED = 5  # candidates of each question that the judge learns from
 _WITHOUT_ARTICLE = 0.5  # share of the questions that are asked once more as if their article did not exist
 _SCORER_PENALTY = 1e-3
@@ -88,21 +89,24 @@ def train_ranker(
         raise RankerError(
             f"{answered} questions have a known article; at least {_FEWEST} are needed to train a ranker."
         )
-    cases = _cases(index, examples, random.Random(seed), progress)  # noqa: S311  # no secrets here
+    cases = _cases(index, examples, seed, progress)
     folds = np.random.default_rng(seed).permutation(len(examples)) % _FOLDS
     fold_of = np.array([folds[case.source] for case in cases])
-    out_of_fold_scores: list[Vector] = [np.zeros(0)] * len(cases)
-    for fold in range(_FOLDS):
-        scorer = _fit_scorer([case for case, own in zip(cases, fold_of, strict=True) if own != fold])
-        for number in np.flatnonzero(fold_of == fold):
-            out_of_fold_scores[number] = scorer(scorer_features(cases[number].found.evidence))
+    lessons = [_lesson(case) for case in cases]
+    scorer = _fit_scorer(lessons)
+    scorers = [
+        # What all questions taught is only where the search for the fold's own weights begins.
+        _fit_scorer([lesson for lesson, own in zip(lessons, fold_of, strict=True) if own != fold], start=scorer)
+        for fold in range(_FOLDS)
+    ]
+    out_of_fold_scores = [
+        scorers[fold](scorer_features(case.found.evidence)) for case, fold in zip(cases, fold_of, strict=True)
+    ]
     judged = [_judged(case, scores) for case, scores in zip(cases, out_of_fold_scores, strict=True)]
     rehearsals: list[tuple[Hit, ...]] = [()] * len(cases)
     for fold in range(_FOLDS):
         train = np.flatnonzero(fold_of != fold)
-        ranker = Ranker(
-            _fit_scorer([cases[number] for number in train]), _fit_judge([judged[number] for number in train])
-        )
+        ranker = Ranker(scorers[fold], _fit_judge([judged[number] for number in train]))
         view = index.with_ranker(ranker)
         for number in np.flatnonzero(fold_of == fold):
             case = cases[number]
@@ -111,7 +115,7 @@ def train_ranker(
     for place, case in enumerate(cases):
         first.setdefault(case.source, place)
     return RankerTraining(
-        Ranker(_fit_scorer(cases), _fit_judge(judged), len(cases)),
+        Ranker(scorer, _fit_judge(judged), len(cases)),
         tuple(rehearsals[first[source]] if source in first else () for source in range(len(examples))),
         tuple(Rehearsal(case.question, hits) for case, hits in zip(cases, rehearsals, strict=True)),
     )
@@ -120,12 +124,14 @@ def train_ranker(
 def _cases(
     index: SearchIndex,
     examples: Sequence[LabelledQuestion],
-    dice: random.Random,
+    seed: int,
     progress: Callable[[int, int], None] | None,
 ) -> list[_Case]:
     cases = []
     asked: list[tuple[int, LabelledQuestion, str, Collection[str]]] = []
     for source, example in enumerate(examples):
+        # Dice of its own for each text: one more example leaves the copies of the others as they were.
+        dice = random.Random(f"{seed} {example.text}")  # noqa: S311  # no secrets here
         asked.append((source, example, example.text, ()))
         asked.extend((source, example, copy, ()) for copy in rough_copies(example.text, dice, count=1))
         if example.article_ids and dice.random() < _WITHOUT_ARTICLE:
@@ -144,14 +150,22 @@ def _cases(
     return cases
 
 
-def _fit_scorer(cases: Sequence[_Case]) -> Linear:
-    useful = [case for case in cases if 0 < case.right.sum() < len(case.right)]
-    blocks = [scorer_features(case.found.evidence) for case in useful]
-    features = np.vstack(blocks)
-    right = np.concatenate([case.right / case.right.sum() for case in useful])
-    sizes = np.array([len(block) for block in blocks])
+def _lesson(case: _Case) -> tuple[Matrix, Vector] | None:
+    """The features of the right candidates and their strongest rivals, and the share of rightness of each."""
+    if not 0 < case.right.sum() < len(case.right):
+        return None
+    order = Ranker().rank(case.found.evidence).order
+    kept = np.union1d(order[:_RIVALS], np.flatnonzero(case.right))
+    return scorer_features(case.found.evidence)[kept], case.right[kept] / case.right.sum()
+
+
+def _fit_scorer(lessons: Sequence[tuple[Matrix, Vector] | None], start: Linear | None = None) -> Linear:
+    useful = [lesson for lesson in lessons if lesson is not None]
+    features = np.vstack([rows for rows, _ in useful])
+    right = np.concatenate([shares for _, shares in useful])
+    sizes = np.array([len(rows) for rows, _ in useful])
     starts = np.cumsum(sizes) - sizes
-    centre, scale = _scaling(features)
+    centre, scale = (np.array(start.centre), np.array(start.scale)) if start else _scaling(features)
     standard = (features - centre) / scale
 
     def loss(weights: Vector) -> tuple[float, Vector]:
@@ -164,7 +178,8 @@ def _fit_scorer(cases: Sequence[_Case]) -> Linear:
         gradient = standard.T @ (shares - right) / len(useful)
         return value + _SCORER_PENALTY * weights @ weights, gradient + 2 * _SCORER_PENALTY * weights
 
-    fitted = minimize(loss, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 300})
+    begin = np.array(start.weights) if start else np.zeros(features.shape[1])
+    fitted = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": 200, "ftol": 1e-6})
     return Linear(tuple(centre.tolist()), tuple(scale.tolist()), tuple(fitted.x.tolist()))
 
 

@@ -150,6 +150,12 @@ class TelegramChannel:
         except Exception as error:  # noqa: BLE001 - as in _delivery_errors
             raise DeliveryError(f"the file could not be read: {type(error).__name__}") from None
 
+    async def whoami(self) -> str:
+        """The bot's name, for `otvet doctor`. Raises DeliveryError."""
+        with _delivery_errors():
+            me = await self._bot.get_me(request_timeout=REQUEST_SECONDS)
+        return f"@{me.username}"
+
     async def close(self) -> None:
         """Close the connections. Safe to repeat; a later call opens them again."""
         for task in self._background:

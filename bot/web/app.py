@@ -126,7 +126,7 @@ def create_app(
 
 def _origin(value: str) -> str:
     # It becomes a part of a header, where a semicolon or a space would begin another rule.
-    if not re.fullmatch(r"https?://[A-Za-z0-9.*-]+(:\d+)?", value):
+    if not re.fullmatch(r"https?://[A-Za-z0-9.*-]+(:(\d+|\*))?", value):
         raise ValueError(f"not an origin such as https://shop.example: {value!r}")
     return value
 
