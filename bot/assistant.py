@@ -131,7 +131,7 @@ class Assistant:
                     state, sha256, size = AttachmentState.STORED, stored.sha256, stored.size_bytes
                 except TooLargeError:
                     state = AttachmentState.TOO_LARGE
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001
                     # Edge: whatever is wrong with a file, its message is answered.
                     log.warning("attachment.failed", channel=channel, kind=attachment.kind, error=repr(error))
                     state = AttachmentState.FAILED

@@ -376,6 +376,7 @@ def evaluate_search(
     as_json: AsJson = False,
 ) -> None:
     """How often the right passage is found."""
+    from bot.evaluation import read_rows
     from kb_index.evaluation import evaluate_search as measure
     from kb_index.evaluation import passage_row, query_row
 

@@ -50,35 +50,41 @@ class Verdict:
         return bool(set(self.articles) & self.question.articles)
 
 
-def load_questions(path: Path) -> list[Question]:
-    """Read JSON lines {"text", "article_id": id, [ids] or null, "alt_ids"?, "topic"?, "lang"?, "kind"?}.
-
-    Raises QuestionsError with the line of a row that has another form.
-    """
-    questions = []
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file. Raises QuestionsError with the line of what is none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise QuestionsError(f"{path}: {error}") from error
+    rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            named = row.get("article_id") or []
-            articles = [named] if isinstance(named, str) else list(named)
-            questions.append(
-                Question(
-                    text=row["text"],
-                    lang=row.get("lang"),
-                    articles=frozenset([*articles, *(row.get("alt_ids") or [])]),
-                    topic=row.get("topic"),
-                    kind=row.get("kind", ""),
-                )
+        except ValueError as error:
+            raise QuestionsError(f"{path}:{number}: not JSON: {error}") from error
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise QuestionsError(f'{path}:{number}: expected an object with a "text"')
+        rows.append(row)
+    return rows
+
+
+def load_questions(path: Path) -> list[Question]:
+    """Read rows {"text", "article_id": id, [ids] or null, "alt_ids"?, "topic"?, "lang"?, "kind"?}."""
+    questions = []
+    for row in read_rows(path):
+        named = row.get("article_id") or []
+        articles = [named] if isinstance(named, str) else list(named)
+        questions.append(
+            Question(
+                text=row["text"],
+                lang=row.get("lang"),
+                articles=frozenset([*articles, *(row.get("alt_ids") or [])]),
+                topic=row.get("topic"),
+                kind=row.get("kind", ""),
             )
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            expected = '{"text": ..., "article_id": ...}'
-            raise QuestionsError(f"{path}:{number}: expected {expected}: {error!r}") from error
+        )
     return questions
 
 

@@ -1,0 +1,324 @@
+"""Turns over a real ledger: nothing lost, nothing doubled, in order, and a fault ends at a person.
+
+Only the understanding is a fake (`Keywords`); ledger, turns, sender, replies and desk are real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from site_harness import DATA, Clock, Keywords
+from sqlalchemy import func, select
+
+from bot import ledger
+from bot.assistant import Assistant
+from bot.attachments import AttachmentStore
+from bot.channels.base import Address, Capabilities, InboundAttachment, InboundMessage, OutboundMessage, Receive
+from bot.database import migrate, open_database
+from bot.errors import DeliveryError
+from bot.ledger import InboxRow, InboxState, OutboxRow
+from bot.replies import Replies
+from bot.turn import Turns
+from bot.understanding import Understander
+from handoff import desk
+from handoff.hours import WorkingHours
+from handoff.records import AttachmentState, Author, Conversation, Delivery, Message, Owner, Reason, Ticket
+from handoff.routing import load_topics
+
+COMMON = {"shop": "Klyon", "hours": "9–21", "privacy_url": "https://klyon.example/p", "first_reply_minutes": 10}
+
+
+class Recorder:
+    """A channel that keeps what it is given, and refuses when it is told to."""
+
+    name = "recorder"
+    capabilities = Capabilities(max_text_chars=4000, max_buttons=8, max_download_bytes=1000)
+
+    def __init__(self) -> None:
+        self.sent: list[OutboundMessage] = []
+        self.refusals: list[DeliveryError] = []
+        self.files: dict[str, bytes] = {}
+
+    async def run(self, receive: Receive) -> None:
+        await asyncio.Event().wait()
+
+    async def send(self, address: Address, message: OutboundMessage) -> str | None:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self.sent.append(message)
+        return str(len(self.sent))
+
+    async def fetch(self, attachment: InboundAttachment) -> AsyncIterator[bytes]:
+        if attachment.source["id"] not in self.files:
+            raise DeliveryError("gone", permanent=True)
+        yield self.files[attachment.source["id"]]
+
+
+class World:
+    def __init__(self, var: Path, replies: Path = DATA / "replies", understander: Understander | None = None) -> None:
+        self.clock = Clock()
+        self.channel = Recorder()
+        self.engine, self.sessions = open_database(f"sqlite+aiosqlite:///{var / 'otvet.sqlite3'}")
+        mind = understander or Keywords()
+        turns = Turns(
+            understander=lambda: mind,
+            replies=Replies(dict.fromkeys((replies, DATA / "replies")), {"ru": COMMON, "en": COMMON}),
+            topics=load_topics(DATA / "topics.yml"),
+            hours=WorkingHours(),
+            clock=self.clock,
+            limit_mb=20,
+        )
+        self.assistant = Assistant(
+            sessions=self.sessions,
+            turns=turns,
+            channels=[self.channel],
+            attachments=AttachmentStore(var / "attachments", 10_000),
+            clock=self.clock,
+        )
+
+    def message(self, text: str = "", *, id: str | None = None, chat: str = "c", **more: object) -> InboundMessage:
+        made = InboundMessage(
+            address=Address("recorder", "", chat),
+            external_id=id or f"{chat}-{text}-{len(self.channel.sent)}",
+            sent_at=self.clock(),
+            text=text,
+        )
+        return replace(made, **more)  # type: ignore[arg-type]
+
+    async def hear(self, text: str = "", **more: object) -> list[str]:
+        """Say something as a customer; the texts that came back."""
+        before = len(self.channel.sent)
+        await self.assistant.receive(self.message(text, **more))  # type: ignore[arg-type]
+        await self.assistant.drain()
+        return [message.text for message in self.channel.sent[before:]]
+
+    async def tickets(self) -> list[Ticket]:
+        async with self.sessions.begin() as session:
+            return list(await desk.list_tickets(session))
+
+    async def transcript(self) -> list[Message]:
+        async with self.sessions.begin() as session:
+            return list(await session.scalars(select(Message).order_by(Message.id)))
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    made = World(tmp_path)
+    await migrate(made.engine)
+    yield made
+    await made.engine.dispose()
+
+
+async def test_a_first_message_is_greeted_with_the_privacy_notice_and_answered(world: World) -> None:
+    greeting, answer = await world.hear("where is my order")
+    assert "https://klyon.example/p" in greeting
+    assert "My orders" in answer
+
+
+async def test_a_repeated_message_is_stored_and_answered_once(world: World) -> None:
+    for _ in range(3):
+        await world.hear("where is my order", id="same")
+    assert len(world.channel.sent) == 2
+    assert len(await world.transcript()) == 3
+
+
+async def test_the_same_id_in_another_channel_or_account_is_another_message(world: World) -> None:
+    await world.hear("where is my order", id="1")
+    other = replace(world.message("where is my order", id="1"), address=Address("recorder", "second bot", "c"))
+    assert await world.assistant.receive(other)
+
+
+async def test_messages_are_answered_in_the_order_of_arrival(world: World) -> None:
+    for number in range(10):
+        await world.assistant.receive(world.message(f"order {number}", id=str(number)))
+    await world.assistant.drain()
+    said = [message for message in await world.transcript() if message.author is Author.CUSTOMER]
+    assert [message.text for message in said] == [f"order {number}" for number in range(10)]
+    ids = [message.message_id for message in world.channel.sent]
+    assert ids == sorted(ids)
+
+
+async def test_a_handoff_tells_number_and_time_and_the_assistant_is_silent_until_it_is_resolved(world: World) -> None:
+    await world.hear("where is my order")
+    (said,) = await world.hear("a person please")
+    (ticket,) = await world.tickets()
+    assert f"№ {ticket.id}" in said or f"#{ticket.id}" in said or f" {ticket.id}" in said
+    assert "10" in said or "15" in said
+    assert ticket.topic == "orders"
+    assert ticket.reason is Reason.ASKED_FOR_PERSON
+    assert ticket.subject == "where is my order"
+    assert await world.hear("where is my order now") == []
+    async with world.sessions.begin() as session:
+        await desk.resolve(session, await desk.get_ticket(session, ticket.id), now=world.clock())
+    assert len(await world.hear("where is my order again")) == 1
+
+
+async def test_a_fault_inside_a_turn_ends_at_a_person_and_loses_nothing(world: World) -> None:
+    said = await world.hear("boom")
+    (ticket,) = await world.tickets()
+    assert ticket.reason is Reason.ERROR
+    assert str(ticket.id) in said[-1]
+    assert [m.text for m in await world.transcript() if m.author is Author.CUSTOMER] == ["boom"]
+    async with world.sessions.begin() as session:
+        row = await session.scalar(select(InboxRow))
+        assert row is not None
+        assert row.state is InboxState.FAILED
+        assert "boom" in (row.error or "")
+
+
+async def test_a_broken_template_falls_back_to_the_shipped_one(tmp_path: Path) -> None:
+    for lang in ("ru", "en"):
+        (tmp_path / "own" / lang).mkdir(parents=True)
+        (tmp_path / "own" / lang / "answer.j2").write_text("{{ text }", encoding="utf-8")
+        (tmp_path / "own" / lang / "handoff.j2").write_text("{{ no_such_value }}", encoding="utf-8")
+    world = World(tmp_path, replies=tmp_path / "own")
+    await migrate(world.engine)
+    assert "My orders" in (await world.hear("where is my order"))[-1]
+    said = await world.hear("a person please")
+    (ticket,) = await world.tickets()
+    assert str(ticket.id) in said[-1]
+    await world.engine.dispose()
+
+
+async def test_a_reply_computed_before_a_person_took_over_is_discarded(world: World) -> None:
+    world.channel.refusals = [DeliveryError("busy", retry_after_seconds=30)]
+    await world.hear("where is my order")  # the greeting is refused for now, and the answer waits behind it
+    async with world.sessions.begin() as session:
+        conversation = await session.scalar(select(Conversation))
+        assert conversation is not None
+        conversation.owner, conversation.epoch = Owner.PERSON, conversation.epoch + 1
+    world.clock.advance(31)
+    await world.assistant.drain()
+    assert len(world.channel.sent) == 1  # the greeting is an announcement; the answer is not
+    answer = (await world.transcript())[-1]
+    assert answer.delivery is Delivery.DISCARDED
+
+
+async def test_a_refused_message_is_sent_again_after_the_time_that_the_platform_asked_for(world: World) -> None:
+    world.channel.refusals = [DeliveryError("429", retry_after_seconds=30)]
+    assert await world.hear("where is my order") == []
+    await world.assistant.drain()
+    assert world.channel.sent == []
+    world.clock.advance(31)
+    await world.assistant.drain()
+    assert len(world.channel.sent) == 2
+    assert {m.delivery for m in await world.transcript() if m.author is not Author.CUSTOMER} == {Delivery.SENT}
+
+
+async def test_a_customer_who_blocked_the_bot_fails_the_message_and_not_the_assistant(world: World) -> None:
+    world.channel.refusals = [DeliveryError("blocked", permanent=True)] * 2
+    await world.hear("where is my order")
+    assert [m.delivery for m in await world.transcript()][1:] == [Delivery.FAILED, Delivery.FAILED]
+    assert len(await world.hear("where is my order", chat="other")) == 2
+
+
+async def test_what_was_received_before_a_crash_is_answered_after_the_next_start(tmp_path: Path) -> None:
+    first = World(tmp_path)
+    await migrate(first.engine)
+    await first.assistant.receive(first.message("where is my order"))
+    await first.engine.dispose()
+    second = World(tmp_path)
+    await second.assistant.drain()
+    assert len(second.channel.sent) == 2
+    await second.engine.dispose()
+
+
+async def test_a_photo_is_kept_acknowledged_and_given_to_the_agent(world: World) -> None:
+    world.channel.files["p"] = b"picture"
+    photo = InboundAttachment("photo", {"id": "p"}, mime_type="image/jpeg", size_bytes=7)
+    said = await world.hear(kind="attachment", attachments=(photo,), id="photo")
+    assert len(said) == 2
+    await world.hear("a person please")
+    (ticket,) = await world.tickets()
+    async with world.sessions.begin() as session:
+        packet = (await desk.packet(session, ticket.id)).as_json()
+    (kept,) = [item for message in packet["transcript"] for item in message["attachments"]]
+    assert (kept["state"], kept["size_bytes"]) == ("stored", 7)
+    store = world.assistant._attachments
+    assert store.path(kept["sha256"]).read_bytes() == b"picture"
+
+
+@pytest.mark.parametrize(
+    ("attachment", "state"),
+    [
+        (InboundAttachment("video", {"id": "v"}, size_bytes=1001), AttachmentState.TOO_LARGE),
+        (InboundAttachment("document", {"id": "big"}), AttachmentState.TOO_LARGE),
+        (InboundAttachment("voice", {"id": "gone"}), AttachmentState.FAILED),
+        (InboundAttachment("location", {"id": "x", "latitude": 1.0}, fetchable=False), AttachmentState.REFERENCE),
+    ],
+)
+async def test_a_file_that_cannot_be_kept_is_recorded_and_said(
+    world: World, attachment: InboundAttachment, state: AttachmentState
+) -> None:
+    world.channel.files["big"] = b"x" * 10_001
+    assert await world.hear(kind="attachment", attachments=(attachment,), id="file")
+    (kept,) = (await world.transcript())[0].attachments
+    assert kept.state is state
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "   ", "🙂", "\x00\x01\x02", "\ud800", "{{ 7 * 7 }}", "<script>alert(1)</script>", "a" * 100_000, "{% for %}"],
+)
+async def test_any_text_has_an_outcome_and_stays_as_it_was(world: World, text: str) -> None:
+    said = await world.hear(text, id="odd")
+    assert said
+    assert "49" not in said[-1]
+    stored = (await world.transcript())[0].text
+    assert stored == text.replace("\x00", "\ufffd").replace("\ud800", "?")
+    async with world.sessions.begin() as session:
+        assert await session.scalar(select(func.count(InboxRow.id)).where(InboxRow.state == InboxState.DONE)) == 1
+
+
+async def test_two_conversations_at_once_each_keep_their_order(world: World) -> None:
+    running = asyncio.create_task(world.assistant.run())
+    for number in range(6):
+        for chat in "ab":
+            await world.assistant.receive(world.message(f"order {number}", id=f"{chat}{number}", chat=chat))
+    async with asyncio.timeout(20):
+        while True:
+            async with world.sessions.begin() as session:
+                waiting = await session.scalar(select(func.count(InboxRow.id)).where(InboxRow.state == "pending"))
+                unsent = await session.scalar(select(func.count(OutboxRow.id)))
+            if not waiting and not unsent:
+                break
+            await asyncio.sleep(0.05)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    for chat in "ab":
+        async with world.sessions.begin() as session:
+            conversation = await session.scalar(select(Conversation).where(Conversation.chat_id == chat))
+            assert conversation is not None
+            rows = await desk.transcript(session, conversation.id)
+        texts = [row.text for row in rows if row.author is Author.CUSTOMER]
+        assert texts == [f"order {number}" for number in range(6)]
+
+
+async def test_an_agent_answers_in_the_same_chat_from_another_process(world: World) -> None:
+    await world.hear("a person please")
+    (ticket,) = await world.tickets()
+    async with world.sessions.begin() as session:
+        message = await desk.reply(
+            session, await desk.get_ticket(session, ticket.id), "I am on it", agent_name="Support", now=world.clock()
+        )
+        conversation = await desk.get_conversation(session, ticket.conversation_id)
+        await ledger.queue(session, conversation, message, guarded=False, now=world.clock())
+    await world.assistant.drain()
+    assert (world.channel.sent[-1].text, world.channel.sent[-1].author) == ("I am on it", "agent")
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """The faults that these tests cause are logged; nobody has to read them."""
+    import logging
+
+    import structlog
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
