@@ -175,7 +175,11 @@ def _labelled(
     known = {article.id for article in seed.articles.articles}
     labelled = []
     for example, prediction in zip(seed.intents.examples, unseen, strict=False):
-        article = seed.outcomes[example.intent].article
+        outcome = seed.outcomes[example.intent]
+        article = outcome.article
+        if outcome.handoff and outcome.handoff != ANY_TOPIC:
+            # A matter for people may well have an article too ("my account was hacked"): it teaches neither way.
+            continue
         labelled.append(
             LabelledQuestion(
                 text=example.text,

@@ -28,11 +28,12 @@ from bot.training import Progress, Seed, build_index, load_seed, train
 from bot.turn import Turns
 from bot.understanding import IntentTopics, Understander, outcome_of
 from handoff.hours import WorkingHours
-from kb_index.errors import SnapshotError
+from kb_index.errors import RankerError, SnapshotError
 from kb_index.ranker import Ranker
 from kb_index.search import SearchIndex
 from kb_index.snapshot import load_index, save_index
 from nlu.encoder import Encoder, load_encoder
+from nlu.errors import NluError
 from nlu.intents import IntentClassifier
 from nlu.models import ModelStore, ModelVersion
 from nlu.remembering import RememberingEncoder
@@ -177,9 +178,13 @@ class Installation:
     def prepare(self) -> None:
         """Make whatever is missing: encoder, index, a first model. Nothing to do at a second start. Blocks."""
         self.settings.var.mkdir(parents=True, exist_ok=True)
-        live = self.store.live()
-        if live is None or live.manifest.get("encoder") != self.encoder.fingerprint:
-            self.progress("No model fits yet: training the first one")
+        try:
+            self.reload()
+        except NotReadyError:
+            self.progress("There is no model yet: training the first one")
+            self.train(promote=True)
+        except (NluError, RankerError) as error:  # another encoder, an older format, a damaged file
+            self.progress(f"{error} Training anew")
             self.train(promote=True)
 
     def understander(self) -> Understander:

@@ -98,7 +98,9 @@ async function ensureSession() {
     token = (await response.json()).token;
     store(shared, "otvet.token", token);
   };
-  await (navigator.locks ? navigator.locks.request("otvet.session", make) : make());
+  // A frame on another site may be denied the lock; its storage is denied it too then, and there is nothing to share.
+  const locked = navigator.locks?.request("otvet.session", make) ?? make();
+  await locked.catch((error) => { if (error.name === "SecurityError") return make(); throw error; });
 }
 
 function forgetSession() {
