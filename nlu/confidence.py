@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from nlu.kernel_head import Evidence, FloatMatrix, IntArray
 
-OUTSIDE_SHARE: Final = 0.25
+OUTSIDE_SHARE: Final = 0.15
 """Assumed share of messages that no intent covers, an assumption: the training rows cannot show it."""
 
 _FEWEST_ROWS: Final = 100  # below this a language has no threshold of its own
@@ -90,7 +90,18 @@ def row_weights(outside: NDArray[np.bool_]) -> NDArray[np.float64]:
     return weights * len(outside)
 
 
-def threshold_for(
+def best_threshold(
+    confidence: FloatMatrix, right: NDArray[np.bool_], weights: NDArray[np.float64], outside: NDArray[np.bool_]
+) -> float:
+    """The confidence at which the largest weight is decided rightly: right answers above it, messages outside below."""
+    order = np.argsort(-confidence, kind="stable")
+    gained = np.cumsum(((right * 1.0 - outside * 1.0) * weights)[order])
+    last_of_tie = np.append(np.diff(confidence[order]) < 0, True)
+    best = int(np.argmax(np.where(last_of_tie, gained, -np.inf)))
+    return float(confidence[order][best])
+
+
+def precise_threshold(
     confidence: FloatMatrix, right: NDArray[np.bool_], weights: NDArray[np.float64], precision: float
 ) -> float:
     """The lowest confidence from which on at least `precision` of the rows are right; above 1 if there is none."""
@@ -111,7 +122,7 @@ def _fit_scale(scores: FloatMatrix, labels: IntArray) -> float:
     def loss(log_scale: float) -> float:
         return float(-log_softmax(np.exp(log_scale) * scores, axis=1)[np.arange(len(labels)), labels].mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(0, 5), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
 
 
 def _top(scores: FloatMatrix, outside_class: int | None) -> IntArray:
@@ -138,7 +149,7 @@ def _features(evidence: Evidence, scale: float, outside_class: int | None) -> Fl
         [
             np.log(probability / (1 - probability)),
             scores[rows, top],
-            scores[rows, top] - np.maximum(second, -1),
+            scores[rows, top] - np.maximum(second, -20),
             nearest[rows, top],
             nearest.max(axis=1),
             evidence.lexical,

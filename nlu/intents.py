@@ -5,21 +5,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nlu.confidence import ConfidenceModel, enough_rows, row_weights, threshold_for
+from nlu.arrays import read_arrays
+from nlu.confidence import ConfidenceModel, best_threshold, enough_rows, precise_threshold, row_weights
+from nlu.embedding import Embedding, fingerprint
 from nlu.encoder import Encoder
 from nlu.errors import EncoderMismatch, ModelDamaged, NotEnoughData
 from nlu.features import fold
-from nlu.kernel_head import Evidence, FloatMatrix, HeadSettings, IntArray, KernelHead, choose_settings
+from nlu.kernel_head import BoolArray, Evidence, FloatMatrix, IntArray, KernelHead
 from nlu.training_data import OUT_OF_SCOPE_INTENTS, Example, TrainingData
 
 RANKING_LENGTH: Final = 10
-DEFAULT_PRECISION: Final = 0.9
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+_FOLDS: Final = 10
+_FOLDS_OF_MANY: Final = 3
+_MANY_ROWS: Final = 3000
 _CLASS_GROUPS: Final = 5
 _HELD_OUT_ROWS: Final = 3000
 
@@ -47,7 +52,7 @@ class _LeftOut:
 
     evidence: Evidence
     labels: IntArray
-    outside: NDArray[np.bool_]
+    outside: BoolArray
     langs: tuple[str, ...]
 
 
@@ -56,14 +61,14 @@ class IntentClassifier:
 
     def __init__(
         self,
-        encoder: Encoder,
+        embedding: Embedding,
         intents: Sequence[str],
         head: KernelHead,
         confidence: ConfidenceModel,
         cross_predictions: Sequence[IntentPrediction],
         calibration: "Calibration",
     ) -> None:
-        self._encoder = encoder
+        self._embedding = embedding
         self._intents = tuple(intents)
         self._head = head
         self._confidence = confidence
@@ -75,22 +80,19 @@ class IntentClassifier:
         """Names of all intents that can be predicted, sorted."""
         return tuple(name for name in self._intents if name not in OUT_OF_SCOPE_INTENTS)
 
-    @property
-    def settings(self) -> HeadSettings:
-        """What the training chose, for the manifest."""
-        return self._head.settings
-
     @classmethod
     def train(
         cls,
         data: TrainingData | Sequence[Example],
         encoder: Encoder,
         *,
+        companion: Encoder | None = None,
         seed: int = 0,
         progress: Callable[[str], None] = lambda _: None,
     ) -> "IntentClassifier":
         """Train on all examples; the same data and seed give the same classifier.
 
+        `companion` is a second, English encoder, used where most examples are in Latin script.
         Examples of an out-of-scope intent teach the confidence and are never predicted. Raises NotEnoughData under two
         intents, EncodingError.
         """
@@ -103,16 +105,15 @@ class IntentClassifier:
         labels = np.searchsorted(intents, names)
         outside_class = intents.index(_OUTSIDE) if _OUTSIDE in intents else None
         progress(f"encoding {len(texts)} examples")
-        vectors = encoder.encode(texts)
-        progress("choosing settings")
-        settings = choose_settings(vectors, texts, labels, seed)
+        embedding, vectors = Embedding.fit(encoder, companion, texts)
         progress("training")
-        head, evidence = KernelHead.fit(vectors, texts, labels, settings)
+        folds = _FOLDS if len(texts) <= _MANY_ROWS else _FOLDS_OF_MANY
+        head, evidence = KernelHead.fit_with_folds(vectors, texts, labels, seed, folds)
         progress("calibrating on held-out intents")
-        held, held_rows = _hold_classes_out(vectors, texts, labels, settings, outside_class, seed)
+        held, held_rows = _hold_classes_out(vectors, texts, labels, outside_class, seed)
         langs = [each.lang or "" for each in examples]
         left_out = _LeftOut(
-            _join([evidence, *held]),
+            Evidence.joined([evidence, *held]),
             np.concatenate([labels, labels[held_rows]]),
             np.concatenate([labels == outside_class, np.ones(len(held_rows), dtype=np.bool_)]),
             (*langs, *(langs[row] for row in held_rows)),
@@ -128,9 +129,10 @@ class IntentClassifier:
                 ]
             ),
             row_weights(left_out.outside),
+            left_out.outside,
             left_out.langs,
         )
-        return cls(encoder, intents, head, confidence, predictions[: len(examples)], calibration)
+        return cls(embedding, intents, head, confidence, predictions[: len(examples)], calibration)
 
     def predict(self, texts: Sequence[str]) -> list[IntentPrediction]:
         """Predict in the order of `texts`; any string is accepted. Raises EncodingError."""
@@ -138,16 +140,18 @@ class IntentClassifier:
             return []
         folded = [fold(each) for each in texts]
         spoken = np.array([any(map(str.isalnum, each)) for each in folded])
-        evidence = self._head.evidence(self._encoder.encode(folded), folded)
+        evidence = self._head.evidence(self._embedding.rows(folded), folded)
         return _predictions(evidence, self._confidence, self._intents, spoken)
 
     def cross_predict(self) -> tuple[IntentPrediction, ...]:
         """The prediction that each training example got while it was left out, in the order of the training data."""
         return self._cross_predictions
 
-    def threshold(self, lang: str | None = None, precision: float = DEFAULT_PRECISION) -> float:
-        """The lowest confidence from which on `precision` of the predictions are right; above 1 if none reaches it.
+    def threshold(self, lang: str | None = None, precision: float | None = None) -> float:
+        """The confidence below which the classifier should abstain.
 
+        With `precision`, the lowest from which on that share of the predictions is right, above 1 if none reaches it;
+        without, the one at which most decisions are right, an abstention being right for messages out of scope.
         Found on left-out training rows, on those of `lang` where they are at least 100, with out-of-scope messages at
         their assumed share.
         """
@@ -155,28 +159,30 @@ class IntentClassifier:
 
     def save(self, folder: Path) -> None:
         """Write into an existing folder: head.npz, head-lexical.npz, confidence.json, calibration.npz, intents.json."""
+        self._embedding.save(folder / "embedding.npz")
         self._head.save(folder)
         self._confidence.save(folder / "confidence.json")
         self._calibration.save(folder / "calibration.npz")
         described = {
             "format": _FORMAT,
-            "encoder": self._encoder.fingerprint,
+            "encoder": self._embedding.fingerprint,
             "intents": self._intents,
             "cross_predictions": [[each.ranking, each.confidence] for each in self._cross_predictions],
         }
         (folder / "intents.json").write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, encoder: Encoder) -> "IntentClassifier":
-        """Read what `save` wrote; raises ModelDamaged, or EncoderMismatch if trained with another encoder."""
+    def load(cls, folder: Path, encoder: Encoder, companion: Encoder | None = None) -> "IntentClassifier":
+        """Read what `save` wrote; raises ModelDamaged, or EncoderMismatch if trained with other encoders."""
         try:
             described = json.loads((folder / "intents.json").read_text(encoding="utf-8"))
             if described["format"] != _FORMAT:
                 raise ModelDamaged(f"{folder}: format {described['format']}, not {_FORMAT}. Train again.")
-            if described["encoder"] != encoder.fingerprint:
-                raise EncoderMismatch(described["encoder"], encoder.fingerprint)
+            known = {fingerprint(encoder, None): None, fingerprint(encoder, companion): companion}
+            if described["encoder"] not in known:
+                raise EncoderMismatch(described["encoder"], fingerprint(encoder, companion))
             return cls(
-                encoder,
+                Embedding.load(folder / "embedding.npz", encoder, known[described["encoder"]]),
                 described["intents"],
                 KernelHead.load(folder),
                 ConfidenceModel.load(folder / "confidence.json"),
@@ -186,24 +192,28 @@ class IntentClassifier:
                 ],
                 Calibration.load(folder / "calibration.npz"),
             )
-        except (OSError, KeyError, ValueError, TypeError) as error:
+        except (OSError, KeyError, ValueError, TypeError, BadZipFile) as error:
             raise ModelDamaged(f"{folder} has no whole intent model ({error}). Train again.") from error
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Left-out predictions: confidence, whether right, weight and language ("" unknown) of each row."""
+    """Left-out predictions: each row's confidence, whether right, weight, whether out of scope, language or ""."""
 
     confidence: FloatMatrix
-    right: NDArray[np.bool_]
+    right: BoolArray
     weights: NDArray[np.float64]
+    outside: BoolArray
     langs: tuple[str, ...]
 
-    def threshold(self, lang: str | None, precision: float) -> float:
+    def threshold(self, lang: str | None, precision: float | None) -> float:
         mine = np.array([each == lang for each in self.langs], dtype=np.bool_)
         if not enough_rows(int(mine.sum())):
             mine[:] = True
-        return threshold_for(self.confidence[mine], self.right[mine], self.weights[mine], precision)
+        rows = self.confidence[mine], self.right[mine], self.weights[mine]
+        if precision is None:
+            return best_threshold(*rows, self.outside[mine])
+        return precise_threshold(*rows, precision)
 
     def save(self, path: Path) -> None:
         np.savez(
@@ -211,14 +221,15 @@ class Calibration:
             confidence=self.confidence,
             right=self.right,
             weights=self.weights,
+            outside=self.outside,
             langs=np.array(self.langs, dtype="U"),
         )
 
     @classmethod
     def load(cls, path: Path) -> "Calibration":
-        with np.load(path, allow_pickle=False) as saved:
-            langs = tuple(str(each) for each in saved["langs"])
-            return cls(saved["confidence"], saved["right"], saved["weights"], langs)
+        saved = read_arrays(path)
+        langs = tuple(str(each) for each in saved["langs"])
+        return cls(saved["confidence"], saved["right"], saved["weights"], saved["outside"], langs)
 
 
 _OUTSIDE: Final = "out_of_scope"
@@ -228,13 +239,12 @@ def _hold_classes_out(
     vectors: FloatMatrix,
     texts: Sequence[str],
     labels: IntArray,
-    settings: HeadSettings,
     outside_class: int | None,
     seed: int,
 ) -> tuple[list[Evidence], IntArray]:
     """Evidence about rows whose whole class was absent from training: what a foreign message looks like.
 
-    Scores of an absent class are -1 and its cosine too. At most 3,000 rows are trained on at a time.
+    An absent class has the smallest logit and cosine. At most 3,000 rows are trained on at a time.
     """
     random = np.random.default_rng(seed)
     classes = random.permutation([each for each in range(labels.max() + 1) if each != outside_class])
@@ -249,26 +259,18 @@ def _hold_classes_out(
         present, compact = np.unique(labels[kept], return_inverse=True)
         if len(held) == 0 or len(present) < 2:
             continue
-        head, _ = KernelHead.fit(vectors[kept], [texts[row] for row in kept], compact, settings)
+        head = KernelHead.fit(vectors[kept], [texts[row] for row in kept], compact, seed)
         evidence = head.evidence(vectors[held], [texts[row] for row in held])
         shape = (len(held), int(labels.max()) + 1)
-        scores, nearest = np.full(shape, -1, np.float32), np.full(shape, -1, np.float32)
+        scores, nearest = np.full(shape, -20, np.float32), np.full(shape, -1, np.float32)
         scores[:, present], nearest[:, present] = evidence.scores, evidence.nearest
         found.append(Evidence(scores, nearest, evidence.lexical))
         rows.append(held)
     return found, np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
 
 
-def _join(parts: Sequence[Evidence]) -> Evidence:
-    return Evidence(
-        np.concatenate([each.scores for each in parts]),
-        np.concatenate([each.nearest for each in parts]),
-        np.concatenate([each.lexical for each in parts]),
-    )
-
-
 def _predictions(
-    evidence: Evidence, model: ConfidenceModel, intents: Sequence[str], spoken: NDArray[np.bool_]
+    evidence: Evidence, model: ConfidenceModel, intents: Sequence[str], spoken: BoolArray
 ) -> list[IntentPrediction]:
     probabilities = model.probabilities(evidence)
     confidence = model.confidence(evidence) * spoken
