@@ -362,7 +362,7 @@ def evaluate_intents(
 
     installation = _installation()
     data = load_intents(train_file or installation.data / "intents")
-    trainer = embedded_trainer(installation.encoder)
+    trainer = embedded_trainer(installation.encoder, companion=installation.companion)
     report = measure(data, load_intents(test_file), trainer) if test_file else cross_evaluate(data, trainer)
     _print_figures(report.figures(), as_json)
     if not as_json and report.confusions:

@@ -95,6 +95,7 @@ def train(
     store: ModelStore,
     targets: Targets,
     *,
+    companion: Encoder | None = None,
     max_text_chars: int,
     progress: Progress,
     random_seed: int = 0,
@@ -108,13 +109,15 @@ def train(
     unseen: Sequence[IntentPrediction] = ()
     if len({example.intent for example in examples}) >= 2:
         progress(f"Training on {len(examples)} examples of {len(seed.outcomes)} intents")
-        classifier = IntentClassifier.train(examples, encoder, seed=random_seed, progress=progress)
+        classifier = IntentClassifier.train(examples, encoder, companion=companion, seed=random_seed, progress=progress)
         unseen = classifier.cross_predict()
     topic_examples = _topic_examples(seed)
     topics = None
     if len({example.intent for example in topic_examples}) >= 2:
         progress(f"Training the topics on {len(topic_examples)} examples")
-        topics = IntentClassifier.train(topic_examples, encoder, seed=random_seed, progress=progress)
+        topics = IntentClassifier.train(
+            topic_examples, encoder, companion=companion, seed=random_seed, progress=progress
+        )
     labelled = _labelled(seed, classifier, unseen)
     progress(f"Training the ranker on {len(labelled)} questions")
     ranker: Ranker | None = None

@@ -32,6 +32,7 @@ from kb_index.errors import RankerError, SnapshotError
 from kb_index.ranker import Ranker
 from kb_index.search import SearchIndex
 from kb_index.snapshot import load_index, save_index
+from nlu.companion import CompanionEncoder
 from nlu.encoder import Encoder, load_encoder
 from nlu.errors import NluError
 from nlu.intents import IntentClassifier
@@ -86,6 +87,11 @@ class Installation:
     @cached_property
     def encoder(self) -> Encoder:
         return load_encoder(self.settings.var / "encoder", self.settings.encoder, progress=self.progress)
+
+    @cached_property
+    def companion(self) -> Encoder | None:
+        """The second, English encoder of the intents; none beside an encoder of the operator's own choice."""
+        return None if self.settings.encoder else CompanionEncoder()
 
     @cached_property
     def store(self) -> ModelStore:
@@ -162,6 +168,7 @@ class Installation:
             self.index.with_encoder(encoder),
             self.store,
             self.targets,
+            companion=self.companion,
             max_text_chars=self.settings.max_text_chars,
             progress=self.progress,
         )
@@ -207,16 +214,17 @@ class Installation:
         outcomes = json.loads((path / "outcomes.json").read_text())
         return Understander(
             version=version.id,
-            classifier=IntentClassifier.load(path / "intents", self.encoder) if (path / "intents").exists() else None,
+            classifier=self._load_classifier(path / "intents"),
             outcomes={name: outcome_of(IntentSpec(name, meta)) for name, meta in outcomes.items()},
             index=self.index.with_ranker(Ranker.load(path / "ranker.json"))
             if (path / "ranker.json").exists()
             else self.index,
-            topics=IntentTopics(IntentClassifier.load(path / "topics", self.encoder))
-            if (path / "topics").exists()
-            else None,
+            topics=IntentTopics(topics) if (topics := self._load_classifier(path / "topics")) else None,
             policy=policy_from_json(json.loads((path / "policy.json").read_text())),
         )
+
+    def _load_classifier(self, folder: Path) -> IntentClassifier | None:
+        return IntentClassifier.load(folder, self.encoder, self.companion) if folder.exists() else None
 
     async def follow(self) -> None:
         """Keep up with promotions and rollbacks by any process, until cancelled."""

@@ -1,22 +1,56 @@
 """Fixtures that several kinds of test share."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
+from bot.settings import Settings
+from bot.wiring import Installation
 from nlu.encoder import Encoder, load_encoder
 
 ROOT = Path(__file__).parent.parent
+CACHE = Path(os.environ.get("OTVET_TEST_CACHE", ROOT / "var" / "test-cache"))
+"""What takes long to make and does not change is kept here between runs: the encoder, a model of the demo data."""
 
 
 @pytest.fixture(scope="session")
 def encoder_folder() -> Path:
     """Where the tests keep the prepared encoder between runs."""
-    return Path(os.environ.get("OTVET_TEST_CACHE", ROOT / "var" / "test-cache" / "encoder"))
+    return CACHE / "encoder"
 
 
 @pytest.fixture(scope="session")
 def encoder(encoder_folder: Path) -> Encoder:
     """The default encoder."""
     return load_encoder(encoder_folder)
+
+
+@pytest.fixture(scope="session")
+def trained() -> Path:
+    """An OTVET_VAR with an encoder, an index and a model of the demo data as it is now."""
+    installation = Installation(Settings(_env_file=None, var=CACHE, data=ROOT / "data"))
+    installation.prepare()
+    live = installation.store.live()
+    if live is None or not installation.is_current(live):
+        installation.train(promote=True)
+    return CACHE
+
+
+@pytest.fixture(scope="session")
+def demo(trained: Path) -> Installation:
+    """The demo assistant with its models loaded; its database is nobody's."""
+    installation = Installation(Settings(_env_file=None, var=trained, data=ROOT / "data"))
+    installation.understander()
+    return installation
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """A test that configures logging leaves no trace in the next one."""
+    yield
+    structlog.reset_defaults()

@@ -339,14 +339,6 @@ class TestAgainstTheThirdParty:
         ]
 
 
-@pytest.fixture(scope="module")
-def trained() -> Path:
-    """A folder with an encoder, an index and a model of the demo data, kept between runs."""
-    installation = Installation(Settings(_env_file=None, var=CACHE))
-    installation.prepare()
-    return CACHE
-
-
 class Whole:
     """The assistant as `otvet serve` makes it, on an empty database, with Telegram at this address."""
 

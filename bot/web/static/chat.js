@@ -8,7 +8,7 @@ const WORDS = {
     placeholder: "Напишите сообщение…", label: "Сообщение", send: "Отправить", attach: "Прикрепить файл",
     close: "Свернуть чат", log: "Переписка", options: "Варианты ответа", down: "К последним сообщениям",
     typing: "Помощник печатает", kept: "Сообщение сохранено. Ответ придёт сюда, можно пока закрыть чат.",
-    sending: "Отправляется…", failed: "Не отправлено", retry: "Повторить", copy: "Убрать", you: "Вы",
+    sending: "Отправляется…", waits: "Ждёт связи", failed: "Не отправлено", retry: "Повторить", copy: "Убрать", you: "Вы",
     assistant: "Помощник", agent: "Специалист", today: "Сегодня", yesterday: "Вчера", more: "Показать целиком",
     long: (n, max) => `${n} зн.: сообщение сохранится целиком, но помощник понимает до ${max}.`,
     over: (n, max) => `${n} зн.: помещается до ${max}. Сократите или пришлите файлом.`,
@@ -21,7 +21,7 @@ const WORDS = {
     placeholder: "Write a message…", label: "Message", send: "Send", attach: "Attach a file",
     close: "Minimise the chat", log: "Conversation", options: "Suggested answers", down: "To the latest messages",
     typing: "The assistant is typing", kept: "Your message is kept. The answer will come here; you may close the chat meanwhile.",
-    sending: "Sending…", failed: "Not sent", retry: "Retry", copy: "Remove", you: "You",
+    sending: "Sending…", waits: "Waiting for a connection", failed: "Not sent", retry: "Retry", copy: "Remove", you: "You",
     assistant: "Assistant", agent: "Specialist", today: "Today", yesterday: "Yesterday", more: "Show all of it",
     long: (n, max) => `${n} characters: kept in full, but the assistant understands up to ${max}.`,
     over: (n, max) => `${n} characters: up to ${max} fit. Shorten it or send it as a file.`,
@@ -30,6 +30,7 @@ const WORDS = {
   },
 };
 const REPLY_SECONDS = 30;
+const RETRY_SECONDS = 5;
 const SILENCE_SECONDS = 40; // the server pings every 15 s, so a longer silence is a dead connection
 const CLIP_CHARS = 1500;
 
@@ -241,6 +242,7 @@ async function flush() {
       } catch (error) {
         item.error = error instanceof TypeError || !error.message ? words.lost : error.message;
         item.final = Boolean(error.final);
+        if (error instanceof TypeError) setTimeout(() => item.error !== null && retry(item), RETRY_SECONDS * 1000);
         connect();
       }
       remember();
@@ -462,12 +464,13 @@ async function save(id, name) {
 }
 
 function showUnsent() {
+  const stuck = unsent.some((item) => item.error !== null && !item.final);
   $("unsent").replaceChildren(...unsent.map((item) => {
     const row = el("div", `row me ${item.error === null ? "pending" : "failed"}`);
     const bubble = el("div", "bubble");
     if (item.file) bubble.append(fileLine(item.file.name, size(item.file.size), null));
     else bubble.append(item.text.length > CLIP_CHARS ? `${item.text.slice(0, CLIP_CHARS)}…` : item.text);
-    const note = el("div", `time ${item.error === null ? "" : "failed"}`, item.error === null ? words.sending : `${words.failed}. ${item.error} `);
+    const note = el("div", `time ${item.error === null ? "" : "failed"}`, item.error === null ? (stuck ? words.waits : words.sending) : `${words.failed}. ${item.error} `);
     if (item.error !== null) note.append(button("link", words.retry, () => retry(item)), button("link", words.copy, () => drop(item)));
     row.append(bubble, note);
     return row;

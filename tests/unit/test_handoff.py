@@ -1,0 +1,107 @@
+"""Topics, routing and working hours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, time
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from handoff.errors import TopicsFileError
+from handoff.hours import WorkingHours
+from handoff.routing import load_topics, route
+
+DATA = Path(__file__).parents[2] / "data"
+MOSCOW = ZoneInfo("Europe/Moscow")
+
+
+class Ranking:
+    """A classifier that says the same of every text."""
+
+    threshold = 0.6
+
+    def __init__(self, *ranked: tuple[str, float]) -> None:
+        self.ranked = list(ranked)
+
+    def rank(self, texts: Sequence[str]) -> list[list[tuple[str, float]]]:
+        return [self.ranked for _ in texts]
+
+
+def test_the_demo_topics_have_a_default_and_at_least_eight_others() -> None:
+    topics = load_topics(DATA / "topics.yml")
+    assert topics.default.title == {"ru": "Уточняется", "en": "To be clarified"}
+    assert len(topics.all) >= 9
+    assert all({"ru", "en"} <= set(topic.title) for topic in topics.all.values())
+
+
+def test_without_a_file_there_is_still_a_queue(tmp_path: Path) -> None:
+    topics = load_topics(tmp_path / "none.yml")
+    assert route(topics, None, ["anything"]).topic.id == "unclear"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("topics:\n  - title: x\n", 2, "needs an `id`"),
+        ("topics:\n  - id: a\n    priority: soon\n", 2, "none of low, normal"),
+        ("topics:\n  - id: a\n  - id: b\n    keywords: [x]\n", 3, "list for each language"),
+        ("topics: [\n", 2, "expected"),
+        ("- a\n", None, "expected `topics:`"),
+        ("default: b\ntopics:\n  - id: a\n", None, "names no topic"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, text: str, line: int | None, says: str) -> None:
+    path = tmp_path / "topics.yml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(TopicsFileError, match=says) as caught:
+        load_topics(path)
+    assert caught.value.line == line
+
+
+class TestRouting:
+    topics = load_topics(DATA / "topics.yml")
+
+    def test_a_topic_named_by_the_intent_decides(self) -> None:
+        found = route(self.topics, Ranking(("orders", 0.9)), ["x"], by_intent=("payment", 0.8), by_article="account")
+        assert (found.topic.id, found.by, found.confidence) == ("payment", "intent", 0.8)
+        assert (found.runner_up, found.runner_up_confidence) == ("orders", 0.9)
+
+    def test_then_a_sure_classifier(self) -> None:
+        found = route(self.topics, Ranking(("orders", 0.9), ("delivery", 0.05)), ["x"], by_article="account")
+        assert (found.topic.id, found.by, found.runner_up) == ("orders", "classifier", "delivery")
+
+    def test_then_the_article_shown_last(self) -> None:
+        found = route(self.topics, Ranking(("orders", 0.4)), ["x"], by_article="account")
+        assert (found.topic.id, found.by, found.runner_up) == ("account", "article", "orders")
+
+    def test_then_keywords_at_the_beginning_of_words(self) -> None:
+        found = route(self.topics, Ranking(("orders", 0.4)), ["курьер не довёз посылку"])
+        assert (found.topic.id, found.by) == ("delivery", "keywords")
+
+    def test_and_what_nobody_knows_is_to_be_clarified(self) -> None:
+        found = route(self.topics, Ranking(("orders", 0.4), ("delivery", 0.3)), ["абракадабра"])
+        assert (found.topic.id, found.by) == ("unclear", "default")
+        assert found.runner_up == "orders"
+
+
+class TestWorkingHours:
+    hours = WorkingHours(time(9), time(18), frozenset(range(5)), MOSCOW)
+
+    @pytest.mark.parametrize(
+        ("now", "minutes", "promised"),
+        [
+            (datetime(2026, 11, 20, 12, 0, tzinfo=MOSCOW), 10, datetime(2026, 11, 20, 12, 10, tzinfo=MOSCOW)),
+            (datetime(2026, 11, 20, 17, 55, tzinfo=MOSCOW), 10, datetime(2026, 11, 23, 9, 5, tzinfo=MOSCOW)),
+            (datetime(2026, 11, 20, 18, 0, tzinfo=MOSCOW), 10, datetime(2026, 11, 23, 9, 10, tzinfo=MOSCOW)),
+            (datetime(2026, 11, 21, 3, 0, tzinfo=MOSCOW), 10, datetime(2026, 11, 23, 9, 10, tzinfo=MOSCOW)),
+            (datetime(2026, 11, 23, 5, 0, tzinfo=UTC), 10, datetime(2026, 11, 23, 9, 10, tzinfo=MOSCOW)),
+        ],
+    )
+    def test_a_promise_counts_working_time_alone(self, now: datetime, minutes: int, promised: datetime) -> None:
+        assert self.hours.promise(now, minutes) == promised
+
+    def test_the_hours_are_described_in_both_languages(self) -> None:
+        assert self.hours.describe("ru") == "пн, вт, ср, чт, пт 09:00–18:00 (МСК)"
+        assert WorkingHours().describe("en") == "every day 09:00–21:00 (Moscow time)"
