@@ -257,7 +257,7 @@ def _raw_examples(item: CommentedMap, path: Path, item_line: int) -> Iterator[tu
         return
     key_line, _ = item.lc.value("examples")
     if isinstance(examples, str):
-        for number, line in enumerate(examples.splitlines(), start=key_line + 2):
+        for number, line in enumerate(examples.split("\n"), start=key_line + 2):
             # As in Rasa, a line that does not begin with a dash (a comment, an empty line) is no example.
             if line.startswith("-") and (raw := line[1:].strip("\n\r ")):
                 yield raw, {}, number

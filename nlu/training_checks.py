@@ -1,0 +1,134 @@
+"""What an editor should know about training data before training: each finding with file, line and remedy."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from nlu.embedding import Embedding
+from nlu.encoder import Encoder
+from nlu.features import LexicalFeatures, fold
+from nlu.training_data import OUT_OF_SCOPE_INTENTS, Example, TrainingData
+
+FEWEST_EXAMPLES: Final = 10
+"""What Rasa's documentation recommends for an intent; here asked for in each language."""
+
+# Of pairs whose words are nearly all the same, and of pairs that mean nearly the same, on centred vectors.
+_SAME_WORDS: Final = 0.85
+_SAME_MEANING: Final = 0.95
+_CHUNK: Final = 1024
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault of the data. `file` is None and `line` 0 where it comes from no file."""
+
+    file: Path | None
+    line: int
+    message: str
+    remedy: str
+
+
+def check_training_data(data: TrainingData, encoder: Encoder | None = None) -> list[Finding]:
+    """Find doubtful places, in the order of files and lines.
+
+    Duplicates, one text under two intents, intents with few examples, texts of two intents that nearly agree (in
+    words; with an encoder also in meaning), texts in another language than their file. Raises EncodingError.
+    """
+    findings = [
+        *_repeated(data.examples),
+        *_few(data),
+        *_near(data.examples, encoder),
+        *_foreign_language(data.examples),
+    ]
+    return sorted(findings, key=lambda each: (str(each.file or ""), each.line, each.message))
+
+
+def _repeated(examples: Sequence[Example]) -> Iterator[Finding]:
+    first: dict[str, Example] = {}
+    for example in examples:
+        earlier = first.setdefault(fold(example.text), example)
+        if earlier is example:
+            continue
+        if earlier.intent == example.intent:
+            yield _finding(example, f"{example.text!r} stands in {_place(earlier)} already", "Delete one of the two.")
+        else:
+            yield _finding(
+                example,
+                f"{example.text!r} is an example of {example.intent!r}, in {_place(earlier)} of {earlier.intent!r}",
+                "Leave it under one intent, or join the intents.",
+            )
+
+
+def _few(data: TrainingData) -> Iterator[Finding]:
+    counts = Counter((each.intent, each.lang) for each in data.examples)
+    first = {(each.intent, each.lang): each for each in reversed(data.examples)}
+    langs = {each.lang for each in data.examples}
+    for name in data.intents:
+        if name in OUT_OF_SCOPE_INTENTS:
+            continue
+        own = [lang for lang in langs if (name, lang) in counts]
+        if not own:
+            yield Finding(None, 0, f"intent {name!r} has no examples", "Add examples, or delete the intent.")
+        anywhere = next((first[name, lang] for lang in own), None)
+        for lang in sorted(langs - set(own), key=str) if anywhere else ():
+            yield _finding(
+                anywhere, f"intent {name!r} has no examples in {lang or 'files without a language'}", "Add examples."
+            )
+        for lang in own:
+            if counts[name, lang] < FEWEST_EXAMPLES:
+                yield _finding(
+                    first[name, lang],
+                    f"intent {name!r} has {counts[name, lang]} examples{f' in {lang}' if lang else ''}",
+                    f"Add wordings that customers use, up to {FEWEST_EXAMPLES} at least.",
+                )
+
+
+def _near(examples: Sequence[Example], encoder: Encoder | None) -> Iterator[Finding]:
+    texts = [fold(each.text) for each in examples]
+    if not texts:
+        return
+    words = LexicalFeatures.fit(texts).transform(texts)
+    columns = words.T.tocsr()
+    vectors = Embedding.fit(encoder, None, texts)[1] if encoder else None
+    intents = np.array([each.intent for each in examples])
+    for start in range(0, len(texts), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        near = (words[part] @ columns).toarray() >= _SAME_WORDS
+        if vectors is not None:
+            near |= vectors[part] @ vectors.T >= _SAME_MEANING
+        near &= intents[part, None] != intents[None]
+        said: dict[int, list[int]] = defaultdict(list)
+        for row, other in np.argwhere(near):
+            if other < row + start and texts[other] != texts[row + start]:
+                said[int(row) + start].append(int(other))
+        for row, others in said.items():
+            example, other_example = examples[row], examples[others[0]]
+            yield _finding(
+                example,
+                f"{example.text!r} ({example.intent}) is nearly {other_example.text!r} ({other_example.intent}, "
+                f"{_place(other_example)})",
+                "Leave it under one intent, or word it so that the difference shows.",
+            )
+
+
+def _foreign_language(examples: Sequence[Example]) -> Iterator[Finding]:
+    for example in examples:
+        cyrillic = sum("а" <= each <= "я" for each in fold(example.text))
+        latin = sum("a" <= each <= "z" for each in fold(example.text))
+        # One Latin word in a Russian file may be a brand or "ok".
+        if example.lang == "ru" and not cyrillic and latin and len(example.text.split()) > 1:
+            yield _finding(example, f"{example.text!r} is not Russian", "Move it to the file of its language.")
+        elif example.lang == "en" and cyrillic > latin:
+            yield _finding(example, f"{example.text!r} is not English", "Move it to the file of its language.")
+
+
+def _finding(example: Example | None, message: str, remedy: str) -> Finding:
+    return Finding(example.file if example else None, example.line if example else 0, message, remedy)
+
+
+def _place(example: Example) -> str:
+    return f"{example.file.name}:{example.line}" if example.file else f"intent {example.intent!r}"
