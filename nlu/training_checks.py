@@ -17,7 +17,7 @@ FEWEST_EXAMPLES: Final = 10
 """What Rasa's documentation recommends for an intent; here asked for in each language."""
 
 # Of pairs whose words are nearly all the same, and of pairs that mean nearly the same, on centred vectors.
-_SAME_WORDS: Final = 0.85
+_SAME_WORDS: Final = 0.8
 _SAME_MEANING: Final = 0.95
 _CHUNK: Final = 1024
 
