@@ -31,5 +31,7 @@ def detect(text: str, remembered: str | None = None) -> str:
         return "ru"
     if cyrillic == 0:
         return remembered if remembered and len(words) == 1 else "en"
-    found = _detector().detect_language_of(text[:1000])
+    # A model's name is written in Latin letters in any language, and with a capital one: it tells nothing.
+    telling = [word for word in words if not re.match("[A-Z]", word)]
+    found = _detector().detect_language_of(" ".join(telling))
     return "en" if found is Language.ENGLISH else "ru"

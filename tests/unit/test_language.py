@@ -15,6 +15,7 @@ from bot.language import detect
         ("не работает iPhone 15 Pro Max", "ru"),
         ("не проходит оплата Visa", "ru"),
         ("my name is Мария and i want to return the kettle", "en"),
+        ("купил Xiaomi Redmi Note Pro Max не заряжается", "ru"),
         ("привет", "ru"),
         ("hi", "en"),
     ],
