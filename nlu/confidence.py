@@ -16,8 +16,11 @@ from sklearn.linear_model import LogisticRegression
 
 from nlu.kernel_head import Evidence, FloatMatrix, IntArray
 
-OUTSIDE_SHARE: Final = 0.15
-"""Assumed share of messages that no intent covers, an assumption: the training rows cannot show it."""
+OUTSIDE_SHARE: Final = 0.1
+"""Share of messages that no intent covers, for confidence and thresholds: assumed, since training rows cannot show it.
+
+More makes in-scope messages look less sure than they are, less does so for the others; see the decision document.
+"""
 
 _FEWEST_ROWS: Final = 100  # below this a language has no threshold of its own
 
@@ -90,12 +93,10 @@ def row_weights(outside: NDArray[np.bool_]) -> NDArray[np.float64]:
     return weights * len(outside)
 
 
-def best_threshold(
-    confidence: FloatMatrix, right: NDArray[np.bool_], weights: NDArray[np.float64], outside: NDArray[np.bool_]
-) -> float:
-    """The confidence at which the largest weight is decided rightly: right answers above it, messages outside below."""
+def best_threshold(confidence: FloatMatrix, right: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:
+    """The confidence from which on right answers outweigh wrong ones the most; an abstention counts for nothing."""
     order = np.argsort(-confidence, kind="stable")
-    gained = np.cumsum(((right * 1.0 - outside * 1.0) * weights)[order])
+    gained = np.cumsum((np.where(right, 1.0, -1.0) * weights)[order])
     last_of_tie = np.append(np.diff(confidence[order]) < 0, True)
     best = int(np.argmax(np.where(last_of_tie, gained, -np.inf)))
     return float(confidence[order][best])

@@ -46,16 +46,6 @@ class IntentPrediction:
         return self.ranking[0][0]
 
 
-@dataclass(frozen=True)
-class _LeftOut:
-    """Predictions for rows that were left out of training, the training rows first, then those of held-out classes."""
-
-    evidence: Evidence
-    labels: IntArray
-    outside: BoolArray
-    langs: tuple[str, ...]
-
-
 class IntentClassifier:
     """A trained classifier. Immutable and safe to call from several threads; blocks on the CPU."""
 
@@ -92,9 +82,9 @@ class IntentClassifier:
     ) -> "IntentClassifier":
         """Train on all examples; the same data and seed give the same classifier.
 
-        `companion` is a second, English encoder, used where most examples are in Latin script.
-        Examples of an out-of-scope intent teach the confidence and are never predicted. Raises NotEnoughData under two
-        intents, EncodingError.
+        `companion` is a second, English encoder, used where most examples are in Latin script. Examples of an
+        out-of-scope intent teach the confidence and are never predicted. `progress` is told each step. Blocks on the
+        CPU for seconds to minutes. Raises NotEnoughData under two intents, EncodingError.
         """
         examples = data.examples if isinstance(data, TrainingData) else tuple(data)
         names = [_OUTSIDE if each.intent in OUT_OF_SCOPE_INTENTS else each.intent for each in examples]
@@ -112,25 +102,18 @@ class IntentClassifier:
         progress("calibrating on held-out intents")
         held, held_rows = _hold_classes_out(vectors, texts, labels, outside_class, seed)
         langs = [each.lang or "" for each in examples]
-        left_out = _LeftOut(
-            Evidence.joined([evidence, *held]),
-            np.concatenate([labels, labels[held_rows]]),
-            np.concatenate([labels == outside_class, np.ones(len(held_rows), dtype=np.bool_)]),
-            (*langs, *(langs[row] for row in held_rows)),
-        )
-        confidence = ConfidenceModel.fit(left_out.evidence, left_out.labels, left_out.outside, outside_class)
-        predictions = _predictions(left_out.evidence, confidence, intents, np.ones(len(left_out.labels), np.bool_))
+        # From here on, rows that were left out of training: first all examples, then those of held-out classes.
+        evidence = Evidence.joined([evidence, *held])
+        labels = np.concatenate([labels, labels[held_rows]])
+        outside = np.concatenate([labels[: len(texts)] == outside_class, np.ones(len(held_rows), dtype=np.bool_)])
+        confidence = ConfidenceModel.fit(evidence, labels, outside, outside_class)
+        predictions = _predictions(evidence, confidence, intents, np.ones(len(labels), np.bool_))
         calibration = Calibration(
             np.array([each.confidence for each in predictions], dtype=np.float32),
-            np.array(
-                [
-                    each.intent == intents[label] and not outside
-                    for each, label, outside in zip(predictions, left_out.labels, left_out.outside, strict=True)
-                ]
-            ),
-            row_weights(left_out.outside),
-            left_out.outside,
-            left_out.langs,
+            np.array([each.intent == intents[label] for each, label in zip(predictions, labels, strict=True)])
+            & ~outside,
+            row_weights(outside),
+            (*langs, *(langs[row] for row in held_rows)),
         )
         return cls(embedding, intents, head, confidence, predictions[: len(examples)], calibration)
 
@@ -151,7 +134,7 @@ class IntentClassifier:
         """The confidence below which the classifier should abstain.
 
         With `precision`, the lowest from which on that share of the predictions is right, above 1 if none reaches it;
-        without, the one at which most decisions are right, an abstention being right for messages out of scope.
+        without, the one from which on right answers outweigh wrong ones the most.
         Found on left-out training rows, on those of `lang` where they are at least 100, with out-of-scope messages at
         their assumed share.
         """
@@ -198,12 +181,11 @@ class IntentClassifier:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Left-out predictions: each row's confidence, whether right, weight, whether out of scope, language or ""."""
+    """Left-out predictions: each row's confidence, whether right, weight, language or ""."""
 
     confidence: FloatMatrix
     right: BoolArray
     weights: NDArray[np.float64]
-    outside: BoolArray
     langs: tuple[str, ...]
 
     def threshold(self, lang: str | None, precision: float | None) -> float:
@@ -212,7 +194,7 @@ class Calibration:
             mine[:] = True
         rows = self.confidence[mine], self.right[mine], self.weights[mine]
         if precision is None:
-            return best_threshold(*rows, self.outside[mine])
+            return best_threshold(*rows)
         return precise_threshold(*rows, precision)
 
     def save(self, path: Path) -> None:
@@ -221,7 +203,6 @@ class Calibration:
             confidence=self.confidence,
             right=self.right,
             weights=self.weights,
-            outside=self.outside,
             langs=np.array(self.langs, dtype="U"),
         )
 
@@ -229,7 +210,7 @@ class Calibration:
     def load(cls, path: Path) -> "Calibration":
         saved = read_arrays(path)
         langs = tuple(str(each) for each in saved["langs"])
-        return cls(saved["confidence"], saved["right"], saved["weights"], saved["outside"], langs)
+        return cls(saved["confidence"], saved["right"], saved["weights"], langs)
 
 
 _OUTSIDE: Final = "out_of_scope"
