@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bot.calibration import IntentTrial, SearchTrial, Targets, calibrate, policy_to_json
+from bot.calibration import IntentTrial, SearchTrial, Targets, calibrate, lowest_threshold, policy_to_json
 from bot.dialogue import ANY_TOPIC, Outcome, Policy
 from bot.language import detect
-from bot.understanding import evidence_of, outcome_of
+from bot.understanding import evidence_of, outcome_of, rank_topics, topics_of
 from handoff.routing import Topics, load_topics
 from kb_index.articles import ArticleLoad, load_articles
 from kb_index.errors import RankerError
@@ -25,7 +25,11 @@ from nlu.models import ModelStore, ModelVersion
 from nlu.training_data import OUT_OF_SCOPE_INTENTS, Example, TrainingData, load_intents
 
 Progress = Callable[[str], None]
-OUT_OF_SCOPE = "out_of_scope"
+ARTICLE = "article:"
+MAX_ARTICLE_CLASSES = 1000
+"""Of a larger knowledge base the articles are no classes: it is the search that finds among so many."""
+TOPIC_PRECISION = 0.85
+"""Below this share of right ones a topic is left to the next rule of the routing, and at last «to be clarified»."""
 
 
 @dataclass(frozen=True)
@@ -104,21 +108,14 @@ def train(
 
     Every confidence that a threshold is computed from comes from models that had not seen the example.
     """
-    examples = seed.intents.examples
+    taught, outcomes = _taught(seed)
     classifier: IntentClassifier | None = None
     unseen: Sequence[IntentPrediction] = ()
-    if len({example.intent for example in examples}) >= 2:
-        progress(f"Training on {len(examples)} examples of {len(seed.outcomes)} intents")
-        classifier = IntentClassifier.train(examples, encoder, companion=companion, seed=random_seed, progress=progress)
+    if len({example.intent for example in taught} - OUT_OF_SCOPE_INTENTS) >= 2:
+        progress(f"Training on {len(taught)} examples of {len(outcomes)} intents and articles")
+        classifier = IntentClassifier.train(taught, encoder, companion=companion, seed=random_seed, progress=progress)
         unseen = classifier.cross_predict()
-    topic_examples = _topic_examples(seed)
-    topics = None
-    if len({example.intent for example in topic_examples}) >= 2:
-        progress(f"Training the topics on {len(topic_examples)} examples")
-        topics = IntentClassifier.train(
-            topic_examples, encoder, companion=companion, seed=random_seed, progress=progress
-        )
-    labelled = _labelled(seed, classifier, unseen)
+    labelled = _labelled(seed, outcomes, taught, unseen)
     progress(f"Training the ranker on {len(labelled)} questions")
     ranker: Ranker | None = None
     rehearsals: Sequence[Rehearsal] = ()
@@ -131,21 +128,26 @@ def train(
         SearchTrial(r.question.lang, r.question.article_ids, tuple((hit.article_id, hit.confidence) for hit in r.hits))
         for r in rehearsals
     ]
-    policy = calibrate(searches, _intent_trials(seed, unseen), targets, max_text_chars=max_text_chars)
+    policy = calibrate(searches, _intent_trials(outcomes, taught, unseen), targets, max_text_chars=max_text_chars)
+    topic_of = topics_of(outcomes, seed.articles.articles)
     with store.new_version() as draft:
-        for name, trained in (("intents", classifier), ("topics", topics)):
-            if trained:
-                (draft.path / name).mkdir()
-                trained.save(draft.path / name)
+        if classifier:
+            (draft.path / "intents").mkdir()
+            classifier.save(draft.path / "intents")
         if ranker:
             ranker.save(draft.path / "ranker.json")
         (draft.path / "policy.json").write_text(json.dumps(policy_to_json(policy, targets), indent=1))
-        (draft.path / "outcomes.json").write_text(json.dumps(_outcomes_json(seed), ensure_ascii=False, indent=1))
+        routes = {
+            "outcomes": {name: asdict(outcome) for name, outcome in outcomes.items()},
+            "topics": topic_of,
+            "topic_threshold": _topic_threshold(topic_of, taught, unseen),
+        }
+        (draft.path / "outcomes.json").write_text(json.dumps(routes, ensure_ascii=False, indent=1))
         draft.manifest |= {
             "data": seed.fingerprint,
             "encoder": encoder.fingerprint,
             "seed": random_seed,
-            "examples": len(examples),
+            "examples": len(taught),
             "intents": len(seed.outcomes),
             "articles": len({article.id for article in seed.articles.articles}),
             "figures": _figures(searches, policy),
@@ -153,33 +155,39 @@ def train(
     return store.show(draft.id)
 
 
-def _topic_examples(seed: Seed) -> list[Example]:
-    """Texts labelled with the topic they would be routed to."""
-    topic_of = {article.id: article.topic for article in seed.articles.articles}
-    rows = [
-        Example(text, article.topic, article.lang)
-        for article in seed.articles.articles
-        if article.topic
-        for text in (article.title, *article.questions)
-    ]
-    for example in seed.intents.examples:
-        outcome = seed.outcomes[example.intent]
-        topic = outcome.handoff if outcome.handoff != ANY_TOPIC else None
-        topic = topic or (topic_of.get(outcome.article) if outcome.article else None)
-        if topic or example.intent in OUT_OF_SCOPE_INTENTS:
-            rows.append(Example(example.text, topic or OUT_OF_SCOPE, example.lang))
-    return rows
+def _taught(seed: Seed) -> tuple[list[Example], dict[str, Outcome]]:
+    """What the classifier learns: the intents' examples, and the articles' questions and titles.
+
+    An article's questions join the intent that leads to it; an article without one is a class of its own, so that
+    the intents speak for every article. A text that stands twice is taken once.
+    """
+    outcomes = dict(seed.outcomes)
+    leading: dict[str, list[str]] = {}
+    for name, outcome in seed.outcomes.items():
+        if outcome.article:
+            leading.setdefault(outcome.article, []).append(name)
+    taught = list(seed.intents.examples)
+    known = {example.text.casefold() for example in taught}
+    articles = seed.articles.articles if len(seed.articles.articles) <= MAX_ARTICLE_CLASSES else ()
+    for article in articles:
+        names = leading.get(article.id, [])
+        label = names[0] if len(names) == 1 else f"{ARTICLE}{article.id}"
+        outcomes.setdefault(label, Outcome(article=article.id))
+        for text in (article.title, *article.questions):
+            if text.casefold() not in known:
+                known.add(text.casefold())
+                taught.append(Example(text, label, article.lang))
+    return taught, outcomes
 
 
 def _labelled(
-    seed: Seed, classifier: IntentClassifier | None, unseen: Sequence[IntentPrediction]
+    seed: Seed, outcomes: Mapping[str, Outcome], taught: Sequence[Example], unseen: Sequence[IntentPrediction]
 ) -> list[LabelledQuestion]:
     """Every text whose right article is known, with what the intents say about it without having seen it."""
     known = {article.id for article in seed.articles.articles}
     labelled = []
-    for example, prediction in zip(seed.intents.examples, unseen, strict=False):
-        outcome = seed.outcomes[example.intent]
-        article = outcome.article
+    for example, prediction in zip(taught, unseen, strict=False):
+        outcome = outcomes[example.intent]
         if outcome.handoff and outcome.handoff != ANY_TOPIC:
             # A matter for people may well have an article too ("my account was hacked"): it teaches neither way.
             continue
@@ -187,43 +195,41 @@ def _labelled(
             LabelledQuestion(
                 text=example.text,
                 lang=example.lang or detect(example.text),
-                article_ids=frozenset({article} & known) if article else frozenset(),
-                evidence=evidence_of(prediction, seed.outcomes),
+                article_ids=frozenset({outcome.article} & known) if outcome.article else frozenset(),
+                evidence=evidence_of(prediction, outcomes),
             )
         )
-    # A question that is also an intent's example was in that list, with a prediction that had not seen it.
-    taught = {example.text.casefold() for example in seed.intents.examples}
-    questions = [
-        (text, article)
+    if labelled:
+        return labelled
+    return [
+        LabelledQuestion(text=text, lang=article.lang, article_ids=frozenset({article.id}))
         for article in seed.articles.articles
         for text in article.questions
-        if text.casefold() not in taught
     ]
-    predictions = classifier.predict([text for text, _ in questions]) if classifier else [None] * len(questions)
-    labelled += [
-        LabelledQuestion(
-            text=text,
-            lang=article.lang,
-            article_ids=frozenset({article.id}),
-            evidence=evidence_of(prediction, seed.outcomes) if prediction else {},
-        )
-        for (text, article), prediction in zip(questions, predictions, strict=True)
-    ]
-    return labelled
 
 
-def _intent_trials(seed: Seed, unseen: Sequence[IntentPrediction]) -> list[IntentTrial]:
+def _intent_trials(
+    outcomes: Mapping[str, Outcome], taught: Sequence[Example], unseen: Sequence[IntentPrediction]
+) -> list[IntentTrial]:
     trials = []
-    for example, prediction in zip(seed.intents.examples, unseen, strict=False):
-        outcome = seed.outcomes[prediction.intent]
+    for example, prediction in zip(taught, unseen, strict=False):
+        outcome = outcomes[prediction.intent]
         if outcome.reply or outcome.handoff:
             right = prediction.intent == example.intent
             trials.append(IntentTrial(example.lang or detect(example.text), right, prediction.confidence))
     return trials
 
 
-def _outcomes_json(seed: Seed) -> dict[str, Any]:
-    return {name: dict(seed.intents.intents[name].metadata) for name in seed.outcomes if name in seed.intents.intents}
+def _topic_threshold(
+    topic_of: Mapping[str, str], taught: Sequence[Example], unseen: Sequence[IntentPrediction]
+) -> float:
+    """From which probability on a topic may be trusted: most tickets that it routes are routed rightly."""
+    scored = []
+    for example, prediction in zip(taught, unseen, strict=False):
+        ranked = rank_topics(prediction, topic_of)
+        if ranked and (example.intent in topic_of or example.intent in OUT_OF_SCOPE_INTENTS):
+            scored.append((ranked[0][1], ranked[0][0] == topic_of.get(example.intent)))
+    return lowest_threshold(scored, TOPIC_PRECISION)
 
 
 def _figures(trials: Sequence[SearchTrial], policy: Policy) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bot.dialogue import Candidate, Outcome, Policy, Understanding
+from bot.dialogue import ANY_TOPIC, Candidate, Outcome, Policy, Understanding
 from bot.language import detect
 from handoff.records import Reason
+from kb_index.articles import Article
 from kb_index.search import Hit, SearchIndex
 from nlu.intents import IntentClassifier, IntentPrediction
 from nlu.training_data import IntentSpec
@@ -39,19 +40,38 @@ def evidence_of(prediction: IntentPrediction, outcomes: Mapping[str, Outcome]) -
     return evidence
 
 
-class IntentTopics:
-    """Ranks topics for `handoff.routing`, with an intent classifier trained on topics as its labels."""
+def topics_of(outcomes: Mapping[str, Outcome], articles: Iterable[Article]) -> dict[str, str]:
+    """Intent → the topic that its matter belongs to; intents of any topic or none are left out."""
+    of_article = {article.id: article.topic for article in articles}
+    found = {}
+    for name, outcome in outcomes.items():
+        topic = outcome.handoff if outcome.handoff and outcome.handoff != ANY_TOPIC else None
+        topic = topic or (of_article.get(outcome.article) if outcome.article else None)
+        if topic:
+            found[name] = topic
+    return found
 
-    def __init__(self, classifier: IntentClassifier) -> None:
+
+def rank_topics(prediction: IntentPrediction, topic_of: Mapping[str, str]) -> list[tuple[str, float]]:
+    """Topics by falling probability: the intents' probabilities added up, times that of being in scope at all."""
+    shares: dict[str, float] = {}
+    for intent, probability in prediction.ranking:
+        if topic := topic_of.get(intent):
+            shares[topic] = shares.get(topic, 0.0) + probability
+    in_scope = min(1.0, prediction.confidence / max(prediction.ranking[0][1], 1e-9))
+    return sorted(((topic, share * in_scope) for topic, share in shares.items()), key=lambda pair: -pair[1])
+
+
+class IntentTopics:
+    """Ranks topics for `handoff.routing` by what the intents say."""
+
+    def __init__(self, classifier: IntentClassifier, topic_of: Mapping[str, str], threshold: float) -> None:
         self._classifier = classifier
-        self.threshold = classifier.threshold(None)
+        self._topic_of = topic_of
+        self.threshold = threshold
 
     def rank(self, texts: Sequence[str]) -> list[list[tuple[str, float]]]:
-        return [
-            # The threshold is one of the calibrated confidence, which only the first has.
-            [(prediction.intent, prediction.confidence), *prediction.ranking[1:]]
-            for prediction in self._classifier.predict(texts)
-        ]
+        return [rank_topics(prediction, self._topic_of) for prediction in self._classifier.predict(texts)]
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,7 @@ class Understander:
         version: str,
         classifier: IntentClassifier | None,
         outcomes: Mapping[str, Outcome],
+        intents: Collection[str],
         index: SearchIndex,
         topics: IntentTopics | None,
         policy: Policy,
@@ -80,6 +101,7 @@ class Understander:
         self.version = version
         self.classifier = classifier
         self.outcomes = outcomes
+        self.intents = intents
         self.index = index
         self.topics = topics
         self.policy = policy
@@ -117,6 +139,8 @@ class Understander:
             evidence = evidence_of(prediction, self.outcomes)
         hits = self.index.search(text, lang=lang, limit=limit, evidence=evidence)
         outcome = self.outcomes.get(intent, Outcome()) if intent else Outcome()
+        if intent not in self.intents:
+            intent = None  # an article's own class is no intent that anybody named
         return Understanding(text, intent, confidence, outcome, tuple(map(_candidate, hits))), hits
 
     def candidate(self, article_id: str, lang: str) -> Candidate | None:

@@ -20,13 +20,14 @@ from bot.attachments import AttachmentStore
 from bot.calibration import Targets, policy_from_json
 from bot.channels.base import Channel
 from bot.database import migrate, open_database
+from bot.dialogue import Outcome
 from bot.errors import NotReadyError
 from bot.ledger import Sessions
 from bot.replies import Replies
 from bot.settings import Settings
-from bot.training import Progress, Seed, build_index, load_seed, train
+from bot.training import ARTICLE, Progress, Seed, build_index, load_seed, train
 from bot.turn import Turns
-from bot.understanding import IntentTopics, Understander, outcome_of
+from bot.understanding import IntentTopics, Understander
 from handoff.hours import WorkingHours
 from kb_index.errors import RankerError, SnapshotError
 from kb_index.ranker import Ranker
@@ -38,7 +39,6 @@ from nlu.errors import NluError
 from nlu.intents import IntentClassifier
 from nlu.models import ModelStore, ModelVersion
 from nlu.remembering import RememberingEncoder
-from nlu.training_data import IntentSpec
 
 log = structlog.get_logger()
 
@@ -211,20 +211,20 @@ class Installation:
 
     def load(self, version: ModelVersion) -> Understander:
         path = version.path
-        outcomes = json.loads((path / "outcomes.json").read_text())
+        routes = json.loads((path / "outcomes.json").read_text())
+        classifier = None
+        if (path / "intents").exists():
+            classifier = IntentClassifier.load(path / "intents", self.encoder, self.companion)
+        ranker = path / "ranker.json"
         return Understander(
             version=version.id,
-            classifier=self._load_classifier(path / "intents"),
-            outcomes={name: outcome_of(IntentSpec(name, meta)) for name, meta in outcomes.items()},
-            index=self.index.with_ranker(Ranker.load(path / "ranker.json"))
-            if (path / "ranker.json").exists()
-            else self.index,
-            topics=IntentTopics(topics) if (topics := self._load_classifier(path / "topics")) else None,
+            classifier=classifier,
+            outcomes={name: Outcome(**row) for name, row in routes["outcomes"].items()},
+            intents={name for name in routes["outcomes"] if not name.startswith(ARTICLE)},
+            index=self.index.with_ranker(Ranker.load(ranker)) if ranker.exists() else self.index,
+            topics=IntentTopics(classifier, routes["topics"], routes["topic_threshold"]) if classifier else None,
             policy=policy_from_json(json.loads((path / "policy.json").read_text())),
         )
-
-    def _load_classifier(self, folder: Path) -> IntentClassifier | None:
-        return IntentClassifier.load(folder, self.encoder, self.companion) if folder.exists() else None
 
     async def follow(self) -> None:
         """Keep up with promotions and rollbacks by any process, until cancelled."""
