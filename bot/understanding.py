@@ -31,13 +31,9 @@ def outcome_of(spec: IntentSpec | None) -> Outcome:
 
 
 def evidence_of(prediction: IntentPrediction, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
-    """Article → how much the intents speak for it, 0..1."""
-    evidence: dict[str, float] = {}
-    for intent, probability in prediction.ranking:
-        article = outcomes[intent].article if intent in outcomes else None
-        if article:
-            evidence[article] = evidence.get(article, 0.0) + probability
-    return evidence
+    """Article → the probability that the intents give it, that of being in scope at all included."""
+    articles = {intent: outcome.article for intent, outcome in outcomes.items() if outcome.article}
+    return dict(_shares(prediction, articles))
 
 
 def topics_of(outcomes: Mapping[str, Outcome], articles: Iterable[Article]) -> dict[str, str]:
@@ -53,13 +49,19 @@ def topics_of(outcomes: Mapping[str, Outcome], articles: Iterable[Article]) -> d
 
 
 def rank_topics(prediction: IntentPrediction, topic_of: Mapping[str, str]) -> list[tuple[str, float]]:
-    """Topics by falling probability: the intents' probabilities added up, times that of being in scope at all."""
+    """Topics by falling probability, that of being in scope at all included."""
+    return sorted(_shares(prediction, topic_of), key=lambda pair: -pair[1])
+
+
+def _shares(prediction: IntentPrediction, group_of: Mapping[str, str]) -> Iterable[tuple[str, float]]:
+    """The intents' probabilities added up by group. The ranking's add up to 1 whatever was said; the confidence is
+    the first one's probability and that of being in scope in one, so their ratio is the latter."""
+    in_scope = min(1.0, prediction.confidence / max(prediction.ranking[0][1], 1e-9))
     shares: dict[str, float] = {}
     for intent, probability in prediction.ranking:
-        if topic := topic_of.get(intent):
-            shares[topic] = shares.get(topic, 0.0) + probability
-    in_scope = min(1.0, prediction.confidence / max(prediction.ranking[0][1], 1e-9))
-    return sorted(((topic, share * in_scope) for topic, share in shares.items()), key=lambda pair: -pair[1])
+        if group := group_of.get(intent):
+            shares[group] = shares.get(group, 0.0) + probability * in_scope
+    return shares.items()
 
 
 class IntentTopics:
