@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kb_index.errors import RankerError
 from kb_index.noise import rough_copies
@@ -26,7 +27,7 @@ _FOLDS = 5
 _RIVALS = 15  # candidates of each question that the scorer learns from, beside the right ones
 _JUDGED = 5  # candidates of each question that the judge learns from
 _WITHOUT_ARTICLE = 0.5  # share of the questions that are asked once more as if their article did not exist
-_SCORER_PENALTY = 1e-3
+_SCORER_PENALTY = 1e-2
 _FEWEST = 20
 
 
@@ -89,6 +90,16 @@ def train_ranker(
         raise RankerError(
             f"{answered} questions have a known article; at least {_FEWEST} are needed to train a ranker."
         )
+    with threadpool_limits(1):  # many small products: threads would wait for each other longer than they work
+        return _train(index, examples, seed, progress)
+
+
+def _train(
+    index: SearchIndex,
+    examples: Sequence[LabelledQuestion],
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> RankerTraining:
     cases = _cases(index, examples, seed, progress)
     folds = np.random.default_rng(seed).permutation(len(examples)) % _FOLDS
     fold_of = np.array([folds[case.source] for case in cases])
@@ -168,19 +179,28 @@ def _fit_scorer(lessons: Sequence[tuple[Matrix, Vector] | None], start: Linear |
     centre, scale = (np.array(start.centre), np.array(start.scale)) if start else _scaling(features)
     standard = (features - centre) / scale
 
-    def loss(weights: Vector) -> tuple[float, Vector]:
-        scores = standard @ weights
+    def loss(weights: Vector, columns: slice, towards: Vector) -> tuple[float, Vector]:
+        scores = standard[:, columns] @ weights
         scores -= np.repeat(np.maximum.reduceat(scores, starts), sizes)
         powers = np.exp(scores)
         totals = np.add.reduceat(powers, starts)
         shares = powers / np.repeat(totals, sizes)
         value = -(right * (scores - np.repeat(np.log(totals), sizes))).sum() / len(useful)
-        gradient = standard.T @ (shares - right) / len(useful)
-        return value + _SCORER_PENALTY * weights @ weights, gradient + 2 * _SCORER_PENALTY * weights
+        gradient = standard[:, columns].T @ (shares - right) / len(useful)
+        away = weights - towards
+        return value + _SCORER_PENALTY * away @ away, gradient + 2 * _SCORER_PENALTY * away
 
-    begin = np.array(start.weights) if start else np.zeros(features.shape[1])
-    fitted = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": 200, "ftol": 1e-6})
-    return Linear(tuple(centre.tolist()), tuple(scale.tolist()), tuple(fitted.x.tolist()))
+    def fit(begin: Vector, columns: slice, towards: Vector) -> Vector:
+        found: Vector = minimize(
+            loss, begin, (columns, towards), jac=True, method="L-BFGS-B", options={"maxiter": 200, "ftol": 1e-6}
+        ).x
+        return found
+
+    # The built-in score comes first: how far to trust it as it is, then what to change of it.
+    prior = np.zeros(features.shape[1])
+    prior[:1] = fit(np.ones(1), slice(0, 1), np.ones(1))
+    weights = fit(np.array(start.weights) if start else prior, slice(None), prior)
+    return Linear(tuple(centre.tolist()), tuple(scale.tolist()), tuple(weights.tolist()))
 
 
 def _judged(case: _Case, scores: Vector) -> tuple[Matrix, Vector]:

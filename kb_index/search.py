@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kb_index.articles import Article
 from kb_index.encoder import Encoder, FloatMatrix, TextKind
 from kb_index.lexical import LexicalIndex, Spelling, stem, stems, word_parts
+from kb_index.memory import QuestionMemory
 from kb_index.normalise import Letters, fold, query_text, readings, script_of, words
 from kb_index.passages import Passage, sentences, split_passages
 from kb_index.ranker import EVIDENCE, Matrix, Ranker
@@ -113,10 +113,17 @@ class SearchIndex:
             for passage in self.passages
         ]
         questions = [text for _, text in self.questions]
-        self._words = LexicalIndex.build([stems(text) for text in texts])
-        self._question_words = LexicalIndex.build([stems(text) for text in questions])
+        question_stems = [stems(text) for text in questions]
+        question_parts = [word_parts(text) for text in questions]
+        self._words = LexicalIndex.build([stems(text) for text in texts], k1=0.9, b=0.4)
+        self._sentence_words = LexicalIndex.build(
+            [stems(text) for passage in self.passages for text in passage_sentences(passage)], k1=0.9, b=0.4
+        )
+        self._question_words = LexicalIndex.build(question_stems)
         self._parts = LexicalIndex.build([word_parts(text) for text in texts])
-        self._question_parts = LexicalIndex.build([word_parts(text) for text in questions])
+        self._question_parts = LexicalIndex.build(question_parts)
+        owners = np.array([self._number[article.id] for article, _ in self.questions], dtype=np.int64)
+        self._memory = QuestionMemory(vectors.questions, question_stems, question_parts, owners, len(self.ids))
         self._passage_stems = [frozenset(stems(text)) for text in texts]
         self.letters = Letters(chain(texts, questions))
         self._spelling = Spelling(self.letters.vocabulary)
@@ -228,6 +235,7 @@ class SearchIndex:
         parts_found = _shares(self._parts, query.parts)
         question_words = _shares(self._question_words, query.stems)
         question_parts = _shares(self._question_parts, query.parts)
+        remembered = self._memory.answers(query.vector, query.stems, query.parts, hidden_rows)
         question_words[hidden_rows] = 0
         question_parts[hidden_rows] = 0
         near_questions = self._question_index.nearest(query.vector, _NEAREST + len(hidden_rows))
@@ -238,6 +246,7 @@ class SearchIndex:
             (self._question_bounds, near_questions[~np.isin(near_questions, hidden_rows)]),
             (self._question_bounds, _top(question_words)),
             (self._question_bounds, _top(question_parts)),
+            (np.arange(len(self.ids) + 1), _top(remembered)),
         )
         intents = {
             number: chance
@@ -253,13 +262,17 @@ class SearchIndex:
         question_cosines = self._question_index.rows(question_rows) @ query.vector
         question_cosines[np.isin(question_rows, hidden_rows)] = 0
         passage_cosines = self._passage_index.rows(passage_rows) @ query.vector
-        sentence_cosines = self.vectors.best_sentences(passage_rows, query.vector)
+        sentence_rows, sentence_counts = _rows(self.vectors.bounds, passage_rows)
+        sentence_cosines = _best(self.vectors.sentences[sentence_rows] @ query.vector, sentence_counts)
+        sentence_words = _best(_shares(self._sentence_words, query.stems)[sentence_rows], sentence_counts)
         columns = {
             "question": _best(question_cosines, question_counts),
             "questions": _best_three(question_cosines, question_counts),
+            "memory": remembered[groups],
             "passage": _best(passage_cosines, passage_counts),
             "sentence": _best(sentence_cosines, passage_counts),
             "words": _best(words_found[passage_rows], passage_counts),
+            "sentence_words": _best(sentence_words, passage_counts),
             "question_words": _best(question_words[question_rows], question_counts),
             "parts": _best(parts_found[passage_rows], passage_counts),
             "question_parts": _best(question_parts[question_rows], question_counts),
@@ -325,10 +338,10 @@ class SearchIndex:
 
 @dataclass(frozen=True)
 class Vectors:
-    """Unit rows for passages, for their sentences (float16; `bounds` tells whose) and for titles and questions."""
+    """Unit rows for passages, for their sentences (`bounds` tells whose) and for titles and questions."""
 
     passages: FloatMatrix
-    sentences: NDArray[np.float16]
+    sentences: FloatMatrix
     bounds: IntVector
     questions: FloatMatrix
 
@@ -343,7 +356,7 @@ class Vectors:
             )
             for passage in passages
         ]
-        parts = [sentences(passage.plain) or [passage.text] for passage in passages]
+        parts = [passage_sentences(passage) for passage in passages]
         questions = [text for article in articles for text in (article.title, *article.questions) if text]
         flat = [sentence for sentence_list in parts for sentence in sentence_list]
         total = len(texts) + len(flat) + len(questions)
@@ -354,15 +367,15 @@ class Vectors:
         bounds = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
         return cls(
             _encode(encoder, texts, "passage", told(0)),
-            _encode(encoder, flat, "passage", told(len(texts))).astype(np.float16),
+            _encode(encoder, flat, "passage", told(len(texts))),
             bounds,
             _encode(encoder, questions, "query", told(len(texts) + len(flat))),
         )
 
-    def best_sentences(self, passage_rows: IntVector, vector: FloatVector) -> FloatVector:
-        """The best cosine among each passage's sentences."""
-        rows, counts = _rows(self.bounds, passage_rows)
-        return _best(self.sentences[rows].astype(np.float32) @ vector, counts)
+
+def passage_sentences(passage: Passage) -> list[str]:
+    """The sentences of a passage, at least one."""
+    return sentences(passage.plain) or [passage.text]
 
 
 def _encode(encoder: Encoder, texts: Sequence[str], kind: TextKind, progress: Progress | None) -> FloatMatrix:

@@ -1,0 +1,364 @@
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kb_index.articles import Article
+from kb_index.encoder import FloatMatrix, TextKind
+from kb_index.errors import ForeignSnapshotError, KnowledgeBaseError, RankerError, TornSnapshotError
+from kb_index.evaluation import PassageRow, QueryRow, evaluate_index, evaluate_search, passage_row, query_row
+from kb_index.lexical import stems, word_parts
+from kb_index.memory import QuestionMemory
+from kb_index.noise import rough_copies
+from kb_index.ranker import EVIDENCE, Ranker
+from kb_index.ranker_training import LabelledQuestion, train_ranker
+from kb_index.search import SearchIndex
+from kb_index.snapshot import load_index, save_index
+
+
+class LetterEncoder:
+    """A small stand-in for an encoder: two texts are alike when they share letter triples."""
+
+    name = "letters"
+    fingerprint = "letters-1"
+    dim = 256
+
+    def encode(self, texts: Sequence[str], kind: TextKind = "query") -> FloatMatrix:
+        rows = np.zeros((len(texts), self.dim), dtype=np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            marked = f"  {text.lower()}  "
+            for start in range(len(marked) - 2):
+                row[zlib.crc32(marked[start : start + 3].encode("utf-8", "replace")) % self.dim] += 1
+            row /= np.linalg.norm(row)
+        return rows
+
+
+SUBJECTS = {
+    "delivery": (
+        (
+            "Сроки доставки",
+            "Доставим за три дня курьером до двери.",
+            ["когда привезут посылку", "сколько ждать курьера"],
+        ),
+        (
+            "Delivery times",
+            "The courier brings it within three days.",
+            ["when will my parcel come", "how long is shipping"],
+        ),
+    ),
+    "refund": (
+        ("Возврат денег", "Деньги вернутся на карту за десять дней.", ["когда вернут деньги", "возврат на карту где"]),
+        ("Refunds", "The money returns to the card in ten days.", ["when do i get my money back", "refund to my card"]),
+    ),
+    "password": (
+        (
+            "Забыли пароль",
+            "Нажмите «Забыли пароль» и введите почту.",
+            ["не могу войти в аккаунт", "сбросить пароль как"],
+        ),
+        (
+            "Password reset",
+            "Press reset and enter your email.",
+            ["cannot log in to my account", "how to reset password"],
+        ),
+    ),
+    "warranty": (
+        ("Гарантия", "Ремонт по гарантии бесплатный, два года.", ["сломался чайник по гарантии", "гарантийный ремонт"]),
+        (
+            "Warranty",
+            "Repairs under warranty are free for two years.",
+            ["my kettle broke, warranty", "warranty repair"],
+        ),
+    ),
+    "bonus": (
+        ("Бонусы", "За покупку начисляем бонусные баллы.", ["как потратить бонусы", "куда делись мои баллы"]),
+        ("Bonus points", "Every purchase earns bonus points.", ["how to spend points", "where did my points go"]),
+    ),
+}
+
+
+def shop() -> list[Article]:
+    return [
+        Article(name, lang, title, body, topic=f"topic-{name}", questions=tuple(questions))
+        for name, versions in SUBJECTS.items()
+        for lang, (title, body, questions) in zip(("ru", "en"), versions, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def index() -> SearchIndex:
+    return SearchIndex.build(shop(), LetterEncoder())
+
+
+def labelled() -> list[LabelledQuestion]:
+    return [
+        LabelledQuestion(text, article.lang, frozenset({article.id}))
+        for article in shop()
+        for text in (*article.questions, article.title)
+    ] + [LabelledQuestion(text, "ru", frozenset()) for text in ("какая погода", "кто президент", "расскажи анекдот")]
+
+
+def test_a_question_finds_its_article_in_the_language_asked_for(index: SearchIndex) -> None:
+    first, *rest = index.search("когда привезут мою посылку?", lang="ru")
+    assert (first.article_id, first.lang, first.title, first.topic) == (
+        "delivery",
+        "ru",
+        "Сроки доставки",
+        "topic-delivery",
+    )
+    assert first.passage.text == "Доставим за три дня курьером до двери."
+    assert first.matched_question == "когда привезут посылку"
+    assert first.matched_words == ("когда", "привезут", "посылку")
+    assert "delivery" not in [hit.article_id for hit in rest]
+
+
+def test_the_versions_of_one_article_are_one_hit_shown_in_the_wanted_language(index: SearchIndex) -> None:
+    hits = index.search("when will my parcel come", lang="ru", limit=10)
+    assert sorted(hit.article_id for hit in hits) == sorted(set(SUBJECTS))
+    assert hits[0].article_id == "delivery"
+    assert hits[0].lang == "ru"
+
+
+def test_the_language_of_the_text_is_shown_when_none_is_wanted_and_any_when_there_is_no_choice() -> None:
+    both = SearchIndex.build(shop(), LetterEncoder())
+    assert both.search("refund to my card")[0].lang == "en"
+    russian = SearchIndex.build([article for article in shop() if article.lang == "ru"], LetterEncoder())
+    assert russian.search("возврат на карту", lang="en")[0].lang == "ru"
+
+
+@pytest.mark.parametrize(
+    "text", ["rjulf ghbdtpen gjcskre", "kogda privezut posylku", "КОГДА ПРИВЕЗУУУТ ПОСЫЛКУ", "когда превезут пасылку"]
+)
+def test_layout_slips_latin_letters_capitals_and_typos_are_understood(index: SearchIndex, text: str) -> None:
+    assert index.search(text, lang="ru")[0].article_id == "delivery"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "😀😀",
+        "?!",
+        "\x00",
+        "\ud800",
+        "x" * 100_000,
+        "слово " * 20_000,
+        "<script>alert(1)</script>",
+        "{{ 7*7 }}",
+        "\u202eabc",
+        "ﷺ" * 500,
+    ],
+)
+def test_no_text_makes_search_raise(index: SearchIndex, text: str) -> None:
+    for hit in index.search(text, evidence={"unknown": 1.0}):
+        assert 0 <= hit.confidence <= 1
+
+
+def test_an_empty_knowledge_base_gives_no_hits() -> None:
+    empty = SearchIndex.build([], LetterEncoder())
+    assert empty.search("где мой заказ") == ()
+    drafts = SearchIndex.build([replace(article, status="draft") for article in shop()], LetterEncoder())
+    assert drafts.search("где мой заказ") == ()
+
+
+def test_one_article_without_questions_is_enough() -> None:
+    index = SearchIndex.build([Article("a", "en", "", "The shop opens at nine.")], LetterEncoder())
+    (hit,) = index.search("when does the shop open")
+    assert hit.article_id == "a"
+    assert hit.matched_question is None
+
+
+def test_intent_evidence_lifts_its_article(index: SearchIndex) -> None:
+    def confidence(article_id: str, evidence: dict[str, float]) -> float:
+        hits = index.search("подскажите как", evidence=evidence, limit=9)
+        return next((hit.confidence for hit in hits if hit.article_id == article_id), 0.0)
+
+    for article_id in ("bonus", "refund"):
+        assert confidence(article_id, {article_id: 1.0}) > confidence(article_id, {})
+
+
+def test_hits_come_in_order_of_confidence_and_the_same_every_time(index: SearchIndex) -> None:
+    hits = index.search("вернуть деньги за сломанный чайник", limit=5)
+    confidences = [hit.confidence for hit in hits]
+    assert confidences == sorted(confidences, reverse=True)
+    assert hits == index.search("вернуть деньги за сломанный чайник", limit=5)
+    assert len(index.search("вернуть деньги", limit=2)) == 2
+
+
+def test_a_hidden_question_and_a_hidden_article_take_no_part(index: SearchIndex) -> None:
+    text = "куда делись мои баллы"
+    open_hit = index.search(text)[0]
+    hidden_hit = next(hit for hit in index.search_without(text, questions=(text,)) if hit.article_id == "bonus")
+    assert open_hit.scores.question_cosine > 0.99
+    assert hidden_hit.scores.question_cosine < 0.9
+    assert hidden_hit.matched_question != text
+    assert "bonus" not in [hit.article_id for hit in index.search_without(text, article_ids=("bonus",), limit=9)]
+
+
+def test_leaving_questions_out_of_the_memory_is_exact() -> None:
+    texts = [text for article in shop() for text in article.questions]
+    owners = np.array([number // 4 for number in range(len(texts))], dtype=np.int64)
+    vectors = LetterEncoder().encode(texts)
+    hidden = [0, 3, 7]
+    kept = [number for number in range(len(texts)) if number not in hidden]
+
+    def memory(rows: Sequence[int]) -> QuestionMemory:
+        made = QuestionMemory(
+            vectors[list(rows)], [[] for _ in rows], [[] for _ in rows], owners[list(rows)], len(SUBJECTS)
+        )
+        made._mean = vectors.mean(axis=0)
+        return made
+
+    whole = memory(range(len(texts)))
+    query = LetterEncoder().encode(["когда вернут посылку"])[0]
+    # Centred alike, the memory with rows hidden must equal one that never had them.
+    fewer = QuestionMemory.__new__(QuestionMemory)
+    fewer.__dict__.update(whole.__dict__)
+    centred = whole._vectors[kept]
+    kernel = np.exp(2.5 * (centred @ centred.T - 1)) + 0.5 * np.eye(len(kept))
+    targets = np.eye(len(SUBJECTS))[owners[kept]]
+    unit = (query - whole._mean) / np.linalg.norm(query - whole._mean)
+    expected = np.exp(2.5 * (centred @ unit - 1)) @ np.linalg.solve(kernel, targets)
+    np.testing.assert_allclose(whole.answers(query, {}, {}, hidden), expected, atol=1e-4)
+
+
+def test_a_large_memory_answers_from_the_neighbours_of_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kb_index.memory._MOST_ROWS", 5)
+    monkeypatch.setattr("kb_index.memory._NEIGHBOURS", 6)
+    index = SearchIndex.build(shop(), LetterEncoder())
+    assert index.search("сбросить пароль")[0].article_id == "password"
+    texts = [text for _, text in index.questions]
+    answers = index._memory.answers(
+        LetterEncoder().encode(["how to reset password"])[0],
+        dict.fromkeys(stems("x"), 1.0),
+        dict.fromkeys(word_parts("x"), 1.0),
+    )
+    assert index.ids[int(answers.argmax())] == "password"
+    assert len(texts) > 5
+
+
+def test_training_gives_confidence_that_tells_known_from_unknown(index: SearchIndex) -> None:
+    training = train_ranker(index, labelled())
+    trained = index.with_ranker(training.ranker)
+
+    def mean_confidence(texts: Sequence[str]) -> float:
+        return float(np.mean([trained.search(text)[0].confidence for text in texts]))
+
+    known = mean_confidence(["когда привезут мою посылку", "сбросить пароль", "как потратить баллы", "refund to card"])
+    assert known > 1.5 * mean_confidence(["какая завтра погода", "кто президент", "расскажи анекдот", "who are you"])
+    assert len(training.out_of_fold) == len(labelled())
+    assert len(training.rehearsals) > len(labelled())
+    assert any(not rehearsal.question.article_ids for rehearsal in training.rehearsals)
+
+
+def test_the_same_examples_and_seed_give_the_same_ranker(index: SearchIndex) -> None:
+    assert train_ranker(index, labelled(), seed=3).ranker == train_ranker(index, labelled(), seed=3).ranker
+
+
+def test_too_few_examples_are_refused(index: SearchIndex) -> None:
+    with pytest.raises(RankerError, match="at least"):
+        train_ranker(index, labelled()[:5])
+
+
+def test_an_untrained_ranker_is_never_sure(index: SearchIndex) -> None:
+    assert index.search("когда привезут посылку")[0].confidence <= 0.5
+
+
+def test_a_ranker_survives_being_saved_and_a_torn_one_is_named(index: SearchIndex, tmp_path: Path) -> None:
+    ranker = train_ranker(index, labelled()).ranker
+    path = tmp_path / "ranker.json"
+    ranker.save(path)
+    assert Ranker.load(path) == ranker
+    Ranker().save(path)
+    assert Ranker.load(path) == Ranker()
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(RankerError, match=r"ranker\.json"):
+        Ranker.load(path)
+    path.write_text(json.dumps({"format": 1, "evidence": list(EVIDENCE)[:-1]}))
+    with pytest.raises(RankerError, match="another format"):
+        Ranker.load(path)
+
+
+def test_rough_copies_are_the_same_for_the_same_dice_and_mostly_differ_from_the_text() -> None:
+    import random
+
+    text = "Как мне вернуть деньги за сломанный чайник?"
+    copies = rough_copies(text, random.Random(1), count=20)  # noqa: S311
+    assert copies == rough_copies(text, random.Random(1), count=20)  # noqa: S311
+    assert sum(copy != text for copy in copies) > 15
+
+
+def test_a_saved_index_searches_as_before(index: SearchIndex, tmp_path: Path) -> None:
+    save_index(index, tmp_path)
+    loaded = load_index(tmp_path, LetterEncoder())
+    assert loaded.search("сбросить пароль") == index.search("сбросить пароль")
+    assert loaded.articles == index.articles
+
+
+def test_a_new_snapshot_replaces_the_old_one_and_keeps_no_heap_of_versions(index: SearchIndex, tmp_path: Path) -> None:
+    for count in (2, 4, 6):
+        save_index(SearchIndex.build(shop()[:count], LetterEncoder()), tmp_path)
+    assert len(load_index(tmp_path, LetterEncoder()).articles) == 6
+    assert len(list(tmp_path.glob("v-*"))) == 2
+    assert list(tmp_path.glob(".draft*")) == []
+
+
+def test_a_snapshot_of_another_encoder_is_refused(index: SearchIndex, tmp_path: Path) -> None:
+    save_index(index, tmp_path)
+    other = LetterEncoder()
+    other.fingerprint = "letters-2"
+    with pytest.raises(ForeignSnapshotError, match="encoder"):
+        load_index(tmp_path, other)
+
+
+@pytest.mark.parametrize("name", ["vectors.npz", "articles.json", "manifest.json"])
+def test_a_torn_snapshot_is_refused(index: SearchIndex, tmp_path: Path, name: str) -> None:
+    save_index(index, tmp_path)
+    (path,) = tmp_path.glob(f"v-*/{name}")
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(TornSnapshotError):
+        load_index(tmp_path, LetterEncoder())
+    with pytest.raises(TornSnapshotError):
+        load_index(tmp_path / "none", LetterEncoder())
+    save_index(index, tmp_path)
+    assert load_index(tmp_path, LetterEncoder()).articles == index.articles
+
+
+def test_progress_counts_every_text_once() -> None:
+    told: list[tuple[int, int]] = []
+    SearchIndex.build(shop(), LetterEncoder(), progress=lambda done, of: told.append((done, of)))
+    assert told[-1][0] == told[-1][1]
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+
+
+def test_evaluation_counts_what_is_found(index: SearchIndex) -> None:
+    passages = [PassageRow("a", "The courier brings parcels."), PassageRow("b", "Passwords are reset by email.")]
+    queries = [
+        QueryRow("who brings the parcels", "a"),
+        QueryRow("how are passwords reset", "a", ("b",)),
+        QueryRow("courier", "b"),
+        QueryRow("courier", "missing"),
+    ]
+    report = evaluate_search(passages, queries, LetterEncoder())
+    assert (report.r_at_1, report.r_at_3, report.n_passages, report.n_queries) == (0.5, 0.75, 2, 4)
+    assert report.mrr_at_10 == pytest.approx((1 + 1 + 0.5 + 0) / 4)
+    assert report.search_ms_p50 > 0
+    rows = [QueryRow(text, article.id) for article in shop() for text in article.questions]
+    assert evaluate_index(index, rows).r_at_1 == 1.0
+
+
+def test_rows_of_evaluation_files_are_read_and_a_missing_key_is_named() -> None:
+    assert passage_row({"id": 1, "text": "t"}) == PassageRow("1", "t")
+    assert query_row({"text": "t", "article_id": None}) is None
+    assert query_row({"text": "t", "passage_id": "p", "alt_ids": ["q"]}) == QueryRow("t", "p", ("q",))
+    with pytest.raises(KnowledgeBaseError, match="'id'"):
+        passage_row({"text": "t"})
+    with pytest.raises(KnowledgeBaseError, match="'text'"):
+        query_row({"passage_id": "p"})
+    with pytest.raises(KnowledgeBaseError, match="no query"):
+        evaluate_search([PassageRow("a", "text")], [], LetterEncoder())
