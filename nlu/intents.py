@@ -1,6 +1,7 @@
 """The embedded intent engine: ranks intents, and says how sure it is that the first is right and meant at all."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,11 +97,21 @@ class IntentClassifier:
         outside_class = intents.index(_OUTSIDE) if _OUTSIDE in intents else None
         progress(f"encoding {len(texts)} examples")
         embedding, vectors = Embedding.fit(encoder, companion, texts)
+        names_said = [(_spoken(name), number) for number, name in enumerate(intents) if name != _OUTSIDE]
+        names_said = [(said, number) for said, number in names_said if any(map(str.isalpha, said))]
+        known_texts = [*texts, *(said for said, _ in names_said)]
+        known_labels = np.concatenate([labels, np.array([number for _, number in names_said], dtype=labels.dtype)])
+        if names_said:
+            vectors = np.concatenate([vectors, embedding.rows([said for said, _ in names_said])])
         progress("training")
         folds = _FOLDS if len(texts) <= _MANY_ROWS else _FOLDS_OF_MANY
-        head, evidence = KernelHead.fit_with_folds(vectors, texts, labels, seed, folds)
+        head, evidence = KernelHead.fit_with_folds(
+            vectors, known_texts, known_labels, seed, folds, names=len(names_said)
+        )
         progress("calibrating on held-out intents")
-        held, held_rows = _hold_classes_out(vectors, texts, labels, outside_class, seed)
+        held, held_rows = _hold_classes_out(
+            vectors, known_texts, known_labels, outside_class, seed, names=len(names_said)
+        )
         langs = [each.lang or "" for each in examples]
         # From here on, rows that were left out of training: first all examples, then those of held-out classes.
         evidence = Evidence.joined([evidence, *held])
@@ -222,10 +233,12 @@ def _hold_classes_out(
     labels: IntArray,
     outside_class: int | None,
     seed: int,
+    names: int,
 ) -> tuple[list[Evidence], IntArray]:
     """Evidence about rows whose whole class was absent from training: what a foreign message looks like.
 
-    An absent class has the smallest logit and cosine. At most 3,000 rows are trained on at a time.
+    An absent class has the smallest logit and cosine. The last `names` rows are names of intents. At most 3,000 rows
+    are trained on at a time.
     """
     random = np.random.default_rng(seed)
     classes = random.permutation([each for each in range(labels.max() + 1) if each != outside_class])
@@ -236,7 +249,7 @@ def _hold_classes_out(
     found, rows = [], []
     for group in range(groups):
         absent = np.isin(labels[pool], classes[group::groups])
-        kept, held = pool[~absent], pool[absent]
+        kept, held = pool[~absent], pool[absent & (pool < len(labels) - names)]
         present, compact = np.unique(labels[kept], return_inverse=True)
         if len(held) == 0 or len(present) < 2:
             continue
@@ -248,6 +261,11 @@ def _hold_classes_out(
         found.append(Evidence(scores, nearest, evidence.lexical))
         rows.append(held)
     return found, np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
+
+
+def _spoken(name: str) -> str:
+    """An intent's name as words: `faq/order_status` says `faq order status`."""
+    return fold(re.sub(r"[\W_]+", " ", name))
 
 
 def _predictions(

@@ -83,9 +83,11 @@ class KernelHead:
 
     @classmethod
     def fit_with_folds(
-        cls, vectors: FloatMatrix, texts: Sequence[str], labels: IntArray, seed: int, folds: int
+        cls, vectors: FloatMatrix, texts: Sequence[str], labels: IntArray, seed: int, folds: int, names: int = 0
     ) -> tuple["KernelHead", Evidence]:
         """Fit, and give each row the evidence that it gets while its fold is left out (no folds: from the whole fit).
+
+        The last `names` rows belong to every fold's training and get no evidence: names of intents, not utterances.
 
         A class whose examples all lie in one fold keeps the smallest logit there.
         """
@@ -117,10 +119,13 @@ class KernelHead:
         coefficients = solve_triangular(factor, weights, lower=True, trans="T")
         head = cls(anchors, lexical, lexical_anchors, starts, coefficients.astype(np.float32), bias)
         scores = features @ weights + bias
-        for kept, left in _folds(labels, folds, seed) if folds else ():
+        utterances = n - names
+        always = np.arange(utterances, n)
+        for part_kept, left in _folds(labels[:utterances], folds, seed) if folds else ():
+            kept = np.concatenate([part_kept, always])
             weights, bias = _fit_logits(features[kept], labels[kept], classes)
             scores[left] = features[left] @ weights + bias
-        return head, Evidence(scores, nearest, most_lexical)
+        return head, Evidence(scores[:utterances], nearest[:utterances], most_lexical[:utterances])
 
     def evidence(self, vectors: FloatMatrix, texts: Sequence[str]) -> Evidence:
         """Score unit vectors (k, d) with their folded texts."""
