@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+from sklearn.isotonic import IsotonicRegression
+
 from bot.dialogue import MAX_OPTIONS, Policy
 from bot.language import LANGUAGES
 
@@ -25,7 +28,7 @@ class Targets:
 
     answer_precision: float
     out_of_scope_answered: float
-    clarify_precision: float
+    clarify_chance: float
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,17 @@ def lowest_threshold(scored: Iterable[tuple[float, bool]], precision: float) -> 
     return (last + ordered[best][0]) / 2 if best < len(ordered) else last
 
 
+def lowest_chance(scored: Sequence[tuple[float, bool]], chance: float) -> float:
+    """The lowest score from which on each single one is right with at least this probability; NEVER if none is.
+
+    The probability of a score is fitted by isotonic regression (Zadrozny and Elkan 2002).
+    """
+    scores = np.array([score for score, _ in scored])
+    fitted = IsotonicRegression(out_of_bounds="clip").fit_transform(scores, [float(right) for _, right in scored])
+    enough = scores[fitted >= chance]
+    return float(enough.min()) if len(enough) else NEVER
+
+
 def calibrate(
     searches: Sequence[SearchTrial], intents: Sequence[IntentTrial], targets: Targets, *, max_text_chars: int
 ) -> Policy:
@@ -79,7 +93,7 @@ def calibrate(
         answer[lang] = _answer_threshold(rows, targets) if rows else targets.answer_precision
         unanswered = [row for row in rows if not row.hits or row.hits[0][1] < answer[lang]]
         offers = [(sum(c for _, c in _offered(row)), _offers_right(row)) for row in unanswered]
-        clarify[lang] = lowest_threshold(offers, targets.clarify_precision) if offers else targets.clarify_precision
+        clarify[lang] = lowest_chance(offers, targets.clarify_chance) if offers else targets.clarify_chance
         acting = [(row.confidence, row.right) for row in _of_language(intents, lang)]
         intent[lang] = lowest_threshold(acting, targets.answer_precision) if acting else targets.answer_precision
     return Policy(answer=answer, clarify=clarify, intent=intent, max_text_chars=max_text_chars)

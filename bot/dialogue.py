@@ -21,7 +21,7 @@ MAX_REPHRASE = 1
 
 PERSON = "person"
 """Token of "call a person", which every list of choices ends with."""
-HELPED, NOT_HELPED = "helped", "not_helped"
+HELPED, NOT_HELPED, MORE = "helped", "not_helped", "more"
 ANY_TOPIC = "any"
 
 
@@ -48,6 +48,8 @@ class Candidate:
     topic: str
     confidence: float
     lang: str
+    more: bool = False
+    """There is more in the article than this passage."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,8 @@ def _choose(state: DialogueState, token: str, articles: Mapping[str, Candidate],
     if token not in state.options:
         template = "option_unknown" if typed else "options_expired"
         return Decision((Say(template, options=state.options),), state, template)
+    if kind == MORE and value in articles:
+        return _answer(state, (articles[value],), "more")
     if kind == "article" and value in articles:
         return _answer(state, (articles[value],), "chosen")
     if kind == PERSON:
@@ -272,8 +276,10 @@ def _understand(
     whole, lang = understood[0], utterance.lang
     outcome = whole.outcome
     certain = whole.confidence >= policy.intent[lang]
-    if outcome.handoff and (certain or (outcome.handoff == ANY_TOPIC and whole.confidence >= policy.person)):
-        return Decision((_handoff(whole),), state, f"intent:{whole.intent}")
+    for part in understood:
+        wish = part.outcome.handoff == ANY_TOPIC and part.confidence >= policy.person
+        if part.outcome.handoff and (wish or part.confidence >= policy.intent[lang]):
+            return Decision((_handoff(part),), state, f"intent:{part.intent}")
     several = _several_answers(understood[1:], policy.answer[lang])
     if len(several) > 1:
         return _answer(state, several, "several_questions")
@@ -317,10 +323,11 @@ def _several_answers(parts: Sequence[Understanding], threshold: float) -> tuple[
 
 
 def _answer(state: DialogueState, candidates: tuple[Candidate, ...], rule: str) -> Decision:
-    last = len(candidates) - 1
-    actions = tuple(Answer(c, FEEDBACK if number == last else {}) for number, c in enumerate(candidates))
+    last = candidates[-1]
+    options = FEEDBACK | ({f"{MORE}:{last.article_id}": "@label_more"} if last.more else {})
+    actions = tuple(Answer(candidate, options if candidate is last else {}) for candidate in candidates)
     answered = tuple(dict.fromkeys([*state.answered, *(c.article_id for c in candidates)]))
-    return Decision(actions, DialogueState(True, FEEDBACK, answered=answered[-5:], topic=candidates[-1].topic), rule)
+    return Decision(actions, DialogueState(True, options, answered=answered[-5:], topic=last.topic), rule)
 
 
 def _again(state: DialogueState, whole: Understanding, threshold: float) -> Decision:

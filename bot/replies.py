@@ -18,7 +18,15 @@ log = structlog.get_logger()
 REQUIRED = (
     *("answer", "clarify", "confirmed", "empty", "error", "greeting", "handoff", "rephrase", "resolved", "too_long"),
     *("attachment_failed", "attachment_received", "attachment_too_large", "unsupported", "waiting"),
-    *("label_helped", "label_none", "label_not_helped", "label_person", "option_unknown", "options_expired"),
+    *(
+        "label_helped",
+        "label_more",
+        "label_none",
+        "label_not_helped",
+        "label_person",
+        "option_unknown",
+        "options_expired",
+    ),
 )
 """Templates that the assistant itself names; an intent's `reply` may name any other."""
 

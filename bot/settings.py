@@ -24,13 +24,13 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
     encoder: str = Field("", description="Any sentence-transformers model name or folder; empty: the one that ships.")
     answer_precision: float = Field(
-        0.97, gt=0.5, lt=1, description="Share of answers that must be right; thresholds are computed from it."
+        0.98, gt=0.5, lt=1, description="Share of answers that must be right; thresholds are computed from it."
     )
     out_of_scope_answered: float = Field(
         0.03, gt=0, lt=0.5, description="Share of out-of-scope messages that may be answered; likewise."
     )
-    clarify_precision: float = Field(
-        0.6, gt=0, lt=1, description="Share of clarifying questions that must offer the right choice; likewise."
+    clarify_chance: float = Field(
+        0.35, gt=0, lt=1, description="Least probability that the right answer is among the choices offered; likewise."
     )
     shop_ru: str = Field("Клён", description="The company's name in Russian messages.")
     shop_en: str = Field("Klyon", description="The company's name in English messages.")

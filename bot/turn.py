@@ -99,7 +99,7 @@ class Turns:
                 item.state for item in fetched if item.state in (AttachmentState.TOO_LARGE, AttachmentState.FAILED)
             ),
         )
-        chosen = [token.removeprefix("article:") for token in state.options if token.startswith("article:")]
+        chosen = [token.partition(":")[2] for token in state.options if ":" in token]
         articles = {
             article_id: found
             for article_id in chosen

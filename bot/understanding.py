@@ -107,6 +107,9 @@ class Understander:
         self.index = index
         self.topics = topics
         self.policy = policy
+        self._versions: dict[str, dict[str, Article]] = {}
+        for article in index.articles:
+            self._versions.setdefault(article.id, {})[article.lang] = article
 
     def understand(self, text: str, remembered_lang: str | None = None) -> Understood:
         """Never raises for any text; one longer than the policy's limit is not interpreted."""
@@ -143,15 +146,24 @@ class Understander:
         outcome = self.outcomes.get(intent, Outcome()) if intent else Outcome()
         if intent not in self.intents:
             intent = None  # an article's own class is no intent that anybody named
-        return Understanding(text, intent, confidence, outcome, tuple(map(_candidate, hits))), hits
+        return Understanding(text, intent, confidence, outcome, tuple(map(self._candidate, hits))), hits
+
+    def _candidate(self, hit: Hit) -> Candidate:
+        text = hit.passage.text
+        article = self._article(hit.article_id, hit.lang)
+        more = article is not None and len(article.body.strip()) > len(text)
+        return Candidate(hit.article_id, hit.title, text, hit.topic or "", hit.confidence, hit.lang, more)
 
     def candidate(self, article_id: str, lang: str) -> Candidate | None:
         """An article by its id, as it is shown when the customer chooses it."""
-        versions = {article.lang: article for article in self.index.articles if article.id == article_id}
-        if not versions:
+        article = self._article(article_id, lang)
+        if article is None:
             return None
-        article = versions.get(lang) or next(iter(versions.values()))
         return Candidate(article.id, article.title, article.body.strip(), article.topic or "", 1.0, article.lang)
+
+    def _article(self, article_id: str, lang: str) -> Article | None:
+        versions = self._versions.get(article_id, {})
+        return versions.get(lang) or next(iter(versions.values()), None)
 
 
 def split_questions(text: str) -> list[str]:
@@ -159,10 +171,6 @@ def split_questions(text: str) -> list[str]:
     parts = [part.strip() for part in re.split(r"(?<=[?!.])\s+|\n+|;\s+", text)]
     parts = [part for part in parts if len(re.findall(r"[^\W\d_]{2,}", part)) >= 2]
     return parts[:MAX_PARTS] if len(parts) > 1 else [text]
-
-
-def _candidate(hit: Hit) -> Candidate:
-    return Candidate(hit.article_id, hit.title, hit.passage.text, hit.topic or "", hit.confidence, hit.lang)
 
 
 def _hit_json(hit: Hit) -> dict[str, Any]:

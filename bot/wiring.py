@@ -102,7 +102,7 @@ class Installation:
         return Targets(
             answer_precision=self.settings.answer_precision,
             out_of_scope_answered=self.settings.out_of_scope_answered,
-            clarify_precision=self.settings.clarify_precision,
+            clarify_chance=self.settings.clarify_chance,
         )
 
     @cached_property

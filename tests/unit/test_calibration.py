@@ -16,7 +16,7 @@ from bot.calibration import (
     policy_to_json,
 )
 
-TARGETS = Targets(answer_precision=0.9, out_of_scope_answered=0.05, clarify_precision=0.5)
+TARGETS = Targets(answer_precision=0.9, out_of_scope_answered=0.05, clarify_chance=0.5)
 scored = st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=60)
 
 

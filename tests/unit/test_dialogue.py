@@ -225,3 +225,21 @@ def test_every_turn_of_the_assistant_says_something_and_leaves_a_way_to_a_person
             assert 2 <= len(action.candidates) <= 3
             assert PERSON in action.options
     assert DialogueState.from_json(decision.state.to_json()) == decision.state
+
+
+def test_the_rest_of_an_article_is_a_button_away() -> None:
+    passage = Candidate("a", "About a", "The beginning", "orders", 0.9, "en", more=True)
+    first = act(understood(passage))
+    assert isinstance(first.actions[0], Answer)
+    assert "more:a" in first.actions[0].options
+    whole = Candidate("a", "About a", "The whole of it", "orders", 1.0, "en")
+    second = act(state=first.state, kind="choice", choice="more:a", articles={"a": whole})
+    assert isinstance(second.actions[0], Answer)
+    assert second.actions[0].candidate.text == "The whole of it"
+    assert list(second.actions[0].options) == ["helped", "not_helped"]
+
+
+def test_a_wish_for_a_person_at_the_end_of_a_story_is_obeyed() -> None:
+    wish = understood(intent="ask_for_person", confidence=0.9, outcome=Outcome(handoff="any"))
+    decision = act(understood(article("a", 0.95)), understood(article("a", 0.9)), wish)
+    assert decision.actions == (Handoff(Reason.ASKED_FOR_PERSON),)
