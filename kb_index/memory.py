@@ -22,7 +22,7 @@ _WORDS = 0.3
 _PARTS = 0.4
 _RIDGE = 0.5
 _MOST_ROWS = 4000  # beyond, fitting takes seconds and the matrix 64 MB: then only the neighbours of a text are used
-_NEIGHBOURS = 128
+NEIGHBOURS = 100
 
 
 class QuestionMemory:
@@ -51,15 +51,23 @@ class QuestionMemory:
             self._weights = self._inverse @ self._targets(owners)
 
     def answers(
-        self, vector: FloatVector, words: Mapping[str, float], parts: Mapping[str, float], hidden: Sequence[int] = ()
+        self,
+        vector: FloatVector,
+        words: Mapping[str, float],
+        parts: Mapping[str, float],
+        near: IntVector,
+        hidden: Sequence[int] = (),
     ) -> FloatVector:
-        """How much the questions speak for each article, about 0 to 1, shape (count,); `hidden` ones are left out."""
+        """How much the questions speak for each article, about 0 to 1, shape (count,); `hidden` ones are left out.
+
+        `near` are the questions nearest to the vector, hidden ones not among them: all that a large memory looks at.
+        """
         if not len(self._vectors):
             return np.zeros(self._count, dtype=np.float32)
         centred = _unit((vector - self._mean)[None, :])[0]
-        likeness: FloatVector = np.exp(_SHARPNESS * (self._vectors @ centred - 1))
         if not self._is_small:
-            return self._by_neighbours(likeness, hidden)
+            return self._by_neighbours(centred, near)
+        likeness: FloatVector = np.exp(_SHARPNESS * (self._vectors @ centred - 1))
         likeness = likeness + _WORDS * self._words.likeness(words) + _PARTS * self._parts.likeness(parts)
         answers = likeness @ self._weights
         if len(hidden):
@@ -69,12 +77,10 @@ class QuestionMemory:
         result: FloatVector = answers.astype(np.float32)
         return result
 
-    def _by_neighbours(self, likeness: FloatVector, hidden: Sequence[int]) -> FloatVector:
-        likeness[list(hidden)] = -1
-        rows = np.argpartition(-likeness, _NEIGHBOURS)[:_NEIGHBOURS]
+    def _by_neighbours(self, centred: FloatVector, rows: IntVector) -> FloatVector:
         near = self._vectors[rows]
         kernel = np.exp(_SHARPNESS * (near @ near.T - 1)) + _RIDGE * np.eye(len(rows))
-        weights = np.linalg.solve(kernel, np.clip(likeness[rows], 0, None))
+        weights = np.linalg.solve(kernel, np.exp(_SHARPNESS * (near @ centred - 1)))
         return np.bincount(self._owners[rows], weights=weights, minlength=self._count).astype(np.float32)
 
     def _targets(self, owners: IntVector) -> FloatMatrix:

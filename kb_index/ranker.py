@@ -33,8 +33,8 @@ EVIDENCE = (
 )
 _FORMAT = 2
 _COSINE_SCALE = 0.012
-_MEMORY = 6.0
-_INTENT = 4.0
+_MEMORY = 10.0
+_INTENT = 2.0
 _LEXICAL = {"words": 0.3, "sentence_words": 0.3, "parts": 0.5, "question_words": 0.2, "question_parts": 0.3}
 _BUILT_IN_CEILING = 0.5  # an untrained fusion cannot know how often it is right
 

@@ -10,13 +10,13 @@ import numpy as np
 from kb_index.articles import Article
 from kb_index.encoder import Encoder, FloatMatrix, TextKind
 from kb_index.lexical import LexicalIndex, Spelling, stem, stems, word_parts
-from kb_index.memory import QuestionMemory
+from kb_index.memory import NEIGHBOURS, QuestionMemory
 from kb_index.normalise import Letters, fold, query_text, readings, script_of, words
 from kb_index.passages import Passage, sentences, split_passages
 from kb_index.ranker import EVIDENCE, Matrix, Ranker
 from kb_index.vectors import FloatVector, IntVector, VectorIndex
 
-_NEAREST = 60  # rows taken from each source of candidates
+_NEAREST = 40  # rows taken from each source of candidates
 _LIKELY_TYPO = 0.7  # weight of a known word that a misspelt one may stand for
 _BATCH = 256
 
@@ -105,8 +105,8 @@ class SearchIndex:
         self._passage_bounds = _bounds(len(self.ids), [self._number[passage.article_id] for passage in self.passages])
         self._question_bounds = _bounds(len(self.ids), [self._number[article.id] for article, _ in self.questions])
         self._folded_questions = [fold(text) for _, text in self.questions]
-        self._passage_index = VectorIndex.build(vectors.passages, encoder.dim)
-        self._question_index = VectorIndex.build(vectors.questions, encoder.dim)
+        self._passage_index = VectorIndex(vectors.passages, encoder.dim)
+        self._question_index = VectorIndex(vectors.questions, encoder.dim)
         titles = {(article.id, article.lang): article.title for article in self.articles}
         texts = [
             " ".join((titles[passage.article_id, passage.lang], *passage.headings, passage.plain))
@@ -235,15 +235,16 @@ class SearchIndex:
         parts_found = _shares(self._parts, query.parts)
         question_words = _shares(self._question_words, query.stems)
         question_parts = _shares(self._question_parts, query.parts)
-        remembered = self._memory.answers(query.vector, query.stems, query.parts, hidden_rows)
+        near_questions = self._question_index.nearest(query.vector, NEIGHBOURS + len(hidden_rows))
+        near_questions = near_questions[~np.isin(near_questions, hidden_rows)]
+        remembered = self._memory.answers(query.vector, query.stems, query.parts, near_questions, hidden_rows)
         question_words[hidden_rows] = 0
         question_parts[hidden_rows] = 0
-        near_questions = self._question_index.nearest(query.vector, _NEAREST + len(hidden_rows))
         sources = (
             (self._passage_bounds, self._passage_index.nearest(query.vector, _NEAREST)),
             (self._passage_bounds, _top(words_found)),
             (self._passage_bounds, _top(parts_found)),
-            (self._question_bounds, near_questions[~np.isin(near_questions, hidden_rows)]),
+            (self._question_bounds, near_questions[:_NEAREST]),
             (self._question_bounds, _top(question_words)),
             (self._question_bounds, _top(question_parts)),
             (np.arange(len(self.ids) + 1), _top(remembered)),

@@ -1,6 +1,5 @@
 """Nearest vectors with FAISS."""
 
-from pathlib import Path
 from typing import Any
 
 import faiss
@@ -13,20 +12,28 @@ IntVector = NDArray[np.int64]
 FloatVector = NDArray[np.float32]
 
 
+_EXACT_ROWS = 5_000  # up to here one look at every row takes well under a millisecond
+
+
 class VectorIndex:
-    """Rows of unit vectors, numbered from 0 in the order given; likeness is the cosine."""
+    """Rows of unit vectors, numbered from 0 in the order given; likeness is the cosine.
 
-    def __init__(self, index: Any) -> None:
-        self._index = index
-        self.size = int(index.ntotal)
-        self.dim = int(index.d)
+    Candidates of a large base come from bytes instead of floats (FAISS's 8-bit scalar quantiser), four times faster;
+    their cosines are computed from the rows as given.
+    """
 
-    @classmethod
-    def build(cls, rows: FloatMatrix, dim: int) -> "VectorIndex":
-        index = faiss.IndexFlatIP(dim)
-        if len(rows):
-            index.add(np.ascontiguousarray(rows, dtype=np.float32))
-        return cls(index)
+    def __init__(self, rows: FloatMatrix, dim: int) -> None:
+        self._rows = np.ascontiguousarray(rows, dtype=np.float32)
+        self.size = len(rows)
+        if self.size <= _EXACT_ROWS:
+            self._index: Any = faiss.IndexFlatIP(dim)
+        else:
+            self._index = faiss.IndexScalarQuantizer(
+                dim, faiss.ScalarQuantizer.QT_8bit_uniform, faiss.METRIC_INNER_PRODUCT
+            )
+            self._index.train(self._rows)
+        if self.size:
+            self._index.add(self._rows)
 
     def nearest(self, query: FloatVector, count: int) -> IntVector:
         """Numbers of the nearest rows, the nearest first; fewer when there are fewer."""
@@ -38,19 +45,4 @@ class VectorIndex:
 
     def rows(self, numbers: IntVector) -> FloatMatrix:
         """The vectors of these rows, float32 of shape (len(numbers), dim)."""
-        if not len(numbers):
-            return np.zeros((0, self.dim), dtype=np.float32)
-        return self._all()[numbers]
-
-    def _all(self) -> FloatMatrix:
-        """All vectors, without a copy: FAISS owns the memory, so `self` must stay alive while the result is used."""
-        flat: FloatMatrix = faiss.rev_swig_ptr(self._index.get_xb(), self.size * self.dim).reshape(self.size, self.dim)
-        return flat
-
-    def save(self, path: Path) -> None:
-        faiss.write_index(self._index, str(path))
-
-    @classmethod
-    def load(cls, path: Path) -> "VectorIndex":
-        """Raises RuntimeError when the file is no FAISS index."""
-        return cls(faiss.read_index(str(path)))
+        return self._rows[numbers]

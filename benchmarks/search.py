@@ -1,0 +1,158 @@
+"""Search against plain vectors, plain BM25 and their plain sum, on one machine in one run; prints a JSON table.
+
+    python -m benchmarks.search --sets FOLDER       XQuAD from FOLDER/xquad.{ru,en}.{passages,queries}.jsonl
+    python -m benchmarks.search --dialogue FILE     articles of data/kb for the labelled questions of FILE
+    python -m benchmarks.search --scale 10000       milliseconds of one search over so many passages, without encoding
+
+Nothing here trains on what it measures: XQuAD is searched by the built-in fusion, the articles by a ranker that learns
+from their own example questions.
+"""
+
+import argparse
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from kb_index.articles import Article, load_articles
+from kb_index.encoder import Encoder, FloatMatrix, TextKind
+from kb_index.evaluation import KeepingEncoder, QueryRow, evaluate_index, evaluate_search, passage_row, query_row
+from kb_index.lexical import LexicalIndex, stems
+from kb_index.ranker_training import LabelledQuestion, train_ranker
+from kb_index.search import SearchIndex
+from nlu.encoder import load_encoder
+
+ROOT = Path(__file__).parent.parent
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+
+
+def plain(
+    texts: Sequence[str], ids: Sequence[str], queries: Sequence[QueryRow], encoder: Encoder
+) -> dict[str, dict[str, float]]:
+    """Recall of vectors alone, of BM25 alone, and of the sum of both, each standardised over all texts."""
+    cosines = encoder.encode([query.text for query in queries], "query") @ encoder.encode(texts, "passage").T
+    index = LexicalIndex.build([stems(text) for text in texts], k1=1.5, b=0.75)
+    lexical = np.stack([index.scores(Counter(stems(query.text))) for query in queries])
+    right = np.array([[name in (query.right_id, *query.alt_ids) for name in ids] for query in queries])
+    return {
+        name: {f"r_at_{depth}": _recall(scores, ids, right, depth) for depth in (1, 3)}
+        for name, scores in (
+            ("vectors", cosines),
+            ("bm25", lexical),
+            ("sum", _standard(cosines) + _standard(lexical)),
+        )
+    }
+
+
+def _standard(scores: FloatMatrix) -> FloatMatrix:
+    spread = scores.std(axis=1, keepdims=True)
+    result: FloatMatrix = ((scores - scores.mean(axis=1, keepdims=True)) / np.where(spread > 1e-9, spread, 1)).astype(
+        np.float32
+    )
+    return result
+
+
+def _recall(scores: FloatMatrix, ids: Sequence[str], right: np.ndarray[Any, Any], depth: int) -> float:
+    """Each id counts once, by its best text. Ties fall at random, so that a query nothing speaks for is not a hit."""
+    jitter = np.random.default_rng(0).uniform(0, 1e-9, scores.shape)
+    found = 0
+    for order, own in zip(np.argsort(-(scores + jitter), axis=1), right, strict=True):
+        first = list(dict.fromkeys(ids[column] for column in order[: depth * 60]))[:depth]
+        found += any(own[column] for column in order[: depth * 60] if ids[column] in first)
+    return found / len(scores)
+
+
+def xquad(folder: Path, encoder: Encoder) -> dict[str, Any]:
+    table = {}
+    for asked, stored in (("ru", "ru"), ("en", "en"), ("ru", "en")):
+        passages = [passage_row(row) for row in rows_of(folder / f"xquad.{stored}.passages.jsonl")]
+        queries = [row for raw in rows_of(folder / f"xquad.{asked}.queries.jsonl") if (row := query_row(raw))]
+        ours = evaluate_search(passages, queries, encoder)
+        baselines = plain([row.text for row in passages], [row.id for row in passages], queries, encoder)
+        table[f"xquad {asked} to {stored}"] = {**baselines, "ours": asdict(ours)}
+    return table
+
+
+def dialogue(path: Path, encoder: Encoder) -> dict[str, Any]:
+    articles = load_articles(ROOT / "data" / "kb").articles
+    index = SearchIndex.build(articles, encoder)
+    questions = [
+        LabelledQuestion(text, article.lang, frozenset({article.id}))
+        for article in articles
+        for text in article.questions
+    ]
+    started = perf_counter()
+    trained = index.with_ranker(train_ranker(index, questions).ranker)
+    seconds = perf_counter() - started
+    ids = [passage.article_id for passage in index.passages]
+    texts = [passage.plain for passage in index.passages]
+    table: dict[str, Any] = {"train_seconds": round(seconds, 1)}
+    for lang in ("ru", "en"):
+        queries = [row for raw in rows_of(path) if raw["lang"] == lang and (row := query_row(raw))]
+        table[f"articles {lang}"] = {
+            **plain(texts, ids, queries, encoder),
+            "untrained": asdict(evaluate_index(index, queries)),
+            "ours": asdict(evaluate_index(trained, queries)),
+        }
+    return table
+
+
+class RandomEncoder:
+    """Vectors without meaning: only how long a search takes is looked at."""
+
+    name = fingerprint = "random"
+    dim = 384
+
+    def encode(self, texts: Sequence[str], kind: TextKind = "query") -> FloatMatrix:
+        rows = np.random.default_rng(len(texts)).standard_normal((len(texts), self.dim)).astype(np.float32)
+        unit: FloatMatrix = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return unit
+
+
+def scale(count: int) -> dict[str, Any]:
+    """Articles of one passage each, made of sentences of the demo articles in random order."""
+    dice = random.Random(0)  # noqa: S311
+    demo = load_articles(ROOT / "data" / "kb").articles
+    sentences = [line for article in demo for line in article.body.splitlines() if len(line) > 40]
+    articles = [
+        Article(f"a{number}", "ru", f"{number}", " ".join(dice.sample(sentences, 6))) for number in range(count)
+    ]
+    started = perf_counter()
+    index = SearchIndex.build(articles, RandomEncoder())
+    built = perf_counter() - started
+    texts = [text for article in demo for text in article.questions]
+    queries = [QueryRow(text, "a0") for text in dice.sample(texts, 300)]
+    report = evaluate_index(index, queries)
+    return {f"scale {count}": {"build_seconds": round(built, 1), "search_ms_p50": report.search_ms_p50}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", type=Path)
+    parser.add_argument("--dialogue", type=Path)
+    parser.add_argument("--scale", type=int)
+    parser.add_argument("--encoder-folder", type=Path, default=ROOT / "var" / "encoder")
+    chosen = parser.parse_args()
+    table: dict[str, Any] = {}
+    if chosen.scale:
+        table |= scale(chosen.scale)
+    if chosen.sets or chosen.dialogue:
+        encoder = KeepingEncoder(load_encoder(chosen.encoder_folder))
+        if chosen.sets:
+            table |= xquad(chosen.sets, encoder)
+        if chosen.dialogue:
+            table |= dialogue(chosen.dialogue, encoder)
+    print(json.dumps(table, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
