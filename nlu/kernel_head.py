@@ -177,8 +177,7 @@ def _fit_logits(features: FloatMatrix, labels: IntArray, classes: int) -> tuple[
     if len(present) == 1:
         bias[present] = 0
         return weights, bias
-    # The loose tolerance stops early, which is part of the regularisation that was measured.
-    model = LogisticRegression(C=_INVERSE_REGULARISATION, tol=1e-3, max_iter=500).fit(features, labels)
+    model = LogisticRegression(C=_INVERSE_REGULARISATION, max_iter=500).fit(features, labels)
     if len(present) == 2:
         # scikit-learn gives two classes one row of coefficients, for the second.
         weights[:, present[1]], bias[present] = model.coef_[0], (0, model.intercept_[0])
