@@ -59,17 +59,17 @@ class Keywords(Understander):
             asked = Outcome(handoff="any", reason=Reason.ASKED_FOR_PERSON)
             found = Understanding(text, "ask_person", 0.99, asked)
         elif "order" in low or "заказ" in low:
-            found = Understanding(text, candidates=(self._candidate("order-status", 0.97),))
+            found = Understanding(text, candidates=(self._found("order-status", 0.97),))
         elif "return" in low:
-            both = self._candidate("return-period", 0.45), self._candidate("return-how", 0.4)
+            both = self._found("return-period", 0.45), self._found("return-how", 0.4)
             found = Understanding(text, candidates=both)
         lang = detect(text, remembered_lang)
         return Understood(lang, (found,), {"lang": lang, "model_version": self.version})
 
     def candidate(self, article_id: str, lang: str) -> Candidate | None:
-        return self._candidate(article_id, 1.0) if article_id in ARTICLES else None
+        return self._found(article_id, 1.0) if article_id in ARTICLES else None
 
-    def _candidate(self, article_id: str, confidence: float) -> Candidate:
+    def _found(self, article_id: str, confidence: float) -> Candidate:
         title = article_id.replace("-", " ").capitalize()
         return Candidate(article_id, title, ARTICLES[article_id], "orders", confidence, "en")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from alembic import context
 
 from bot import ledger as ledger  # registers its tables
@@ -10,7 +12,7 @@ from handoff.records import Base, UtcDateTime
 connection = context.config.attributes["connection"]
 
 
-def render_item(kind: str, item: object, _context: object) -> str | bool:
+def render_item(kind: str, item: object, _context: object) -> str | Literal[False]:
     """A migration is history: it names plain column types, not this program's classes."""
     return "sa.DateTime(timezone=True)" if kind == "type" and isinstance(item, UtcDateTime) else False
 

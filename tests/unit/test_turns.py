@@ -66,7 +66,7 @@ class World:
         mind = understander or Keywords()
         turns = Turns(
             understander=lambda: mind,
-            replies=Replies(dict.fromkeys((replies, DATA / "replies")), {"ru": COMMON, "en": COMMON}),
+            replies=Replies(tuple(dict.fromkeys((replies, DATA / "replies"))), {"ru": COMMON, "en": COMMON}),
             topics=load_topics(DATA / "topics.yml"),
             hours=WorkingHours(),
             clock=self.clock,
@@ -80,10 +80,10 @@ class World:
             clock=self.clock,
         )
 
-    def message(self, text: str = "", *, id: str | None = None, chat: str = "c", **more: object) -> InboundMessage:
+    def message(self, text: str = "", *, key: str | None = None, chat: str = "c", **more: object) -> InboundMessage:
         made = InboundMessage(
             address=Address("recorder", "", chat),
-            external_id=id or f"{chat}-{text}-{len(self.channel.sent)}",
+            external_id=key or f"{chat}-{text}-{len(self.channel.sent)}",
             sent_at=self.clock(),
             text=text,
         )
@@ -121,20 +121,20 @@ async def test_a_first_message_is_greeted_with_the_privacy_notice_and_answered(w
 
 async def test_a_repeated_message_is_stored_and_answered_once(world: World) -> None:
     for _ in range(3):
-        await world.hear("where is my order", id="same")
+        await world.hear("where is my order", key="same")
     assert len(world.channel.sent) == 2
     assert len(await world.transcript()) == 3
 
 
 async def test_the_same_id_in_another_channel_or_account_is_another_message(world: World) -> None:
-    await world.hear("where is my order", id="1")
-    other = replace(world.message("where is my order", id="1"), address=Address("recorder", "second bot", "c"))
+    await world.hear("where is my order", key="1")
+    other = replace(world.message("where is my order", key="1"), address=Address("recorder", "second bot", "c"))
     assert await world.assistant.receive(other)
 
 
 async def test_messages_are_answered_in_the_order_of_arrival(world: World) -> None:
     for number in range(10):
-        await world.assistant.receive(world.message(f"order {number}", id=str(number)))
+        await world.assistant.receive(world.message(f"order {number}", key=str(number)))
     await world.assistant.drain()
     said = [message for message in await world.transcript() if message.author is Author.CUSTOMER]
     assert [message.text for message in said] == [f"order {number}" for number in range(10)]
@@ -230,7 +230,7 @@ async def test_what_was_received_before_a_crash_is_answered_after_the_next_start
 async def test_a_photo_is_kept_acknowledged_and_given_to_the_agent(world: World) -> None:
     world.channel.files["p"] = b"picture"
     photo = InboundAttachment("photo", {"id": "p"}, mime_type="image/jpeg", size_bytes=7)
-    said = await world.hear(kind="attachment", attachments=(photo,), id="photo")
+    said = await world.hear(kind="attachment", attachments=(photo,), key="photo")
     assert len(said) == 2
     await world.hear("a person please")
     (ticket,) = await world.tickets()
@@ -255,7 +255,7 @@ async def test_a_file_that_cannot_be_kept_is_recorded_and_said(
     world: World, attachment: InboundAttachment, state: AttachmentState
 ) -> None:
     world.channel.files["big"] = b"x" * 10_001
-    assert await world.hear(kind="attachment", attachments=(attachment,), id="file")
+    assert await world.hear(kind="attachment", attachments=(attachment,), key="file")
     (kept,) = (await world.transcript())[0].attachments
     assert kept.state is state
 
@@ -265,7 +265,7 @@ async def test_a_file_that_cannot_be_kept_is_recorded_and_said(
     ["", "   ", "🙂", "\x00\x01\x02", "\ud800", "{{ 7 * 7 }}", "<script>alert(1)</script>", "a" * 100_000, "{% for %}"],
 )
 async def test_any_text_has_an_outcome_and_stays_as_it_was(world: World, text: str) -> None:
-    said = await world.hear(text, id="odd")
+    said = await world.hear(text, key="odd")
     assert said
     assert "49" not in said[-1]
     stored = (await world.transcript())[0].text
@@ -278,7 +278,7 @@ async def test_two_conversations_at_once_each_keep_their_order(world: World) -> 
     running = asyncio.create_task(world.assistant.run())
     for number in range(6):
         for chat in "ab":
-            await world.assistant.receive(world.message(f"order {number}", id=f"{chat}{number}", chat=chat))
+            await world.assistant.receive(world.message(f"order {number}", key=f"{chat}{number}", chat=chat))
     async with asyncio.timeout(20):
         while True:
             async with world.sessions.begin() as session:
