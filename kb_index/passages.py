@@ -65,6 +65,17 @@ def plain_text(markdown: str) -> str:
     return "\n\n".join(line for token in _parser().parse(markdown) if (line := _block_text(token)))
 
 
+def links(markdown: str) -> list[str]:
+    """Targets of all links and pictures, in order."""
+    found = []
+    for token in _parser().parse(markdown):
+        for child in token.children or ():
+            target = child.attrGet("href" if child.type == "link_open" else "src")
+            if child.type in ("link_open", "image") and target:
+                found.append(str(target))
+    return found
+
+
 def first_heading(markdown: str) -> tuple[str, str] | None:
     """The first heading's text when the document begins with one, and the document without it."""
     tokens = _parser().parse(markdown)
