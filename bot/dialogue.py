@@ -277,6 +277,8 @@ def _understand(
     outcome = whole.outcome
     certain = whole.confidence >= policy.intent[lang]
     for part in understood:
+        if part.outcome.reason is Reason.REJECTED_ANSWER and not state.answered:
+            continue  # there is nothing yet that could have been rejected
         wish = part.outcome.handoff == ANY_TOPIC and part.confidence >= policy.person
         if part.outcome.handoff and (wish or part.confidence >= policy.intent[lang]):
             return Decision((_handoff(part),), state, f"intent:{part.intent}")

@@ -243,3 +243,11 @@ def test_a_wish_for_a_person_at_the_end_of_a_story_is_obeyed() -> None:
     wish = understood(intent="ask_for_person", confidence=0.9, outcome=Outcome(handoff="any"))
     decision = act(understood(article("a", 0.95)), understood(article("a", 0.9)), wish)
     assert decision.actions == (Handoff(Reason.ASKED_FOR_PERSON),)
+
+
+def test_nothing_is_rejected_before_anything_was_answered() -> None:
+    rejected = Outcome(handoff="any", reason=Reason.REJECTED_ANSWER)
+    said = understood(article("b", 0.9), intent="answer_rejected", confidence=0.9, outcome=rejected)
+    assert isinstance(act(said).actions[0], Answer)
+    after = act(understood(article("a", 0.9))).state
+    assert act(said, state=after).actions == (Handoff(Reason.REJECTED_ANSWER),)

@@ -1,7 +1,7 @@
 import pytest
 
 from kb_index.lexical import Spelling
-from kb_index.normalise import Letters, fold, readings
+from kb_index.normalise import Letters, fold, other_script, readings
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,9 @@ def test_a_misspelt_word_is_near_the_word_that_was_meant() -> None:
     assert spelling.nearest("кот") == ()
     assert spelling.nearest("12345") == ()
     assert Spelling([]).nearest("доставка") == ()
+
+
+def test_names_are_spelt_in_the_other_script() -> None:
+    assert other_script("каролина") == "karolina"
+    assert other_script("щука") == "schuka"
+    assert other_script("carolina") == "царолина"
