@@ -38,6 +38,12 @@ _SOUNDS = dict(
     zip("abcdefghijklmnopqrstuvwxyz'46", "абцдефгхийклмнопкрстуввхызьчш", strict=True),
 )
 _SOUND = re.compile("|".join([*(latin for latin, _ in _TRANSLITERATION), "[a-z'46]"]))
+_LATIN_SPELLING = str.maketrans(
+    dict(
+        zip("абвгдезийклмнопрстуфхыэ", "abvgdeziyklmnoprstufhye", strict=True),
+        ж="zh", ц="ts", ч="ch", ш="sh", щ="sch", ъ="", ь="", ю="yu", я="ya",
+    )
+)  # fmt: skip
 _FINAL_SHORT_I = re.compile(r"(?<=[аеоуиыюя])и\b")
 
 
@@ -60,6 +66,11 @@ def words(text: str) -> list[str]:
 def words_of_folded(folded: str) -> list[str]:
     """The words and numbers of a text that is folded already."""
     return [word[:_LONGEST_WORD] for word in _WORD.findall(folded)]
+
+
+def other_script(word: str) -> str:
+    """A folded word spelt in the letters of the other language, as names and brands are."""
+    return word.translate(_LATIN_SPELLING) if _CYRILLIC.search(word) else _as_russian_sounds(word)
 
 
 def query_text(text: str) -> str:

@@ -35,7 +35,7 @@ _FORMAT = 2
 _COSINE_SCALE = 0.012
 _MEMORY = 10.0
 _INTENT = 2.0
-_LEXICAL = {"words": 0.3, "sentence_words": 0.3, "parts": 0.5, "question_words": 0.2, "question_parts": 0.3}
+_LEXICAL = {"words": 0.4, "sentence_words": 0.4, "parts": 0.7, "question_words": 0.3, "question_parts": 0.4}
 _BUILT_IN_CEILING = 0.5  # an untrained fusion cannot know how often it is right
 
 

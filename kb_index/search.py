@@ -11,13 +11,14 @@ from kb_index.articles import Article
 from kb_index.encoder import Encoder, FloatMatrix, TextKind
 from kb_index.lexical import LexicalIndex, Spelling, stem, stems, word_parts
 from kb_index.memory import NEIGHBOURS, QuestionMemory
-from kb_index.normalise import Letters, fold, query_text, readings, script_of, words
+from kb_index.normalise import Letters, fold, other_script, query_text, readings, script_of, words
 from kb_index.passages import Passage, sentences, split_passages
 from kb_index.ranker import EVIDENCE, Matrix, Ranker
 from kb_index.vectors import FloatVector, IntVector, VectorIndex
 
 _NEAREST = 40  # rows taken from each source of candidates
 _LIKELY_TYPO = 0.7  # weight of a known word that a misspelt one may stand for
+_FOREIGN_SPELLING = 0.5  # weight of a part of a word spelt in the other script
 _BATCH = 256
 
 Progress = Callable[[int, int], None]
@@ -219,7 +220,7 @@ class SearchIndex:
         ]
 
     def _query(self, reading: str, vector: FloatVector) -> Query:
-        return Query(reading, vector, self._weighted_stems(reading), Counter(word_parts(reading)))
+        return Query(reading, vector, self._weighted_stems(reading), self._weighted_parts(reading))
 
     def candidates(
         self,
@@ -325,6 +326,12 @@ class SearchIndex:
             matched_question=self.questions[question][1] if question >= 0 else None,
             matched_words=tuple(dict.fromkeys(word for word in words(query.text) if stem(word) in known)),
         )
+
+    def _weighted_parts(self, text: str) -> Mapping[str, float]:
+        """Parts of the words, and of names as the other language spells them where an article has such parts."""
+        foreign = word_parts(" ".join(other_script(word) for word in words(text) if len(word) > 3))
+        found = {part: _FOREIGN_SPELLING for part in foreign if self._parts.knows(part)}
+        return {**found, **Counter(word_parts(text))}
 
     def _weighted_stems(self, text: str) -> Mapping[str, float]:
         weighted: Counter[str] = Counter()
