@@ -137,8 +137,12 @@ class SearchIndex:
         *,
         ranker: Ranker | None = None,
         progress: Progress | None = None,
+        previous: "SearchIndex | None" = None,
     ) -> "SearchIndex":
-        """Index all published articles; `progress` is told how many of how many texts are encoded. Blocks long."""
+        """Index all published articles; `progress` is told how many of how many texts are encoded. Blocks long.
+
+        Texts that `previous` holds already are not encoded again, if the encoder is the same.
+        """
         published = sorted(
             (article for article in articles if article.status == "published"),
             key=lambda article: (article.id, article.lang),
@@ -146,7 +150,9 @@ class SearchIndex:
         passages = [
             passage for article in published for passage in split_passages(article.id, article.lang, article.body)
         ]
-        vectors = Vectors.encode(published, passages, encoder, progress)
+        reuse = previous is not None and previous.encoder.fingerprint == encoder.fingerprint
+        source = _Reusing(encoder, previous) if reuse and previous else encoder
+        vectors = Vectors.encode(published, passages, source, progress)
         return cls(published, passages, vectors, encoder, ranker)
 
     def with_ranker(self, ranker: Ranker) -> "SearchIndex":
@@ -357,15 +363,7 @@ class Vectors:
     def encode(
         cls, articles: Sequence[Article], passages: Sequence[Passage], encoder: Encoder, progress: Progress | None
     ) -> "Vectors":
-        titles = {(article.id, article.lang): article.title for article in articles}
-        texts = [
-            "\n".join(
-                part for part in (titles[passage.article_id, passage.lang], *passage.headings, passage.plain) if part
-            )
-            for passage in passages
-        ]
-        parts = [passage_sentences(passage) for passage in passages]
-        questions = [text for article in articles for text in (article.title, *article.questions) if text]
+        texts, parts, questions = _indexed_texts(articles, passages)
         flat = [sentence for sentence_list in parts for sentence in sentence_list]
         total = len(texts) + len(flat) + len(questions)
 
@@ -379,6 +377,39 @@ class Vectors:
             bounds,
             _encode(encoder, questions, "query", told(len(texts) + len(flat))),
         )
+
+
+class _Reusing:
+    """An encoder that knows the vectors of an index and asks another encoder for the rest only."""
+
+    def __init__(self, encoder: Encoder, index: SearchIndex) -> None:
+        self.name, self.fingerprint, self.dim = encoder.name, encoder.fingerprint, encoder.dim
+        self._encoder = encoder
+        texts, parts, questions = _indexed_texts(index.articles, index.passages)
+        self._kept: dict[tuple[TextKind, str], FloatVector] = {
+            **{("passage", text): row for text, row in zip(chain(*parts), index.vectors.sentences, strict=True)},
+            **{("passage", text): row for text, row in zip(texts, index.vectors.passages, strict=True)},
+            **{("query", text): row for text, row in zip(questions, index.vectors.questions, strict=True)},
+        }
+
+    def encode(self, texts: Sequence[str], kind: TextKind = "query") -> FloatMatrix:
+        new = [text for text in dict.fromkeys(texts) if (kind, text) not in self._kept]
+        if new:
+            self._kept.update(zip([(kind, text) for text in new], self._encoder.encode(new, kind), strict=True))
+        return np.array([self._kept[kind, text] for text in texts], dtype=np.float32).reshape(len(texts), self.dim)
+
+
+def _indexed_texts(
+    articles: Sequence[Article], passages: Sequence[Passage]
+) -> tuple[list[str], list[list[str]], list[str]]:
+    """What is encoded: each passage with its title and headings, the sentences of each, titles and questions."""
+    titles = {(article.id, article.lang): article.title for article in articles}
+    texts = [
+        "\n".join(part for part in (titles[passage.article_id, passage.lang], *passage.headings, passage.plain) if part)
+        for passage in passages
+    ]
+    parts = [passage_sentences(passage) for passage in passages]
+    return texts, parts, [text for article in articles for text in (article.title, *article.questions) if text]
 
 
 def passage_sentences(passage: Passage) -> list[str]:

@@ -344,3 +344,26 @@ def test_rows_of_evaluation_files_are_read_and_a_missing_key_is_named() -> None:
         query_row({"passage_id": "p"})
     with pytest.raises(KnowledgeBaseError, match="no query"):
         evaluate_search([PassageRow("a", "text")], [], LetterEncoder())
+
+
+def test_only_what_changed_is_encoded_again(index: SearchIndex) -> None:
+    class CountingEncoder(LetterEncoder):
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        def encode(self, texts: Sequence[str], kind: TextKind = "query") -> FloatMatrix:
+            self.seen.extend(texts)
+            return super().encode(texts, kind)
+
+    counting = CountingEncoder()
+    edited = [
+        replace(article, questions=(*article.questions, "новый вопрос про ремонт"))
+        if article.title == "Гарантия"
+        else article
+        for article in shop()
+    ]
+    rebuilt = SearchIndex.build(edited, counting, previous=index)
+    assert counting.seen == ["новый вопрос про ремонт"]
+    np.testing.assert_array_equal(
+        rebuilt.vectors.questions, SearchIndex.build(edited, LetterEncoder()).vectors.questions
+    )
