@@ -27,7 +27,7 @@ _FOLDS = 5
 _RIVALS = 15  # candidates of each question that the scorer learns from, beside the right ones
 _JUDGED = 5  # candidates of each question that the judge learns from
 _WITHOUT_ARTICLE = 0.5  # share of the questions that are asked once more as if their article did not exist
-_SCORER_PENALTY = 0.1
+_SCORER_PENALTY = 1.0
 _FEWEST = 20
 
 
