@@ -87,9 +87,21 @@ def build_index(seed: Seed, encoder: Encoder, progress: Progress) -> SearchIndex
     """Index the seed's articles. Blocks: every passage and question is encoded."""
 
     def told(done: int, of: int) -> None:
-        progress(f"  {done} of {of} texts")
+        if done == of or done % 1024 == 0:
+            progress(f"  {done} of {of} texts")
 
-    return SearchIndex.build(seed.articles.articles, encoder, progress=told)
+    # An example of an intent that leads to an article is a question to that article.
+    asked: dict[tuple[str, str | None], list[str]] = {}
+    for example in seed.intents.examples:
+        if article_id := seed.outcomes[example.intent].article:
+            asked.setdefault((article_id, example.lang), []).append(example.text)
+    articles = [
+        replace(
+            article, questions=tuple(dict.fromkeys([*article.questions, *asked.get((article.id, article.lang), ())]))
+        )
+        for article in seed.articles.articles
+    ]
+    return SearchIndex.build(articles, encoder, progress=told)
 
 
 def train(

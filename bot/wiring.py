@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
+from threadpoolctl import threadpool_limits
 
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore
@@ -68,7 +69,9 @@ class Installation:
         self.settings = settings
         self.progress = progress
         self._live: Understander | None = None
-        self._live_key: tuple[str, str] | None = None
+        # Small matrices on busy cores: the threads of BLAS wait for one another, up to a hundred times longer than
+        # the work takes.
+        threadpool_limits(limits=1)
 
     @cached_property
     def data(self) -> Path:
