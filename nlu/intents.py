@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from nlu.arrays import read_arrays
 from nlu.confidence import ConfidenceModel, best_threshold, enough_rows, precise_threshold, row_weights
