@@ -20,8 +20,7 @@ $(VENV)/.ready: pyproject.toml
 	@touch $@
 
 run: setup  ## Everything, then http://127.0.0.1:8080
-	$(BIN)/otvet train --if-changed
-	$(BIN)/otvet serve
+	$(BIN)/otvet serve --update
 
 test: setup  ## Every test
 	$(BIN)/pytest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import json
 import logging
@@ -119,13 +120,17 @@ def _table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
 def serve(
     host: Annotated[str | None, typer.Option(help="Instead of OTVET_HOST.")] = None,
     port: Annotated[int | None, typer.Option(help="Instead of OTVET_PORT.")] = None,
+    update: Annotated[bool, typer.Option(help="Train first if the data folder has changed.")] = False,
 ) -> None:
     """Serve web, channels and workers in one process; whatever is missing is made first."""
     from bot.serve import serve as run
 
     installation = _installation()
-    installation.prepare()
-    _run(run(installation, host or installation.settings.host, port or installation.settings.port))
+    installation.prepare(update=update)
+    with contextlib.suppress(KeyboardInterrupt):  # how one stops it
+        asyncio.run(
+            run(installation, host or installation.settings.host, installation.settings.port if port is None else port)
+        )
 
 
 @app.command()

@@ -48,7 +48,7 @@ async def examine(installation: Installation) -> list[Check]:
 
 async def _data(installation: Installation) -> Check:
     seed = installation.seed
-    detail = f"{installation.data}: {len(seed.articles.articles)} articles, {len(seed.outcomes)} intents"
+    detail = f"{installation.data}: {len({article.id for article in seed.articles.articles})} articles, {len(seed.outcomes)} intents"
     if seed.warnings:
         return Check("data", False, f"{detail}; {'; '.join(seed.warnings)}", "correct the files, then `otvet train`")
     if not seed.articles.articles:

@@ -10,7 +10,6 @@ import uvicorn
 
 from bot.channels.base import Channel
 from bot.channels.site import SiteChannel
-from bot.channels.telegram import TelegramChannel
 from bot.web.app import create_app
 from bot.wiring import Installation, utc_now
 
@@ -24,6 +23,9 @@ async def serve(installation: Installation, host: str, port: int) -> None:
     site = SiteChannel(installation.attachments)
     channels: list[Channel] = [site]
     if token := settings.telegram_token.get_secret_value():
+        # aiogram takes seconds to import, and most starts of a trial have no token.
+        from bot.channels.telegram import TelegramChannel
+
         channels.append(TelegramChannel(token, api_base=settings.telegram_api, proxy=settings.telegram_proxy))
     assistant = installation.assistant(channels)
     await asyncio.to_thread(installation.understander)

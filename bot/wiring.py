@@ -185,11 +185,18 @@ class Installation:
             manifest.get("data") == self.seed.fingerprint and manifest.get("encoder") == self.encoder.fingerprint
         )
 
-    def prepare(self) -> None:
-        """Make whatever is missing: encoder, index, a first model. Nothing to do at a second start. Blocks."""
+    def prepare(self, *, update: bool = False) -> None:
+        """Make whatever is missing: encoder, index, a first model. Nothing to do at a second start. Blocks.
+
+        update: also train when the live version does not know the present data.
+        """
         self.settings.var.mkdir(parents=True, exist_ok=True)
         try:
             self.reload()
+            live = self.store.live()
+            if update and live and not self.is_current(live):
+                self.progress("The data has changed: training")
+                self.train(promote=True)
         except NotReadyError:
             self.progress("There is no model yet: training the first one")
             self.train(promote=True)
