@@ -48,10 +48,11 @@ async def examine(installation: Installation) -> list[Check]:
 
 async def _data(installation: Installation) -> Check:
     seed = installation.seed
-    detail = f"{installation.data}: {len({article.id for article in seed.articles.articles})} articles, {len(seed.outcomes)} intents"
+    articles = len({article.id for article in seed.articles.articles})
+    detail = f"{installation.data}: {articles} articles, {len(seed.outcomes)} intents"
     if seed.warnings:
         return Check("data", False, f"{detail}; {'; '.join(seed.warnings)}", "correct the files, then `otvet train`")
-    if not seed.articles.articles:
+    if not articles:
         return Check("data", False, detail, f"put articles under {installation.data / 'kb'}, then `otvet train`")
     return Check("data", True, detail)
 
