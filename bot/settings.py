@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
     encoder: str = Field("", description="Any sentence-transformers model name or folder; empty: the one that ships.")
     answer_precision: float = Field(
-        0.97, gt=0.5, lt=1, description="Share of answers that must be right; thresholds are computed from it."
+        0.96, gt=0.5, lt=1, description="Share of answers that must be right; thresholds are computed from it."
     )
     out_of_scope_answered: float = Field(
         0.03, gt=0, lt=0.5, description="Share of out-of-scope messages that may be answered; likewise."
