@@ -238,17 +238,34 @@ def kb_search(
 
 
 @kb_app.command("check")
-def kb_check(as_json: AsJson = False) -> None:
+def kb_check(
+    advice: Annotated[
+        bool, typer.Option(help="Also what could be better: repeated examples, unclear questions.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Faults of articles, intents and replies, each with its place. Exit status 1 if there are any."""
+    from kb_index.check import check_articles
+    from nlu.training_checks import check_training_data
+
     installation = _installation()
     seed = installation.seed
     replies = {outcome.reply for outcome in seed.outcomes.values() if outcome.reply}
-    found = [*seed.warnings, *(str(problem) for problem in installation.replies.problems(replies))]
+    faults = [*seed.warnings, *(str(problem) for problem in installation.replies.problems(replies))]
+    hints = []
+    if advice:
+        _progress("Reading every example and asking every example question: this takes a while")
+        hints += [
+            f"{each.file}:{each.line}: {each.message} {each.remedy}" for each in check_training_data(seed.intents)
+        ]
+        for finding in check_articles(installation.index):
+            hints.append(f"{finding.path or finding.article_id}: {finding.message} {finding.remedy}")
     if as_json:
-        _print_json(found)
+        _print_json({"faults": faults, "advice": hints})
     else:
-        print("\n".join(found) or f"{len(seed.articles.articles)} articles, {len(seed.outcomes)} intents: no faults")
-    if found:
+        articles = len({article.id for article in seed.articles.articles})
+        print("\n".join([*faults, *hints]) or f"{articles} articles, {len(seed.outcomes)} intents: no faults")
+    if faults:
         raise SystemExit(1)
 
 
