@@ -256,10 +256,11 @@ def kb_check(
     if advice:
         _progress("Reading every example and asking every example question: this takes a while")
         hints += [
-            f"{each.file}:{each.line}: {each.message} {each.remedy}" for each in check_training_data(seed.intents)
+            f"{each.file}:{each.line}: {each.message.rstrip('.')}. {each.remedy}"
+            for each in check_training_data(seed.intents)
         ]
         for finding in check_articles(installation.index):
-            hints.append(f"{finding.path or finding.article_id}: {finding.message} {finding.remedy}")
+            hints.append(f"{finding.path or finding.article_id}: {finding.message.rstrip('.')}. {finding.remedy}")
     if as_json:
         _print_json({"faults": faults, "advice": hints})
     else:
