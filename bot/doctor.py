@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
+from bot.channels.terminal import TerminalChannel
 from bot.errors import OtvetError
 from bot.ledger import InboxRow, InboxState, OutboxRow
 from bot.wiring import Installation, utc_now
@@ -70,8 +71,10 @@ async def _database(installation: Installation) -> Check:
     async with installation.database.sessions.begin() as session:
         waiting = await session.scalar(select(func.count(InboxRow.id)).where(InboxRow.state == InboxState.PENDING))
         failed = await session.scalar(select(func.count(InboxRow.id)).where(InboxRow.state == InboxState.FAILED))
-        unsent = await session.scalar(select(func.count(OutboxRow.id)))
-        oldest = await session.scalar(select(func.min(OutboxRow.due_at)))
+        # A terminal that was closed never comes back for its replies.
+        queued = OutboxRow.channel != TerminalChannel.name
+        unsent = await session.scalar(select(func.count(OutboxRow.id)).where(queued))
+        oldest = await session.scalar(select(func.min(OutboxRow.due_at)).where(queued))
     name = installation.database.engine.dialect.name
     detail = f"{name}: {waiting} messages wait, {unsent} replies unsent, {failed} turns failed"
     late = oldest is not None and (utc_now() - oldest).total_seconds() > 300
