@@ -87,9 +87,9 @@ class Policy:
     """Language → least sum of the confidences of the articles offered as choices."""
     intent: Mapping[str, float]
     """Language → least confidence of an intent that leads to a reply or a handoff."""
-    person: float = 0.5
-    """Least confidence to obey a wish for a person: more likely than not, for a bot that won't let go is worse
-    than a handoff too many."""
+    even: float = 0.5
+    """More likely than not: enough to obey a wish for a person, for a bot that won't let go is worse than a handoff
+    too many; and for small talk where nothing else was understood."""
     max_text_chars: int = 4000
 
     def for_json(self, lang: str) -> dict[str, float]:
@@ -279,7 +279,7 @@ def _understand(
     for part in understood:
         if part.outcome.reason is Reason.REJECTED_ANSWER and not state.answered:
             continue  # there is nothing yet that could have been rejected
-        wish = part.outcome.handoff == ANY_TOPIC and part.confidence >= policy.person
+        wish = part.outcome.handoff == ANY_TOPIC and part.confidence >= policy.even
         if part.outcome.handoff and (wish or part.confidence >= policy.intent[lang]):
             return Decision((_handoff(part),), state, f"intent:{part.intent}")
     several = _several_answers(understood[1:], policy.answer[lang])
@@ -301,8 +301,9 @@ def _understand(
     offered = _choices(state, whole.candidates)
     if sum(candidate.confidence for candidate in offered) >= policy.clarify[lang] and len(offered) >= 2:
         return _clarify(state, offered, "clarify")
-    if state.answered:
-        return Decision((Handoff(Reason.LOW_CONFIDENCE),), state, "not_understood_after_answer")
+    if outcome.reply and whole.confidence >= policy.even:
+        # "Ok" and its like: a polite word that was perhaps not meant costs less than a ticket.
+        return Decision((Say(outcome.reply),), replace(state, options={}, rephrased=0), f"intent:{whole.intent}")
     if state.rephrased < MAX_REPHRASE and not _substantive(utterance.text):
         said = Say("rephrase", options=CALL_PERSON)
         offered_person = replace(_offer(state, CALL_PERSON), rephrased=state.rephrased + 1)
