@@ -251,3 +251,11 @@ def test_nothing_is_rejected_before_anything_was_answered() -> None:
     assert isinstance(act(said).actions[0], Answer)
     after = act(understood(article("a", 0.9))).state
     assert act(said, state=after).actions == (Handoff(Reason.REJECTED_ANSWER),)
+
+
+def test_a_short_word_after_an_answer_is_no_reason_for_a_ticket() -> None:
+    after = act(understood(article("a", 0.9))).state
+    polite = understood(intent="thanks", confidence=0.6, outcome=Outcome(reply="thanks"))
+    assert act(polite, state=after, text="ok").actions == (Say("thanks"),)
+    unclear = act(understood(intent="thanks", confidence=0.3, outcome=Outcome(reply="thanks")), state=after, text="ok")
+    assert [a.template for a in unclear.actions if isinstance(a, Say)] == ["rephrase"]
