@@ -197,11 +197,8 @@ class Installation:
             if update and live and not self.is_current(live):
                 self.progress("The data has changed: training")
                 self.train(promote=True)
-        except NotReadyError:
-            self.progress("There is no model yet: training the first one")
-            self.train(promote=True)
-        except (NluError, RankerError) as error:  # another encoder, an older format, a damaged file
-            self.progress(f"{error} Training anew")
+        except (NotReadyError, NluError, RankerError) as error:  # none yet, another encoder, an older or damaged one
+            self.progress(f"Training, because {error}")
             self.train(promote=True)
 
     def understander(self) -> Understander:
@@ -220,8 +217,14 @@ class Installation:
             self._live = self.load(version)
 
     def load(self, version: ModelVersion) -> Understander:
+        """Raises NotReadyError for a version that another release wrote in another form."""
         path = version.path
-        routes = json.loads((path / "outcomes.json").read_text())
+        try:
+            routes = json.loads((path / "outcomes.json").read_text())
+            outcomes = {name: Outcome(**row) for name, row in routes["outcomes"].items()}
+            policy = policy_from_json(json.loads((path / "policy.json").read_text()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise NotReadyError(f"model version {version.id} can't be read ({error}): run `otvet train`") from error
         classifier = None
         if (path / "intents").exists():
             classifier = IntentClassifier.load(path / "intents", self.encoder, self.companion)
@@ -229,11 +232,11 @@ class Installation:
         return Understander(
             version=version.id,
             classifier=classifier,
-            outcomes={name: Outcome(**row) for name, row in routes["outcomes"].items()},
-            intents={name for name in routes["outcomes"] if not name.startswith(ARTICLE)},
+            outcomes=outcomes,
+            intents={name for name in outcomes if not name.startswith(ARTICLE)},
             index=self.index.with_ranker(Ranker.load(ranker)) if ranker.exists() else self.index,
             topics=IntentTopics(classifier, routes["topics"], routes["topic_threshold"]) if classifier else None,
-            policy=policy_from_json(json.loads((path / "policy.json").read_text())),
+            policy=policy,
         )
 
     async def follow(self) -> None:
