@@ -34,4 +34,4 @@ def detect(text: str, remembered: str | None = None) -> str:
     # A model's name is written in Latin letters in any language, and with a capital one: it tells nothing.
     telling = [word for word in words if not re.match("[A-Z]", word)]
     found = _detector().detect_language_of(" ".join(telling))
-    return "en" if found is Language.ENGLISH else "ru"
+    return "en" if found == Language.ENGLISH else "ru"
