@@ -33,11 +33,11 @@ check: setup  ## Style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup  ## The figures of benchmarks/RESULTS.md
+bench: setup  ## The figures of benchmarks/RESULTS.md; BENCH=FOLDER names the public sets
 	$(BIN)/python -m benchmarks.encoder
-	$(BIN)/python -m benchmarks.search
-	$(BIN)/python -m benchmarks.intents
 	$(BIN)/otvet evaluate dialogue --queries data/eval/dialogue.test.jsonl --json
+	$(BIN)/python -m benchmarks.search --dialogue data/eval/dialogue.dev.jsonl --scale 10000 $(if $(BENCH),--sets $(BENCH))
+	$(if $(BENCH),$(BIN)/python -m benchmarks.intents --data $(BENCH),@echo "Public sets left out: make bench BENCH=FOLDER")
 
 clean:  ## Remove what was made, the state in var/ excepted
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
