@@ -16,8 +16,8 @@ from bot.language import DEFAULT, LANGUAGES
 log = structlog.get_logger()
 
 REQUIRED = (
-    *("answer", "clarify", "confirmed", "empty", "error", "greeting", "handoff", "rephrase", "resolved", "too_long"),
-    *("attachment_failed", "attachment_received", "attachment_too_large", "unsupported", "waiting"),
+    *("answer", "clarify", "confirmed", "empty", "greeting", "handoff", "rephrase", "resolved", "too_long"),
+    *("attachment_failed", "attachment_received", "attachment_too_large", "unsupported"),
     *(
         "label_helped",
         "label_more",

@@ -82,12 +82,14 @@ class Turns:
             state = replace(state, greeted=True)
         understander = self._understander()
         text = inbound.text if inbound.kind in ("text", "attachment") else ""
+        if conversation.lang is None and inbound.lang_hint in LANGUAGES:
+            conversation.lang = inbound.lang_hint
         understood: Understood | None = None
         if conversation.owner is Owner.ASSISTANT and text.strip() and inbound.choice is None:
             understood = await asyncio.to_thread(understander.understand, text, conversation.lang)
             conversation.lang = understood.lang
         elif conversation.lang is None:
-            conversation.lang = inbound.lang_hint if inbound.lang_hint in LANGUAGES else detect(text, None)
+            conversation.lang = detect(text, None)
         lang = conversation.lang or DEFAULT
         utterance = Utterance(
             kind="unsupported" if inbound.kind not in ("text", "start", "choice", "attachment") else inbound.kind,  # type: ignore[arg-type]
@@ -208,7 +210,7 @@ class Turns:
                 }
                 guarded, shown = False, {}
             elif isinstance(action, Answer):
-                text = self._replies.render("answer", lang, {"text": action.candidate.text, "more_url": None})
+                text = self._replies.render("answer", lang, {"text": action.candidate.text})
                 options = self._labels(action.options, lang)
                 record |= {"article_id": action.candidate.article_id, "article_confidence": action.candidate.confidence}
             elif isinstance(action, Clarify):

@@ -255,7 +255,8 @@ async def test_a_file_that_cannot_be_kept_is_recorded_and_said(
     world: World, attachment: InboundAttachment, state: AttachmentState
 ) -> None:
     world.channel.files["big"] = b"x" * 10_001
-    assert await world.hear(kind="attachment", attachments=(attachment,), key="file")
+    said = await world.hear(kind="attachment", attachments=(attachment,), key="file")
+    assert len(said) == 2  # the greeting, and what became of the file
     (kept,) = (await world.transcript())[0].attachments
     assert kept.state is state
 
@@ -266,12 +267,20 @@ async def test_a_file_that_cannot_be_kept_is_recorded_and_said(
 )
 async def test_any_text_has_an_outcome_and_stays_as_it_was(world: World, text: str) -> None:
     said = await world.hear(text, key="odd")
-    assert said
+    assert len(said) == 2  # the greeting, and an outcome
     assert "49" not in said[-1]
     stored = (await world.transcript())[0].text
     assert stored == text.replace("\x00", "\ufffd").replace("\ud800", "?")
     async with world.sessions.begin() as session:
         assert await session.scalar(select(func.count(InboxRow.id)).where(InboxRow.state == InboxState.DONE)) == 1
+
+
+async def test_the_first_words_are_answered_in_the_language_that_the_platform_reports(world: World) -> None:
+    await world.hear("12345", lang_hint="en")
+    async with world.sessions.begin() as session:
+        conversation = await session.scalar(select(Conversation))
+    assert conversation is not None
+    assert conversation.lang == "en"
 
 
 async def test_two_conversations_at_once_each_keep_their_order(world: World) -> None:
