@@ -28,6 +28,8 @@ MAX_ATTEMPTS = 8
 STOP_SECONDS = 10.0
 """How long a stop waits for sends that have begun."""
 FIRST_RETRY_SECONDS = 2.0
+ANSWERED_KINDS = frozenset({"text", "choice", "attachment"})
+"""Kinds of message whose answer the customer is shown to be in the making."""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -53,6 +55,7 @@ class Assistant:
         self._turns_wanted = asyncio.Event()
         self._sending_wanted = asyncio.Event()
         self._in_flight: set[asyncio.Task[bool]] = set()
+        self._background: set[asyncio.Task[None]] = set()
 
     async def receive(self, message: InboundMessage) -> bool:
         """Store a message durably; False when it was there already. Its turn follows by itself."""
@@ -104,9 +107,12 @@ class Assistant:
         while True:
             async with self.sessions.begin() as session:
                 row = await ledger.next_waiting(session, address)
+                answering = row and await ledger.assistant_owns(session, address)
             if row is None:
                 return
             inbound = InboundMessage.from_json(row.payload)
+            if answering and inbound.kind in ANSWERED_KINDS:
+                self._show_working(address, inbound.external_id)
             fetched = [await self._fetch(address.channel, attachment) for attachment in inbound.attachments]
             try:
                 async with self.sessions.begin() as session:
@@ -117,6 +123,12 @@ class Assistant:
                 async with self.sessions.begin() as session:
                     await self._turns.fail(session, await session.merge(row), fetched, error)
             self._sending_wanted.set()
+
+    def _show_working(self, address: Address, external_id: str) -> None:
+        """Beside the turn, which waits for nothing that only looks well."""
+        task = asyncio.create_task(self.channels[address.channel].working(address, external_id))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _fetch(self, channel: str, attachment: InboundAttachment) -> FetchedAttachment:
         """Keep a file that came with a message. A file that can't be had is recorded, and never stops a turn."""

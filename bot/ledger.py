@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bot.channels.base import Address, InboundMessage, Option
-from handoff.records import Author, Base, Conversation, Delivery, Message
+from handoff.records import Author, Base, Conversation, Delivery, Message, Owner
 
 Sessions = async_sessionmaker[AsyncSession]
 
@@ -125,6 +125,18 @@ async def next_waiting(session: AsyncSession, address: Address) -> InboxRow | No
         .limit(1)
     )
     return row
+
+
+async def assistant_owns(session: AsyncSession, address: Address) -> bool:
+    """Whether the assistant answers this conversation; a new one is its own."""
+    owner = await session.scalar(
+        select(Conversation.owner).where(
+            Conversation.channel == address.channel,
+            Conversation.account == address.account,
+            Conversation.chat_id == address.chat_id,
+        )
+    )
+    return owner is not Owner.PERSON
 
 
 async def say(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Protocol
 
 from bot.errors import DeliveryError as DeliveryError
@@ -43,7 +44,9 @@ class InboundMessage:
     """The platform's id of this event, unique within (channel, account); a repeat is a no-op."""
     sent_at: datetime
     kind: str = "text"
-    """text, start (the customer opened the chat), choice (a button was pressed), attachment, unsupported."""
+    """text, start (the customer opened the chat), choice (a button was pressed), attachment, unsupported; and what
+    wants no answer: reaction (`text` is the emoji, empty when it was taken back), edit (`text` is the new one),
+    deletion, note (what the platform tells about the customer, such as a new number)."""
     text: str = ""
     choice: str | None = None
     """The token of the pressed option."""
@@ -51,6 +54,10 @@ class InboundMessage:
     sender_name: str | None = None
     lang_hint: str | None = None
     """The language that the platform reports for the person, as a two-letter code."""
+    refers_to: str | None = None
+    """The platform's id of the message that is quoted, reacted to, edited or deleted."""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    """What else the platform told, for agents: forwarded, referral (the advertisement), payload …"""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "sent_at": self.sent_at.isoformat()}
@@ -73,6 +80,31 @@ class Option:
 
     token: str
     label: str
+    description: str = ""
+    """The rest of a label too long for a row of a list."""
+
+
+@dataclass(frozen=True)
+class OutboundAttachment:
+    """A file for the customer, as it lies on our disk."""
+
+    kind: str
+    """photo, video, audio, voice, sticker; anything else goes as a document."""
+    path: Path
+    file_name: str
+    mime_type: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Template:
+    """A message that the platform approved beforehand: all that it takes where the window is closed."""
+
+    name: str
+    language: str
+    """As the platform writes it: `ru`, `en_US`."""
+    variables: tuple[str, ...] = ()
+    """Of its text, in order."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +113,13 @@ class OutboundMessage:
 
     text: str
     options: tuple[Option, ...] = ()
+    as_list: bool = False
+    """Show the options as a list to open, because there are too many for buttons or their labels are too long."""
+    attachment: OutboundAttachment | None = None
+    quote: str | None = None
+    """The platform's id of the customer's message that this answers."""
+    template: Template | None = None
+    """Send this instead of the text."""
     message_id: int = 0
     """The transcript's id of it; parts of a split message share it."""
     author: str = "assistant"
@@ -94,9 +133,21 @@ class Capabilities:
 
     max_text_chars: int
     max_buttons: int
-    """0: choices are written into the text as a numbered list."""
+    """0: choices are a list, or are written into the text."""
     max_label_chars: int = 64
+    max_prompt_chars: int | None = None
+    """Of a text that carries choices; None: as any other."""
+    max_rows: int = 0
+    """Of a list of choices; 0: there are none."""
+    max_row_chars: int = 24
+    max_row_description_chars: int = 72
     max_download_bytes: int = 20 * 1024 * 1024
+    media: Mapping[str, int] = field(default_factory=dict)
+    """Kind of file → the most bytes that can be sent; empty: no files are sent."""
+    quotes: bool = False
+    typing: bool = False
+    window: timedelta | None = None
+    """How long after the customer's last message anything may be sent; afterwards a template only. None: always."""
 
 
 Receive = Callable[[InboundMessage], Awaitable[bool]]
@@ -115,6 +166,9 @@ class Channel(Protocol):
     async def send(self, address: Address, message: OutboundMessage) -> str | None:
         """Deliver one fitted message; the platform's id of it. Raises DeliveryError."""
 
+    async def working(self, address: Address, external_id: str) -> None:
+        """Show that this message was seen and an answer is being prepared, where the platform can. Never raises."""
+
     def fetch(self, attachment: InboundAttachment) -> AsyncIterator[bytes]:
         """The bytes of a file in chunks. Raises DeliveryError."""
 
@@ -122,18 +176,47 @@ class Channel(Protocol):
 def fit(message: OutboundMessage, capabilities: Capabilities) -> tuple[OutboundMessage, ...]:
     """The messages, in order, that carry this one within the platform's limits; the last has the options.
 
-    Text is split between paragraphs, then lines, then words, then anywhere. Options that exceed the platform's
-    buttons become a numbered list, and the customer answers with the number.
+    Text is split between paragraphs, then lines, then words, then anywhere. Choices are buttons where their number
+    and labels allow it, else a list to open, else a numbered text that is answered with the number. The file goes
+    first and alone.
     """
-    text, options = message.text, message.options
-    if len(options) > capabilities.max_buttons:
-        listed = "\n".join(f"{number}. {option.label}" for number, option in enumerate(options, 1))
-        text, options = f"{text}\n\n{listed}", ()
-    options = tuple(replace(option, label=_shorten(option.label, capabilities.max_label_chars)) for option in options)
-    parts = split_text(text, capabilities.max_text_chars)
+    if message.template is not None:
+        return (message,)
+    text, options, as_list = message.text, message.options, False
+    if options and not _fits_buttons(options, capabilities):
+        if len(options) <= capabilities.max_rows:
+            options, as_list = _rows(options, capabilities), True
+        elif len(options) <= capabilities.max_buttons and not capabilities.max_rows:
+            limit = capabilities.max_label_chars
+            options = tuple(replace(option, label=shorten(option.label, limit)) for option in options)
+        else:
+            listed = "\n".join(f"{number}. {option.label}" for number, option in enumerate(options, 1))
+            text, options = f"{text}\n\n{listed}".strip(), ()
+    parts = split_text(text, capabilities.max_text_chars) if text.strip() or message.attachment is None else []
+    prompt = capabilities.max_prompt_chars
+    if options and parts and prompt and len(parts[-1]) > prompt:
+        parts[-1:] = split_text(parts[-1], prompt)
+    plain = replace(message, options=(), attachment=None)
+    fitted = [replace(plain, text="", attachment=message.attachment)] if message.attachment else []
+    fitted += [replace(plain, text=part, quote=None if number else message.quote) for number, part in enumerate(parts)]
+    fitted[-1] = replace(fitted[-1], options=options, as_list=as_list)
+    return tuple(fitted)
+
+
+def _fits_buttons(options: Sequence[Option], capabilities: Capabilities) -> bool:
+    labels = {option.label for option in options}
+    short = all(len(label) <= capabilities.max_label_chars for label in labels)
+    return len(options) <= capabilities.max_buttons and len(labels) == len(options) and short
+
+
+def _rows(options: Sequence[Option], capabilities: Capabilities) -> tuple[Option, ...]:
+    """Rows of a list: what a title has no room for follows in the description, whole words and all."""
+    limit, rest = capabilities.max_row_chars, capabilities.max_row_description_chars
     return tuple(
-        replace(message, text=part, options=options if number == len(parts) else ())
-        for number, part in enumerate(parts, 1)
+        option
+        if len(option.label) <= limit
+        else replace(option, label=shorten(option.label, limit), description=shorten(option.label, rest))
+        for option in options
     )
 
 
@@ -148,5 +231,6 @@ def split_text(text: str, limit: int) -> list[str]:
     return [*pieces, text] if text or not pieces else pieces
 
 
-def _shorten(label: str, limit: int) -> str:
+def shorten(label: str, limit: int) -> str:
+    """The label within so many characters; an ellipsis shows that it was longer."""
     return label if len(label) <= limit else label[: limit - 1].rstrip() + "…"

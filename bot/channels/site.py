@@ -33,6 +33,9 @@ class SiteChannel:
         self.wake(address.chat_id)
         return None
 
+    async def working(self, address: Address, external_id: str) -> None:
+        """The page shows it by itself."""
+
     async def fetch(self, attachment: InboundAttachment) -> AsyncIterator[bytes]:
         path = self.store.path(str(attachment.source.get("sha256", "")))
         try:

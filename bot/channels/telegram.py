@@ -116,8 +116,8 @@ class TelegramChannel:
                 sent_id = await self._send_text(chat_id, content, entities, _keyboard(options))
         return sent_id
 
-    async def working(self, address: Address) -> None:
-        """Show "typing…" for the next five seconds or until a message is sent. Never raises DeliveryError."""
+    async def working(self, address: Address, external_id: str) -> None:
+        """Show "typing…" for the next five seconds or until a message is sent."""
         with contextlib.suppress(DeliveryError), _delivery_errors():
             await self._bot.send_chat_action(_chat_id(address), "typing", request_timeout=REQUEST_SECONDS)
 

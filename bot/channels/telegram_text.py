@@ -8,18 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aiogram.utils.formatting import BlockQuote, Bold, Code, Pre, Text, TextLink
-from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
 
 from bot.channels.base import OutboundMessage, split_text
+from bot.channels.light_markdown import parse
 
 MAX_UNITS = 4000
 """UTF-16 units of text in one message. Telegram takes 4096; the rest is for an agent's name."""
 MAX_NAME_CHARS = 45
-
-_MARKDOWN = MarkdownIt("zero", {"html": False}).enable(
-    ["emphasis", "link", "newline", "backticks", "fence", "heading", "list", "blockquote", "hr", "table"]
-)
 
 
 def compose(message: OutboundMessage) -> list[Text]:
@@ -32,7 +28,7 @@ def compose(message: OutboundMessage) -> list[Text]:
 
 def render(markdown: str) -> Text:
     """Bold, links, code and quotes become entities, lists and tables become lines; anything else stays as typed."""
-    return _render(SyntaxTreeNode(_MARKDOWN.parse(markdown)))
+    return _render(parse(markdown))
 
 
 def _within_limit(markdown: str) -> list[Text]:

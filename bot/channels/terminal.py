@@ -23,6 +23,9 @@ class TerminalChannel:
         self._show(message)
         return None
 
+    async def working(self, address: Address, external_id: str) -> None:
+        """An answer is there before one could show it."""
+
     async def fetch(self, attachment: InboundAttachment) -> AsyncIterator[bytes]:
         raise DeliveryError("there are no files in a terminal", permanent=True)
         yield b""

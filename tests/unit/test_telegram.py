@@ -335,8 +335,8 @@ class TestSending:
         self, channel: TelegramChannel, server: MockedSession
     ) -> None:
         server.add_result(SendChatAction, Response[bool](ok=False, error_code=403, description="Forbidden"))
-        await channel.working(ADDRESS)
-        await channel.working(Address("telegram", "42", "nobody"))
+        await channel.working(ADDRESS, "1")
+        await channel.working(Address("telegram", "42", "nobody"), "1")
         assert [type(request) for request in server.requests] == [SendChatAction]
 
     @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ class Recorder:
         self.sent: list[OutboundMessage] = []
         self.refusals: list[DeliveryError] = []
         self.files: dict[str, bytes] = {}
+        self.seen: list[str] = []
 
     async def run(self, receive: Receive) -> None:
         await asyncio.Event().wait()
@@ -51,6 +52,9 @@ class Recorder:
             raise self.refusals.pop(0)
         self.sent.append(message)
         return str(len(self.sent))
+
+    async def working(self, address: Address, external_id: str) -> None:
+        self.seen.append(external_id)
 
     async def fetch(self, attachment: InboundAttachment) -> AsyncIterator[bytes]:
         if attachment.source["id"] not in self.files:
@@ -117,6 +121,15 @@ async def test_a_first_message_is_greeted_with_the_privacy_notice_and_answered(w
     greeting, answer = await world.hear("where is my order")
     assert "https://klyon.example/p" in greeting
     assert "My orders" in answer
+
+
+async def test_the_customer_sees_that_an_answer_is_being_prepared_and_nothing_of_it_while_a_person_answers(
+    world: World,
+) -> None:
+    await world.hear("where is my order", key="1")
+    await world.hear("a person please", key="2")
+    await world.hear("hello?", key="3")
+    assert world.channel.seen == ["1", "2"]
 
 
 async def test_a_repeated_message_is_stored_and_answered_once(world: World) -> None:
