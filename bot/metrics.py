@@ -1,0 +1,32 @@
+"""What Prometheus may ask about. docs/operator.md explains each, and a test sees to it.
+
+Labels are channels, rules, states and kinds: short lists of ours, never a customer, a text or an address.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+# What the database says at the moment of asking.
+DATABASE_UP = Gauge("otvet_database_up", "1 while the database answers.")
+INBOX_WAITING = Gauge("otvet_inbox_waiting", "Messages stored and not yet answered.", ["channel"])
+INBOX_OLDEST_SECONDS = Gauge("otvet_inbox_oldest_seconds", "Age of the oldest of them.", ["channel"])
+OUTBOX_WAITING = Gauge("otvet_outbox_waiting", "Replies queued and not yet sent.", ["channel"])
+OUTBOX_LATE_SECONDS = Gauge("otvet_outbox_late_seconds", "How long the most overdue reply is overdue.", ["channel"])
+TICKETS_OPEN = Gauge("otvet_tickets_open", "Tickets not yet resolved.")
+
+# What this process did since its start.
+RECEIVED = Counter("otvet_received", "Messages that came in; repeat: it was stored already.", ["channel", "repeat"])
+TURNS = Counter("otvet_turns", "Turns by the rule that decided; error: it broke.", ["channel", "rule"])
+TURN_SECONDS = Histogram("otvet_turn_seconds", "Parts of a turn: understand, save, all.", ["part"], buckets=SECONDS)
+REPLY_SECONDS = Histogram("otvet_reply_seconds", "From a reply's writing to its sending.", ["channel"], buckets=SECONDS)
+SENDS = Counter("otvet_sends", "Attempts to send: sent, discarded, retried, failed for good.", ["channel", "state"])
+DEAD_LETTERS = Counter("otvet_dead_letters", "Replies given up after the last try.", ["channel"])
+RATE_LIMITED = Counter("otvet_rate_limited", "Sends put off and requests refused by a rate limit.", ["where"])
+TIMERS = Counter("otvet_timers", "Timers that fired.", ["kind"])
+STREAMS = Gauge("otvet_streams", "Site chats that listen to this process.")
+MODEL = Gauge("otvet_model", "1 for the model version in use.", ["version"])
+REDIS_UP = Gauge("otvet_redis_up", "1 while Redis answers; 0 also where none is set.")
+REDIS_LOST = Counter("otvet_redis_lost", "How often Redis went away.")
