@@ -31,6 +31,7 @@ async def examine(installation: Installation) -> list[Check]:
         ("data", _data),
         ("replies", _replies),
         ("database", _database),
+        ("redis", _redis),
         ("encoder", _encoder),
         ("model", _model),
         ("telegram", _telegram),
@@ -81,6 +82,20 @@ async def _database(installation: Installation) -> Check:
     if late:
         return Check("database", False, detail, "replies wait for over 5 minutes: is `otvet serve` running?")
     return Check("database", True, detail)
+
+
+async def _redis(installation: Installation) -> Check:
+    if not installation.settings.redis_url.get_secret_value():
+        return Check("redis", True, "off: OTVET_REDIS_URL is not set; one process needs none")
+    from bot.shared_redis import RedisShared
+
+    shared = installation.shared
+    assert isinstance(shared, RedisShared)  # noqa: S101 - wiring makes it of this setting
+    try:
+        return Check("redis", True, await shared.ping())
+    except Exception as error:  # noqa: BLE001 - whatever the server answers is the finding
+        detail = f"{type(error).__name__}: {error}; nothing is lost, but rate limits and live updates are not shared"
+        return Check("redis", False, detail, "start the server, or correct OTVET_REDIS_URL")
 
 
 async def _encoder(installation: Installation) -> Check:

@@ -20,7 +20,7 @@ async def serve(installation: Installation, host: str, port: int) -> None:
     """Serve until a signal comes; the turn in hand is finished, the rest waits in the ledger for the next start."""
     settings = installation.settings
     await installation.migrate()
-    site = SiteChannel(installation.attachments)
+    site = SiteChannel(installation.attachments, installation.shared)
     channels: list[Channel] = [site]
     if token := settings.telegram_token.get_secret_value():
         # aiogram takes seconds to import, and most starts of a trial have no token.
@@ -48,7 +48,11 @@ async def serve(installation: Installation, host: str, port: int) -> None:
         timeout_graceful_shutdown=3,  # live connections never end by themselves
     )
     server = _AnnouncingServer(config, installation)
-    work = [asyncio.create_task(assistant.run(), name="assistant"), asyncio.create_task(installation.follow())]
+    work = [
+        asyncio.create_task(assistant.run(), name="assistant"),
+        asyncio.create_task(installation.follow()),
+        asyncio.create_task(installation.shared.run()),
+    ]
     try:
         serving = asyncio.create_task(server.serve())
         done, _ = await asyncio.wait([serving, *work], return_when=asyncio.FIRST_COMPLETED)

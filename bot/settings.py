@@ -20,6 +20,9 @@ class Settings(BaseSettings):
     var: Path = Field(Path("var"), description="Folder of all state: database, models, index, attachments.")
     data: Path = Field(Path("data"), description="Folder of the seed data: articles, intents, replies, topics.")
     database_url: str = Field("", description="SQLAlchemy address of the database; empty: SQLite in OTVET_VAR.")
+    redis_url: SecretStr = Field(
+        SecretStr(""), description="Address of Redis or Valkey, redis://:password@host:6379/0; empty: none."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on; the web is reachable from this machine alone.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
     encoder: str = Field("", description="Any sentence-transformers model name or folder; empty: the one that ships.")

@@ -193,7 +193,7 @@ class RedisShared:
     async def present(self, group: str) -> frozenset[str]:
         key = f"{self._prefix}present:{group}"
         found = await self._ask(self._redis.zrangebyscore(key, time.time(), "inf"))
-        return await self._local.present(group) if found is None else frozenset(found)
+        return await self._local.present(group) if found is None else frozenset(map(str, found))
 
     async def _ask(self, command: Awaitable[Answer]) -> Answer | None:
         """The answer, or None while the server is away: then it is not even asked, but once in RETRY_SECONDS."""

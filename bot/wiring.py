@@ -26,6 +26,7 @@ from bot.errors import NotReadyError
 from bot.ledger import Sessions
 from bot.replies import Replies
 from bot.settings import Settings
+from bot.shared import LocalShared, Shared
 from bot.training import ARTICLE, Progress, Seed, build_index, load_seed, train
 from bot.turn import Turns
 from bot.understanding import IntentTopics, Understander
@@ -138,6 +139,15 @@ class Installation:
     @cached_property
     def database(self) -> Database:
         return Database(*open_database(self.settings.database))
+
+    @cached_property
+    def shared(self) -> Shared:
+        """What the processes of the installation share for the moment; without Redis each has its own."""
+        if url := self.settings.redis_url.get_secret_value():
+            from bot.shared_redis import RedisShared
+
+            return RedisShared(url)
+        return LocalShared()
 
     async def migrate(self) -> None:
         await migrate(self.database.engine)
@@ -267,5 +277,7 @@ class Installation:
         )
 
     async def close(self) -> None:
+        if "shared" in self.__dict__:
+            await self.shared.close()
         if "database" in self.__dict__:
             await self.database.engine.dispose()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -23,6 +22,7 @@ from bot.dialogue import Candidate, Outcome, Policy, Understanding
 from bot.language import detect
 from bot.ledger import queue
 from bot.replies import Replies
+from bot.shared import LocalShared
 from bot.turn import Turns
 from bot.understanding import Understander, Understood
 from bot.web.app import create_app
@@ -95,7 +95,10 @@ class Site:
         self.database = var / "otvet.sqlite3"
         self.engine, self.sessions = open_database(f"sqlite+aiosqlite:///{self.database}")
         store = AttachmentStore(var / "attachments", web.pop("max_attachment_bytes", 200_000))
-        self.channel = SiteChannel(store)
+        shared = web.pop("shared", None) or LocalShared(now=lambda: self.clock().timestamp())
+        self._works = web.pop("works", True)
+        """Whether it also answers, or only takes in and shows."""
+        self.channel = SiteChannel(store, shared)
         common = {
             "shop": "Klyon",
             "hours": "9:00–21:00",
@@ -131,11 +134,13 @@ class Site:
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         await self.prepare()
-        work = asyncio.create_task(self.assistant.run())
+        work = [asyncio.create_task(self.channel.shared.run())]
+        work += [asyncio.create_task(self.assistant.run())] if self._works else []
         yield
-        work.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+        await self.channel.shared.close()
         await self.engine.dispose()
 
     async def agent_says(self, ticket_id: int, text: str, name: str = "Anna") -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import unicodedata
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 
 from bot.attachments import AttachmentStore
 from bot.channels.base import Address, Capabilities, InboundAttachment, OutboundMessage, Receive
 from bot.errors import DeliveryError
+from bot.shared import LocalShared, Shared
 
 NAME = "site"
 CHUNK_BYTES = 256 * 1024
@@ -21,16 +22,17 @@ class SiteChannel:
     name = NAME
     capabilities = Capabilities(max_text_chars=200_000, max_buttons=12, max_label_chars=120)
 
-    def __init__(self, store: AttachmentStore) -> None:
+    def __init__(self, store: AttachmentStore, shared: Shared | None = None) -> None:
+        """shared: how listeners in other processes are woken; by default there are none."""
         self.store = store
-        self._listeners: dict[str, set[asyncio.Event]] = {}
+        self.shared = shared or LocalShared()
 
     async def run(self, receive: Receive) -> None:
         """Nothing to run: messages come in through `bot.web.chat_api`."""
 
     async def send(self, address: Address, message: OutboundMessage) -> str | None:
         """Wake the listeners. The message lies in the transcript already, so nothing can fail here."""
-        self.wake(address.chat_id)
+        await self.wake(address.chat_id)
         return None
 
     async def working(self, address: Address, external_id: str) -> None:
@@ -48,25 +50,16 @@ class SiteChannel:
         finally:
             file.close()
 
-    def wake(self, chat_id: str) -> None:
-        """Let every listener of this session look at the transcript again."""
-        for event in self._listeners.get(chat_id, ()):
-            event.set()
+    async def wake(self, chat_id: str) -> None:
+        """Let every listener of this session, in any process, look at the transcript again."""
+        await self.shared.wake(_topic(chat_id))
 
-    @contextmanager
-    def listen(self, chat_id: str) -> Iterator[asyncio.Event]:
+    def listen(self, chat_id: str) -> AbstractContextManager[asyncio.Event]:
         """An event that is set whenever there may be something new."""
-        event = asyncio.Event()
-        self._listeners.setdefault(chat_id, set()).add(event)
-        try:
-            yield event
-        finally:
-            self._listeners[chat_id].discard(event)
-            if not self._listeners[chat_id]:
-                del self._listeners[chat_id]
+        return self.shared.listen(_topic(chat_id))
 
     def listeners(self, chat_id: str) -> int:
-        return len(self._listeners.get(chat_id, ()))
+        return self.shared.listeners(_topic(chat_id))
 
     async def keep(self, chunks: AsyncIterator[bytes], file_name: str) -> InboundAttachment:
         """Store an uploaded file. Its type is read from the bytes: what the browser claims is not believed.
@@ -90,6 +83,10 @@ class SiteChannel:
             mime_type=mime_type,
             size_bytes=stored.size_bytes,
         )
+
+
+def _topic(chat_id: str) -> str:
+    return f"{NAME}:{chat_id}"
 
 
 _MAGIC = (

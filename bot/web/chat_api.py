@@ -26,7 +26,8 @@ from bot.attachments import TooLargeError
 from bot.channels.base import Address, InboundMessage
 from bot.channels.site import CHUNK_BYTES, NAME, SiteChannel
 from bot.ledger import InboxRow, InboxState, Sessions
-from bot.web.guards import RateLimit, Refusal
+from bot.shared import Rate
+from bot.web.guards import Refusal
 from bot.web.markup import render
 from handoff import desk
 from handoff.records import Attachment, AttachmentState, Author, Conversation, Delivery, Message
@@ -36,6 +37,8 @@ MAX_STREAMS = 20
 """Tabs of one session that may listen at once."""
 SESSIONS_A_MINUTE = 30
 PING_SECONDS = 15
+DEAF_POLL_SECONDS = 1.0
+"""How often a stream looks while other processes can't wake it."""
 INLINE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 """Shown in the page. Anything else is only ever saved, so that no uploaded file runs as a page."""
 
@@ -81,11 +84,13 @@ def create_router(
     messages_a_minute: int,
     idle_poll_seconds: float = 20,
 ) -> APIRouter:
-    """The routes. idle_poll_seconds: how often a quiet stream looks by itself, for messages written by another
-    process, which can wake nobody here."""
+    """The routes. idle_poll_seconds: how often a quiet stream looks by itself all the same."""
     router = APIRouter(prefix="/api/chat")
-    new_sessions = RateLimit(SESSIONS_A_MINUTE, window_seconds=60, clock=clock)
-    new_messages = RateLimit(messages_a_minute, window_seconds=60, clock=clock)
+
+    async def count(kind: str, who: str, a_minute: int) -> None:
+        """Raises Refusal, with the time to wait, when there were too many."""
+        if wait := await site.shared.take(Rate(f"{kind}:{who}", 60 / a_minute, burst=a_minute)):
+            raise Refusal("too_often", retry_after_seconds=wait)
 
     async def authenticated(authorization: Annotated[str, Header()] = "") -> Session:
         scheme, _, token = authorization.partition(" ")
@@ -106,7 +111,7 @@ def create_router(
 
     @router.post("/sessions", status_code=201)
     async def open_session(request: Request) -> dict[str, str]:
-        new_sessions.take(request.client.host if request.client else "")
+        await count("site-sessions", request.client.host if request.client else "", SESSIONS_A_MINUTE)
         token = secrets.token_urlsafe(32)
         chat_id = hashlib.sha256(token.encode()).hexdigest()
         async with sessions.begin() as session:
@@ -120,7 +125,7 @@ def create_router(
             raise Refusal("too_long")
         if (post.kind == "choice") != bool(post.choice) or len(post.choice or "") > 64:
             raise Refusal("invalid")
-        new_messages.take(me.chat_id)
+        await count("site-messages", me.chat_id, messages_a_minute)
         return await stored(
             InboundMessage(
                 address=Address(site.name, "", me.chat_id),
@@ -140,7 +145,7 @@ def create_router(
         file: Annotated[UploadFile, File()],
         lang: Annotated[Literal["ru", "en"] | None, Form()] = None,
     ) -> dict[str, bool]:
-        new_messages.take(me.chat_id)
+        await count("site-messages", me.chat_id, messages_a_minute)
         try:
             attachment = await site.keep(_chunks(file), file.filename or "")
         except TooLargeError as error:
@@ -158,7 +163,7 @@ def create_router(
 
     async def stored(message: InboundMessage) -> dict[str, bool]:
         new = await receive(message)
-        site.wake(message.address.chat_id)
+        await site.wake(message.address.chat_id)
         return {"new": new}
 
     @router.get("/files/{attachment_id}")
@@ -209,7 +214,8 @@ def create_router(
                     yield ServerSentEvent("{}", event="live")
                 soon = 0.1 if page.messages or not page.unsettled else min(soon * 2, 3.0)
                 try:
-                    await asyncio.wait_for(woken.wait(), soon if page.unsettled else idle_poll_seconds)
+                    idle = idle_poll_seconds if site.shared.live else DEAF_POLL_SECONDS
+                    await asyncio.wait_for(woken.wait(), soon if page.unsettled else idle)
                 except TimeoutError:
                     continue
 

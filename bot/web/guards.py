@@ -1,11 +1,9 @@
-"""What stands between the web and the chat: refusals in words, rate limits, body limits and security headers."""
+"""What stands between the web and the chat: refusals in words, body limits and security headers."""
 
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -69,26 +67,6 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     codes = {401: "no_session", 404: "not_found", 405: "not_allowed", 413: "too_large", 422: "invalid"}
     code = error.code if isinstance(error, Refusal) else codes.get(error.status_code, "bad_request")
     return refuse(request, code, error.headers)
-
-
-class RateLimit:
-    """At most so many takes per key within any window of time. In process: each server counts for itself."""
-
-    def __init__(self, takes: int, *, window_seconds: float, clock: Callable[[], datetime]) -> None:
-        self._takes, self._window, self._clock = takes, window_seconds, clock
-        self._taken: dict[str, deque[float]] = {}
-
-    def take(self, key: str) -> None:
-        """Count one. Raises Refusal, with the time to wait, when there were too many."""
-        now = self._clock().timestamp()
-        if len(self._taken) > 10_000:
-            self._taken = {k: times for k, times in self._taken.items() if times and times[-1] > now - self._window}
-        times = self._taken.setdefault(key, deque())
-        while times and times[0] <= now - self._window:
-            times.popleft()
-        if len(times) >= self._takes:
-            raise Refusal("too_often", retry_after_seconds=times[0] + self._window - now)
-        times.append(now)
 
 
 class BodyLimit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from sqlalchemy import func, select
 
 from bot.channels.site import safe_name, sniff
 from bot.ledger import InboxRow
+from bot.shared import LocalShared, Shared
+from bot.shared_redis import RedisShared
 from bot.web.app import create_app
 from bot.web.chat_api import read_page
 from bot.web.guards import pick_language
@@ -183,6 +186,37 @@ async def test_a_persons_reply_comes_live_and_the_state_tells_who_has_the_conver
     await asyncio.to_thread(server.call, server.site.agent_resolves(state["ticket_id"]))
     _, state = await browser.history()
     assert state == {"owner": "assistant", "ticket_id": None}
+
+
+@pytest.mark.parametrize("with_redis", [True, False], ids=["through Valkey", "by looking every second"])
+async def test_a_reply_that_another_process_sends_comes_live(with_redis: bool, tmp_path: Path, valkey_url: str) -> None:
+    def shared() -> Shared:
+        return RedisShared(valkey_url) if with_redis else LocalShared(alone=False)
+
+    # No sender in the one, no listener in the other: as `--role web` and `--role worker`.
+    worker = Site(tmp_path, shared=shared())
+    await worker.prepare()
+    with running(lambda: Site(tmp_path, shared=shared(), works=False, idle_poll_seconds=60)) as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=10, headers={"Accept-Language": "en"}) as web:
+            if with_redis:
+                while not server.site.channel.shared.live:  # noqa: ASYNC110 - nothing tells when
+                    await asyncio.sleep(0.01)
+            browser = await Browser.open(web)
+            await browser.post(text="a person please")
+            await worker.assistant.drain()
+            last = (await browser.until(3))[-1]["id"]
+            async with asyncio.timeout(15), browser.stream(last) as events:
+                assert [(await anext(events))[0] for _ in range(2)] == ["state", "live"]
+                await asyncio.sleep(0.3)  # past the looks of the beginning
+                _, state = await browser.history()
+                await worker.agent_says(state["ticket_id"], "I am here")
+                began = time.monotonic()
+                await worker.assistant.drain()
+                _, message = await anext(events)
+                assert message["text"] == "I am here"
+                assert time.monotonic() - began < (0.8 if with_redis else 2.5)
+    await worker.engine.dispose()
+    await worker.channel.shared.close()
 
 
 async def test_what_the_customer_adds_to_a_ticket_reaches_every_tab_though_nothing_answers_it(
