@@ -22,12 +22,16 @@ OUT_OF_SCOPE_INTENTS: Final = frozenset({"out_of_scope", "oos", "nlu_fallback"})
 
 _LANGUAGES: Final = frozenset({"ru", "en", "uk", "be", "kk", "de", "fr", "es", "it", "pt", "tr", "pl", "zh", "ja"})
 _YAML_SUFFIXES: Final = frozenset({".yml", ".yaml"})
+_SUFFIXES: Final = _YAML_SUFFIXES | {".jsonl", ".json", ".md"}
 # The pattern of Rasa 3.6, rasa/shared/nlu/training_data/entities_parser.py.
 _ENTITY: Final = re.compile(
     r"\[(?P<text>[^\]]+?)\]"
     r"(?:\((?P<entity>[^:)]+?)(?::(?P<value>[^)]+))?\)|\{(?P<dict>[^}]+?)\}|\[(?P<list>.*?)\])"
 )
+_BLANK: Final = "\n\r "  # what Rasa strips from an example
 _LEGACY_HEADING: Final = re.compile(r"^##\s*(intent|synonym|regex|lookup)\s*:", re.MULTILINE)
+_LEGACY_JSON: Final = re.compile(r'"rasa_nlu_data"\s*:')
+_CONVERT: Final = "Convert it with `rasa data convert nlu -f yaml --data FILE --out FOLDER` of Rasa 2.8."
 
 
 @dataclass(frozen=True)
@@ -80,21 +84,32 @@ def load_intents(path: Path) -> TrainingData:
 
     `.yml`/`.yaml` is Rasa NLU YAML, `.jsonl` has rows {"text", "intent"} and may have "lang". A file whose name has a
     language code as its stem or as a dotted part (`ru.yml`, `shop.en.jsonl`) gives that language to its examples.
-    In a folder, YAML without an `nlu` key (stories, rules, domain) is passed over.
-    Raises TrainingDataError with file and line: not found, not readable, legacy Markdown, a wrong form, two files that
-    disagree on an intent's metadata, nothing found.
+    The folder may be a whole Rasa project: YAML without an `nlu` key (stories, rules, domain, configuration), `tests/`
+    and hidden folders are passed over.
+    Raises TrainingDataError with file and line: not found, not readable, Rasa's legacy Markdown or JSON, a wrong form,
+    two files that disagree on an intent's metadata, nothing found.
     """
     if not path.exists():
         raise TrainingDataError(path, 0, "no such file or folder", "Check the path.")
     if path.is_dir():
-        suffixes = _YAML_SUFFIXES | {".jsonl", ".md"}
-        parts = [_read_file(each, whole_folder=True) for each in sorted(path.rglob("*")) if each.suffix in suffixes]
+        parts = [_read_file(each, whole_folder=True) for each in training_files(path)]
     else:
         parts = [_read_file(path, whole_folder=False)]
     data = merge(parts)
     if not data.examples:
         raise TrainingDataError(path, 0, "no intent examples here", "Add a file with `nlu:` and `- intent:` items.")
     return data
+
+
+def training_files(folder: Path) -> list[Path]:
+    """The files under a folder that `load_intents` looks into, in its order."""
+    found = []
+    for each in sorted(folder.rglob("*")):
+        inside = each.relative_to(folder).parts
+        hidden = any(part.startswith(".") for part in inside)
+        if each.suffix in _SUFFIXES and each.is_file() and not hidden and "tests" not in inside[:-1]:
+            found.append(each)
+    return found
 
 
 def from_rows(rows: Iterable[tuple[str, str]], lang: str | None = None) -> TrainingData:
@@ -137,9 +152,12 @@ def _read_file(path: Path, *, whole_folder: bool) -> TrainingData:
     if path.suffix == ".md":
         if whole_folder and not _LEGACY_HEADING.search(text):
             return TrainingData((), {})
-        raise TrainingDataError(
-            path, 1, "Rasa's legacy Markdown format", "Convert it with `rasa data convert nlu -f yaml` of Rasa 2.x."
-        )
+        raise TrainingDataError(path, 1, "Rasa's legacy Markdown format", _CONVERT)
+    if path.suffix == ".json":
+        if _LEGACY_JSON.search(text):
+            raise TrainingDataError(path, 1, "Rasa's legacy JSON format", _CONVERT)
+        if whole_folder:
+            return TrainingData((), {})
     if path.suffix == ".jsonl":
         return _parse_rows(text, path)
     if path.suffix in _YAML_SUFFIXES:
@@ -259,7 +277,7 @@ def _raw_examples(item: CommentedMap, path: Path, item_line: int) -> Iterator[tu
     if isinstance(examples, str):
         for number, line in enumerate(examples.split("\n"), start=key_line + 2):
             # As in Rasa, a line that does not begin with a dash (a comment, an empty line) is no example.
-            if line.startswith("-") and (raw := line[1:].strip("\n\r ")):
+            if line.startswith("-") and (raw := line[1:].strip(_BLANK)):
                 yield raw, {}, number
         return
     if not isinstance(examples, CommentedSeq):
@@ -270,10 +288,11 @@ def _raw_examples(item: CommentedMap, path: Path, item_line: int) -> Iterator[tu
         if not isinstance(said, str):
             raise TrainingDataError(path, line, "an example without `text`", "Write `- text: |` or `- some words`.")
         metadata = _plain(example.get("metadata") or {}) if isinstance(example, CommentedMap) else {}
-        raw = said.strip("\n\r ")
+        raw = said.strip(_BLANK)
         # In the list form Rasa's own writer puts a dash before the text of a block.
-        raw = raw[1:].strip() if raw.startswith("- ") else raw
-        yield raw, metadata if isinstance(metadata, dict) else {"value": metadata}, line
+        raw = raw[1:].strip(_BLANK) if raw.startswith("- ") else raw
+        if raw:
+            yield raw, metadata if isinstance(metadata, dict) else {"value": metadata}, line
 
 
 def strip_entities(raw: str, path: Path = Path(), line: int = 0) -> tuple[str, tuple[Entity, ...]]:

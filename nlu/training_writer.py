@@ -1,6 +1,6 @@
 """Writing Rasa NLU YAML: a change of some examples leaves every other byte of the file as it was."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,12 @@ def to_rasa(data: TrainingData) -> str:
     """Write training data as one new Rasa 3.1 file; intents without examples are kept."""
     items: list[dict[str, Any]] = []
     for name, spec in data.intents.items():
-        item: dict[str, Any] = {"intent": name}
+        item: dict[str, Any] = {"intent": _quoted(name)}
         if spec.metadata:
-            item["metadata"] = dict(spec.metadata)
+            item["metadata"] = _quoted(spec.metadata)
         items.append(item | {"examples": _examples([each for each in data.examples if each.intent == name])})
     for kind, named in (("synonym", data.synonyms), ("lookup", data.lookups), ("regex", data.regexes)):
-        items += [{kind: name, "examples": _literal(lines)} for name, lines in named.items()]
+        items += [{kind: _quoted(name), "examples": _named_lines(lines)} for name, lines in named.items()]
     yaml = YAML()
     yaml.width = 2**16
     stream = StringIO()
@@ -146,16 +146,39 @@ def _with_new_intent(lines: list[str], items: CommentedSeq, intent: str, example
 
 
 def _examples(examples: Sequence[Example]) -> Any:
-    """The block form, or the list form where an example has metadata of its own."""
-    if not any(each.metadata for each in examples):
-        return _literal([each.raw or each.text for each in examples])
+    """The block form, or the list form where an example has metadata of its own or the block could not hold it."""
+    raws = [each.raw or each.text for each in examples]
+    if not any(each.metadata for each in examples) and all(map(_is_one_line, raws)):
+        return _literal(raws)
     return [
-        {"text": LiteralScalarString(f"- {each.raw or each.text}\n")}
-        | ({"metadata": dict(each.metadata)} if each.metadata else {})
-        for each in examples
+        {"text": LiteralScalarString(f"- {raw}\n") if _is_one_line(raw) else DoubleQuotedScalarString(f"- {raw}")}
+        | ({"metadata": _quoted(each.metadata)} if each.metadata else {})
+        for raw, each in zip(raws, examples, strict=True)
     ]
 
 
+def _named_lines(lines: Sequence[str]) -> Any:
+    if all(map(_is_one_line, lines)):
+        return _literal(lines)
+    return [DoubleQuotedScalarString(f"- {line}") for line in lines]
+
+
+def _quoted(value: Any) -> Any:
+    """A value with quotes where YAML would otherwise change it: a plain scalar loses rare line separators."""
+    if isinstance(value, Mapping):
+        return {_quoted(key): _quoted(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_quoted(each) for each in value]
+    if isinstance(value, str) and not value.isprintable():
+        return DoubleQuotedScalarString(value)
+    return value
+
+
+def _is_one_line(text: str) -> bool:
+    """Whether a text comes back from a block as it went in; what YAML does not print does not."""
+    return text.isprintable() and text.strip() == text != ""
+
+
 def _literal(lines: Sequence[str]) -> LiteralScalarString:
-    text: LiteralScalarString = LiteralScalarString("".join(f"- {' '.join(line.split())}\n" for line in lines))
+    text: LiteralScalarString = LiteralScalarString("".join(f"- {line}\n" for line in lines))
     return text

@@ -100,7 +100,7 @@ def test_a_new_file_holds_everything_that_was_read(tmp_path: Path) -> None:
     again = load_intents(second)
 
     assert [(each.raw, each.intent, each.metadata) for each in again.examples] == [
-        (" ".join(each.raw.split()), each.intent, each.metadata) for each in data.examples
+        (each.raw, each.intent, each.metadata) for each in data.examples
     ]
     assert again.intents == data.intents
     assert (again.synonyms, again.regexes, again.lookups) == (data.synonyms, data.regexes, data.lookups)
