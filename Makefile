@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help setup run test check e2e bench clean
+.PHONY: help setup rasa run test check e2e bench clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -18,6 +18,9 @@ $(VENV)/.ready: pyproject.toml
 	@echo "Installing the packages (about 2 GB, one to three minutes the first time)"
 	$(BIN)/pip install --quiet --progress-bar off -e '.[dev]'
 	@touch $@
+
+rasa:  ## The environment of the Rasa engine in .venv-rasa (Python 3.10; RASA_PYTHON names it)
+	@bash nlu/rasa/environment/make.sh .venv-rasa
 
 run: setup  ## Everything, then http://127.0.0.1:8080
 	$(BIN)/otvet serve --update

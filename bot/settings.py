@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import time
 from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -26,6 +28,18 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; the web is reachable from this machine alone.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
     encoder: str = Field("", description="Any sentence-transformers model name or folder; empty: the one that ships.")
+    nlu_engine: Literal["embedded", "rasa"] = Field(
+        "embedded", description="What tells intents apart: `embedded`, or `rasa` with the embedded engine as its spare."
+    )
+    rasa_environment: Path = Field(Path(".venv-rasa"), description="The environment that `make rasa` makes.")
+    rasa_config: Path | None = Field(
+        None, description="A Rasa configuration whose pipeline is trained; empty: the light one that ships."
+    )
+    rasa_url: str = Field("", description="Address of a Rasa server that runs elsewhere; empty: Otvet starts its own.")
+    rasa_token: SecretStr = Field(SecretStr(""), description="Token of that server (`rasa run --auth-token`).")
+    rasa_timeout_seconds: float = Field(
+        2.0, gt=0.05, le=60, description="How long one message may wait for Rasa before the embedded engine answers."
+    )
     answer_precision: float = Field(
         0.96, gt=0.5, lt=1, description="Share of answers that must be right; thresholds are computed from it."
     )
@@ -62,6 +76,13 @@ class Settings(BaseSettings):
             ZoneInfo(value)
         except Exception as error:
             raise ValueError("expected a name of the IANA time zone database such as Europe/Moscow") from error
+        return value
+
+    @field_validator("rasa_url")
+    @classmethod
+    def _http_address(cls, value: str) -> str:
+        if value and urlsplit(value).scheme not in ("http", "https"):
+            raise ValueError("expected an address that begins with http:// or https://")
         return value
 
     @property

@@ -5,17 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from bot.dialogue import ANY_TOPIC, Candidate, Outcome, Policy, Understanding
 from bot.language import detect
 from handoff.records import Reason
 from kb_index.articles import Article
 from kb_index.search import Hit, SearchIndex
-from nlu.intents import IntentClassifier, IntentPrediction
+from nlu.intents import IntentPrediction
 from nlu.training_data import IntentSpec
 
 MAX_PARTS = 4
+
+
+class IntentEngine(Protocol):
+    """What tells intents apart: the embedded engine, or Rasa with the former as its spare."""
+
+    def predict(self, texts: Sequence[str]) -> list[IntentPrediction]:
+        """Predict in the order of `texts`; any string is accepted. Blocks."""
+        ...
 
 
 def outcome_of(spec: IntentSpec | None) -> Outcome:
@@ -67,7 +75,7 @@ def _shares(prediction: IntentPrediction, group_of: Mapping[str, str]) -> Iterab
 class IntentTopics:
     """Ranks topics for `handoff.routing` by what the intents say."""
 
-    def __init__(self, classifier: IntentClassifier, topic_of: Mapping[str, str], threshold: float) -> None:
+    def __init__(self, classifier: IntentEngine, topic_of: Mapping[str, str], threshold: float) -> None:
         self._classifier = classifier
         self._topic_of = topic_of
         self.threshold = threshold
@@ -93,7 +101,7 @@ class Understander:
         self,
         *,
         version: str,
-        classifier: IntentClassifier | None,
+        classifier: IntentEngine | None,
         outcomes: Mapping[str, Outcome],
         intents: Collection[str],
         index: SearchIndex,

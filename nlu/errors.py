@@ -5,11 +5,15 @@ NluError
 │   ├── EncoderUnavailable   the encoder cannot be prepared or loaded; `remedy` says what to do
 │   └── EncodingError        the model failed on a text or gave a row that is not finite
 ├── TrainingDataError        training data cannot be read; `path`, `line`, `problem`, `remedy`
-└── ModelError
-    ├── NotEnoughData        too few intents or examples to train from
-    ├── EncoderMismatch      trained with another encoder; `trained_with`, `given`
-    ├── ModelNotFound        no such version, or none is live
-    └── ModelDamaged         the files of a version are missing, torn or of another format
+├── ModelError
+│   ├── NotEnoughData        too few intents or examples to train from
+│   ├── EncoderMismatch      trained with another encoder; `trained_with`, `given`
+│   ├── ModelNotFound        no such version, or none is live
+│   └── ModelDamaged         the files of a version are missing, torn or of another format
+└── RasaError
+    ├── RasaNotInstalled     there is no environment with Rasa; `folder`
+    ├── RasaFailed           Rasa gave up a training, or its configuration is none; `reason`
+    └── RasaUnavailable      the server is down, too slow, or answers what is no prediction; `reason`
 """
 
 from pathlib import Path
@@ -73,3 +77,31 @@ class ModelNotFound(ModelError):  # noqa: N818 - a state of the store, not a fai
 
 class ModelDamaged(ModelError):  # noqa: N818 - a state of the store, not a failed call
     """The files of a model version are missing, torn or of another format."""
+
+
+class RasaError(NluError):
+    """The Rasa engine cannot do what was asked; the message says what to do."""
+
+
+class RasaNotInstalled(RasaError):  # noqa: N818 - a state of the installation, not a failed call
+    """There is no Python environment with Rasa in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"there is no Rasa in {folder}: run `make rasa`, or set OTVET_RASA_ENVIRONMENT to its folder")
+        self.folder = folder
+
+
+class RasaFailed(RasaError):  # noqa: N818 - what Rasa did
+    """Rasa gave up, for `reason` in its own words, shortened."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Rasa: {reason}")
+        self.reason = reason
+
+
+class RasaUnavailable(RasaError):  # noqa: N818 - a state of the server, not a failed call
+    """The server is down, too slow, or answers what is no prediction."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the Rasa server is not available: {reason}")
+        self.reason = reason

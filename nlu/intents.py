@@ -89,16 +89,16 @@ class IntentClassifier:
         CPU for seconds to minutes. Raises NotEnoughData under two intents, EncodingError.
         """
         examples = data.examples if isinstance(data, TrainingData) else tuple(data)
-        names = [_OUTSIDE if each.intent in OUT_OF_SCOPE_INTENTS else each.intent for each in examples]
+        names = [OUTSIDE if each.intent in OUT_OF_SCOPE_INTENTS else each.intent for each in examples]
         intents = sorted(set(names))
-        if len(set(intents) - {_OUTSIDE}) < 2:
+        if len(set(intents) - {OUTSIDE}) < 2:
             raise NotEnoughData("at least two intents with examples are needed. Add intents to the training data.")
         texts = [fold(each.text) for each in examples]
         labels = np.searchsorted(intents, names)
-        outside_class = intents.index(_OUTSIDE) if _OUTSIDE in intents else None
+        outside_class = intents.index(OUTSIDE) if OUTSIDE in intents else None
         progress(f"encoding {len(texts)} examples")
         embedding, vectors = Embedding.fit(encoder, companion, texts)
-        names_said = [(_spoken(name), number) for number, name in enumerate(intents) if name != _OUTSIDE]
+        names_said = [(_spoken(name), number) for number, name in enumerate(intents) if name != OUTSIDE]
         names_said = [(said, number) for said, number in names_said if any(map(str.isalpha, said))]
         known_texts = [*texts, *(said for said, _ in names_said)]
         known_labels = np.concatenate([labels, np.array([number for _, number in names_said], dtype=labels.dtype)])
@@ -122,7 +122,7 @@ class IntentClassifier:
             labels = np.concatenate([labels, labels[held_rows]])
             outside = np.concatenate([labels[: len(texts)] == outside_class, np.ones(len(held_rows), dtype=np.bool_)])
             confidence = ConfidenceModel.fit(evidence, labels, outside, outside_class)
-            predictions = _predictions(evidence, confidence, intents, np.ones(len(labels), np.bool_))
+            predictions = predictions_from(evidence, confidence, intents, np.ones(len(labels), np.bool_))
             calibration = Calibration(
                 np.array([each.confidence for each in predictions], dtype=np.float32),
                 np.array([each.intent == intents[label] for each, label in zip(predictions, labels, strict=True)])
@@ -139,7 +139,7 @@ class IntentClassifier:
         folded = [fold(each) for each in texts]
         spoken = np.array([any(map(str.isalnum, each)) for each in folded])
         evidence = self._head.evidence(self._embedding.rows(folded), folded)
-        return _predictions(evidence, self._confidence, self._intents, spoken)
+        return predictions_from(evidence, self._confidence, self._intents, spoken)
 
     def cross_predict(self) -> tuple[IntentPrediction, ...]:
         """The prediction that each training example got while it was left out, in the order of the training data."""
@@ -228,7 +228,8 @@ class Calibration:
         return cls(saved["confidence"], saved["right"], saved["weights"], langs)
 
 
-_OUTSIDE: Final = "out_of_scope"
+OUTSIDE: Final = "out_of_scope"
+"""The one class that all out-of-scope intents are for a model."""
 
 
 def _hold_classes_out(
@@ -272,14 +273,15 @@ def _spoken(name: str) -> str:
     return fold(re.sub(r"[\W_]+", " ", name))
 
 
-def _predictions(
+def predictions_from(
     evidence: Evidence, model: ConfidenceModel, intents: Sequence[str], spoken: BoolArray
 ) -> list[IntentPrediction]:
+    """Rankings and confidences of the rows of `evidence`; a row that is not `spoken` has confidence 0."""
     probabilities = model.probabilities(evidence)
     confidence = model.confidence(evidence) * spoken
     found = []
     for row, sure in zip(probabilities, confidence, strict=True):
         best = np.argsort(-row, kind="stable")[: RANKING_LENGTH + 1]
-        ranking = [(intents[index], float(row[index])) for index in best if intents[index] != _OUTSIDE]
+        ranking = [(intents[index], float(row[index])) for index in best if intents[index] != OUTSIDE]
         found.append(IntentPrediction(tuple(ranking[:RANKING_LENGTH]), float(sure)))
     return found

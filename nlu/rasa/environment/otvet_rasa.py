@@ -66,19 +66,21 @@ def _train(jobs: list[dict[str, Any]], events: TextIO) -> None:
         if trained is None:
             raise ValueError("Rasa found nothing to train on")
         if job.get("parse"):
-            asyncio.run(_parse(str(model), Path(job["parse"]), Path(job["parsed"])))
+            texts = json.loads(Path(job["parse"]).read_text(encoding="utf-8"))
+            with Path(job["parsed"]).open("w", encoding="utf-8") as file:
+                asyncio.run(_parse(str(model), texts, file))
         print(json.dumps({"job": place, "done": True}), file=events)
 
 
-async def _parse(model: str, texts: Path, parsed: Path) -> None:
+async def _parse(model: str, texts: list[str], file: TextIO) -> None:
     from rasa.core.agent import Agent
 
     agent = Agent.load(model)
-    with parsed.open("w", encoding="utf-8") as file:
-        for text in json.loads(texts.read_text(encoding="utf-8")):
-            found = await agent.parse_message(text)
-            kept = {key: found[key] for key in ("intent", "intent_ranking", "response_selector") if key in found}
-            file.write(json.dumps(kept) + "\n")
+    for text in texts:
+        # As in Otvet's RasaClient: a leading slash would be a command.
+        found = await agent.parse_message(text.lstrip().lstrip("/").strip())
+        kept = {key: found[key] for key in ("intent", "intent_ranking", "response_selector") if key in found}
+        file.write(json.dumps(kept) + "\n")
 
 
 def _serve(wanted: dict[str, Any]) -> None:

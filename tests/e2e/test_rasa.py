@@ -1,0 +1,314 @@
+"""A real Rasa 3.6: trained, served, killed and served again; meanwhile the embedded engine answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from nlu.encoder import Encoder
+from nlu.errors import RasaFailed, RasaUnavailable
+from nlu.intents import IntentClassifier
+from nlu.rasa.client import RasaClient
+from nlu.rasa.engine import RasaClassifier, RasaModel
+from nlu.rasa.process import RasaPython
+from nlu.rasa.project import ENVIRONMENT
+from nlu.rasa.server import RasaServer, RasaState, RemoteRasa
+from nlu.training_data import TrainingData, load_intents
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+TEXTS = {
+    "greeting": "hello|hi there|good morning|good evening to you|hey you|hello everybody|greetings|hi",
+    "order_status": "where is my [parcel](thing)|when does my order come|track my order|status of order 17"
+    "|has my parcel been sent|my parcel is late|where is the courier|is my order on its way",
+    "refund": "I want my money back|refund please|when is my refund paid|give me a refund|return my money"
+    "|how long does a refund take|the refund has not come|money back for order 12",
+    "faq/hours": "when do you open|what are your opening hours|are you open on Sunday|when do you close"
+    "|opening times please|are you open today|till when are you open|working hours",
+    "faq/address": "where is your shop|what is your address|how do I find you|which street are you in"
+    "|location of the store|where are you|directions to the shop|your postal address",
+    "discount": "do you have discounts|any promo code|can I get it cheaper|is there a sale|student discount"
+    "|voucher code|a coupon please|lower the price",
+}
+PIPELINE = """\
+pipeline:
+- name: WhitespaceTokenizer
+- name: otvet_featurizer.OtvetFeaturizer
+- name: CountVectorsFeaturizer
+- name: DIETClassifier
+  epochs: 15
+  number_of_transformer_layers: 0
+  learning_rate: 0.005
+- name: ResponseSelector
+  epochs: 5
+  number_of_transformer_layers: 0
+"""
+
+
+@pytest.fixture(scope="session")
+def python(encoder: Encoder, encoder_folder: Path) -> RasaPython:
+    """The environment of `make rasa`, made if it is missing (three minutes, once)."""
+    done = subprocess.run(
+        ["bash", ENVIRONMENT / "make.sh", ".venv-rasa"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        if os.environ.get("CI"):
+            pytest.fail(done.stderr)
+        pytest.skip(done.stderr)
+    return RasaPython(ROOT / ".venv-rasa", encoder_folder / encoder.name, threads=1)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
+    path = tmp_path_factory.mktemp("data") / "en.yml"
+    items = [
+        f"- intent: {name}\n  examples: |\n" + "".join(f"    - {text}\n" for text in texts.split("|"))
+        for name, texts in TEXTS.items()
+    ]
+    path.write_text("nlu:\n" + "".join(items))
+    return load_intents(path)
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pipeline") / "config.yml"
+    path.write_text(PIPELINE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def told() -> list[str]:
+    """What the training said while it went on."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def model(
+    python: RasaPython,
+    data: TrainingData,
+    pipeline: Path,
+    encoder: Encoder,
+    told: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RasaModel:
+    folder = tmp_path_factory.mktemp("rasa-model")
+    return RasaModel.train(data, encoder, folder, python, pipeline=pipeline, progress=told.append)
+
+
+@pytest.fixture(scope="session")
+def embedded(data: TrainingData, encoder: Encoder) -> IntentClassifier:
+    return IntentClassifier.train(data, encoder)
+
+
+@pytest.fixture(scope="session")
+def states() -> list[RasaState]:
+    return []
+
+
+@pytest.fixture(scope="session")
+def server(
+    python: RasaPython, model: RasaModel, states: list[RasaState], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RasaServer]:
+    server = RasaServer(python, tmp_path_factory.mktemp("rasa-server"), 5.0, states.append)
+    server.use(model.archive, model.model_id)
+    try:
+        assert server.wait(), server.state
+        yield server
+    finally:
+        server.close()
+
+
+def test_the_featurizers_vectors_are_those_of_the_encoder(python: RasaPython, encoder: Encoder) -> None:
+    texts = ["where is my parcel", "Где мой заказ?", "ok", "x" * 3000, "naïve 😀 \ud83d"]
+    program = (
+        "import json, sys; from pathlib import Path; from otvet_featurizer import SentenceEncoder\n"
+        "encoder = SentenceEncoder(Path(sys.argv[1]))\n"
+        "print(json.dumps([encoder.vector(text)[0].tolist() for text in json.loads(sys.argv[2])]))"
+    )
+    environment = {"PYTHONPATH": str(ENVIRONMENT), "PATH": os.environ["PATH"]}
+    command = [python.python, "-W", "ignore", "-c", program, python.encoder, json.dumps(texts)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+
+    cosines = np.sum(np.array(json.loads(done.stdout)) * encoder.encode(texts), axis=1)
+
+    assert cosines.min() >= 0.999
+
+
+def test_training_tells_its_epochs_and_rehearses_on_examples_that_it_left_out(
+    model: RasaModel, told: list[str], data: TrainingData
+) -> None:
+    assert any("epoch 15 of 15" in line for line in told)
+    rehearsed = [each for each in model.rehearsed if each]
+    assert 6 <= len(rehearsed) < len(data.examples) / 2
+    assert all(0 <= each.confidence <= 1 for each in rehearsed)
+
+
+def test_rasa_answers_with_full_names_of_retrieval_intents_and_our_confidence(
+    server: RasaServer, model: RasaModel, embedded: IntentClassifier
+) -> None:
+    classifier = RasaClassifier(server, model, embedded)
+
+    known, far, empty = classifier.predict(["when do you open on Monday", "who won the election in France", "?!"])
+
+    assert classifier.down is None
+    assert known.intent == "faq/hours"
+    assert {name for name, _ in known.ranking} == set(TEXTS)
+    assert known.confidence > far.confidence
+    assert empty.confidence == 0
+
+
+def test_a_customers_slash_is_no_command_of_rasa(server: RasaServer) -> None:
+    parsed = server.parse('/refund{"thing": "x"}')
+
+    assert parsed.ranking[0][1] < 1
+
+
+def test_a_saved_model_predicts_the_same(
+    server: RasaServer, model: RasaModel, embedded: IntentClassifier, encoder: Encoder, tmp_path: Path
+) -> None:
+    before = model.archive
+    try:
+        model.save(tmp_path)
+        loaded = RasaModel.load(tmp_path, encoder)
+    finally:
+        model.archive.replace(before)
+        model.archive = before
+    texts = ["is my parcel coming", "give me my money"]
+
+    ours, again = (RasaClassifier(server, each, embedded).predict(texts) for each in (model, loaded))
+
+    assert [each.intent for each in ours] == [each.intent for each in again]
+    assert [each.confidence for each in ours] == pytest.approx([each.confidence for each in again], abs=1e-5)
+    assert loaded.threshold() == model.threshold()
+
+
+def test_nobody_may_ask_without_the_token(server: RasaServer) -> None:
+    assert server._client is not None
+    stranger = RasaClient(server._client.url, "", 5.0)
+    try:
+        with pytest.raises(RasaUnavailable, match="refuses the token"):
+            stranger.parse("hello")
+    finally:
+        stranger.close()
+    assert server.pid is not None
+    said = Path(f"/proc/{server.pid}/cmdline").read_bytes()
+    assert server._client._http.params["token"].encode() not in said
+
+
+def test_a_model_that_was_trained_elsewhere_answers_by_its_address(
+    server: RasaServer, embedded: IntentClassifier
+) -> None:
+    assert server._client is not None
+    client = RasaClient(server._client.url, server._client._http.params["token"], 5.0)
+    try:
+        classifier = RasaClassifier(RemoteRasa(client), None, embedded)
+        (prediction,) = classifier.predict(["I want a refund"])
+    finally:
+        client.close()
+
+    assert classifier.down is None
+    assert prediction.intent == "refund"
+    assert 0 < prediction.confidence <= prediction.ranking[0][1]
+
+
+def test_while_the_killed_server_is_away_the_embedded_engine_answers_and_it_is_said_once(
+    server: RasaServer, model: RasaModel, embedded: IntentClassifier, states: list[RasaState]
+) -> None:
+    changes: list[str | None] = []
+    classifier = RasaClassifier(server, model, embedded, changes.append)
+    assert server.pid is not None
+    before = server.pid
+    states.clear()
+
+    os.kill(before, signal.SIGKILL)
+    away = [classifier.predict(["where is my parcel"])[0] for _ in range(3)]
+
+    assert away == embedded.predict(["where is my parcel"]) * 3
+    assert server.wait(), server.state
+    classifier.predict(["where is my parcel"])
+    assert server.pid != before
+    assert [each is None for each in changes] == [False, True]
+    assert any("started again" in state.reason for state in states)
+
+
+def test_a_hanging_server_costs_a_message_no_more_than_the_time_limit(
+    server: RasaServer, model: RasaModel, embedded: IntentClassifier
+) -> None:
+    assert server.pid is not None
+    assert server._client is not None
+    client = RasaClient(server._client.url, server._client._http.params["token"], 0.5)
+    classifier = RasaClassifier(RemoteRasa(client), model, embedded)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        for _ in range(20):
+            classifier.predict(["where is my parcel"])
+        seconds = time.monotonic() - started
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+        client.close()
+
+    assert classifier.down is not None
+    assert "did not answer in time" in classifier.down
+    # After the first failure it is left alone for a while: 20 messages don't wait 20 times.
+    assert seconds < 5
+
+
+def test_the_server_dies_with_its_parent_even_when_that_is_killed(
+    python: RasaPython, model: RasaModel, tmp_path: Path
+) -> None:
+    program = f"""
+import time
+from pathlib import Path
+from nlu.rasa.process import RasaPython
+from nlu.rasa.server import RasaServer
+server = RasaServer(RasaPython(Path({str(python.folder)!r}), Path({str(python.encoder)!r})), Path({str(tmp_path)!r}), 5)
+server.use(Path({str(model.archive)!r}), {model.model_id!r})
+while server.pid is None:
+    time.sleep(0.05)
+print(server.pid, flush=True)
+time.sleep(600)
+"""
+    import sys
+
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_fault_of_rasa_is_one_line_with_its_reason(
+    python: RasaPython, data: TrainingData, encoder: Encoder, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong.yml"
+    wrong.write_text("pipeline:\n- name: WhitespaceTokenizer\n- name: NoSuchClassifier\n")
+
+    with pytest.raises(RasaFailed, match="NoSuchClassifier") as caught:
+        RasaModel.train(data, encoder, tmp_path / "model", python, pipeline=wrong)
+
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_server_without_its_model_answers_nothing_and_says_so(python: RasaPython, tmp_path: Path) -> None:
+    server = RasaServer(python, tmp_path, 5.0)
+
+    with pytest.raises(RasaUnavailable, match="not started"):
+        server.parse("hello")
+    with httpx.Client() as client, pytest.raises(httpx.HTTPError):
+        client.get("http://127.0.0.1:9/status", timeout=1)
