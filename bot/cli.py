@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import structlog
 import typer
@@ -49,6 +49,10 @@ app.add_typer(tickets_app, name="tickets")
 app.add_typer(evaluate_app, name="evaluate")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Engine = Annotated[str | None, typer.Option(help="embedded or rasa; default: OTVET_NLU_ENGINE.")]
+RasaConfig = Annotated[
+    Path | None, typer.Option("--config", help="A Rasa configuration whose pipeline is used, or: light, default.")
+]
 Result = TypeVar("Result")
 
 
@@ -145,6 +149,7 @@ def chat(
         raise typer.BadParameter("expected ru or en", param_hint="--lang")
     installation = _installation(quiet=True)
     installation.prepare()
+    installation.await_rasa()
     _run(talk(installation, lang=lang, as_json=as_json))
 
 
@@ -152,22 +157,37 @@ def chat(
 def train(
     if_changed: Annotated[bool, typer.Option(help="Do nothing when the live model knows the same data.")] = False,
     promote: Annotated[bool, typer.Option(help="Put the new version to use.")] = True,
+    engine: Engine = None,
+    config: RasaConfig = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a new model version from the data folder, and put it to use."""
+    """Make a new model version from the data folder, and put it to use. With Rasa it has both engines' models."""
     installation = _installation()
     live = installation.store.live()
     if if_changed and live and installation.is_current(live):
         _progress(f"The live model {live.id} knows this data already")
         return
     started = time.perf_counter()
-    version = installation.train(promote=promote)
+    version = installation.train(promote=promote, engine=_known_engine(engine), rasa_config=_pipeline(config))
     seconds = round(time.perf_counter() - started, 1)
     if as_json:
         _print_json({"version": version.id, "promoted": promote, "seconds": seconds, **version.manifest["figures"]})
         return
     _print_version(version)
     _progress(f"{'Live now' if promote else 'Candidate'}: {version.id}, in {seconds} s")
+
+
+def _known_engine(name: str | None) -> Literal["embedded", "rasa"] | None:
+    if name not in (None, "embedded", "rasa"):
+        raise typer.BadParameter("expected embedded or rasa", param_hint="--engine")
+    return name  # type: ignore[return-value]  # narrowed by the test above
+
+
+def _pipeline(config: Path | None) -> Path | None:
+    """The file that --config means: one that ships goes by its name."""
+    from nlu.rasa.project import PIPELINES
+
+    return PIPELINES.get(str(config), config) if config else None
 
 
 def _print_version(version: ModelVersion) -> None:
@@ -227,6 +247,7 @@ def kb_search(
     """What the search finds for a question, and why."""
     installation = _installation()
     installation.prepare()
+    installation.await_rasa()
     hits = installation.understander().search(query, lang, limit)
     if as_json:
         _print_json([asdict(hit) for hit in hits])
@@ -376,6 +397,8 @@ def evaluate_intents(
         Path | None, typer.Option("--train", help="Training rows; default: the data folder's.")
     ] = None,
     test_file: Annotated[Path | None, typer.Option("--test", help="Test rows; without them: k-fold.")] = None,
+    engine: Engine = None,
+    config: RasaConfig = None,
     as_json: AsJson = False,
 ) -> None:
     """How well intents are told apart, and what is not meant for the assistant."""
@@ -385,8 +408,14 @@ def evaluate_intents(
 
     installation = _installation()
     data = load_intents(train_file or installation.data / "intents")
-    trainer = embedded_trainer(installation.encoder, companion=installation.companion)
-    report = measure(data, load_intents(test_file), trainer) if test_file else cross_evaluate(data, trainer)
+    test = load_intents(test_file) if test_file else None
+    with contextlib.ExitStack() as stack:
+        name = _known_engine(engine) or installation.settings.nlu_engine
+        if name == "rasa":
+            trainer = stack.enter_context(installation.rasa_evaluation(_pipeline(config)))
+        else:
+            trainer = embedded_trainer(installation.encoder, companion=installation.companion)
+        report = measure(data, test, trainer, engine=name) if test else cross_evaluate(data, trainer, engine=name)
     _print_figures(report.figures(), as_json)
     if not as_json and report.confusions:
         _table([[c.count, c.intent, c.predicted] for c in report.confusions[:15]], ["times", "is", "was taken for"])
@@ -423,6 +452,7 @@ def evaluate_dialogue(
     installation = _installation()
     questions = load_questions(queries)
     installation.prepare()
+    installation.await_rasa()
     verdicts = judge(questions, installation.understander(), installation.seed.topics)
     figures = summarise(verdicts)
     if as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from sqlalchemy import func, select
 
@@ -14,7 +15,8 @@ from bot.ledger import InboxRow, InboxState, OutboxRow
 from bot.wiring import Installation, utc_now
 from handoff.errors import HandoffError
 from kb_index.errors import KnowledgeBaseError
-from nlu.errors import NluError
+from nlu.errors import NluError, RasaNotInstalled, RasaUnavailable
+from nlu.rasa.server import read_state
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ async def examine(installation: Installation) -> list[Check]:
         ("redis", _redis),
         ("encoder", _encoder),
         ("model", _model),
+        ("rasa", _rasa),
         ("telegram", _telegram),
     ]
     found = []
@@ -112,6 +115,38 @@ async def _model(installation: Installation) -> Check:
     if not installation.is_current(live):
         return Check("model", False, f"{live.id} does not know the present data", "run `otvet train`")
     return Check("model", True, f"{live.id}, live")
+
+
+async def _rasa(installation: Installation) -> Check:
+    settings = installation.settings
+    if settings.nlu_engine != "rasa":
+        return Check("rasa", True, "off: OTVET_NLU_ENGINE is embedded")
+    spare = "until then the embedded engine answers"
+    if settings.rasa_url:
+        try:
+            model = await asyncio.to_thread(installation.rasa_client.model_id)
+        except RasaUnavailable as error:
+            return Check("rasa", False, error.reason, f"start that server or correct OTVET_RASA_URL; {spare}")
+        live = installation.store.live()
+        own = live is not None and live.manifest.get("rasa_model") == model
+        return Check("rasa", True, f"{settings.rasa_url} has model {model}, {'ours' if own else 'trained elsewhere'}")
+    try:
+        installation.rasa_python.check()
+    except RasaNotInstalled as error:
+        return Check("rasa", False, f"{error}; {spare}", "run `make rasa`")
+    live = installation.store.live()
+    if live is None or live.manifest.get("engine") != "rasa":
+        return Check("rasa", False, f"the live version has no Rasa model; {spare}", "run `otvet train --engine rasa`")
+    state = read_state(installation.rasa_folder / "state.json")
+    if state is None:
+        return Check("rasa", True, "installed and trained; `otvet serve` starts the server")
+    since = datetime.fromtimestamp(state.changed_at, UTC)
+    detail = f"{state.reason} since {since:%Y-%m-%d %H:%M} UTC"
+    if state.ready:
+        return Check("rasa", True, f"the server is {detail}")
+    return Check(
+        "rasa", False, f"{detail}; {spare}", "it is started again by itself; the log of `otvet serve` says more"
+    )
 
 
 async def _telegram(installation: Installation) -> Check:

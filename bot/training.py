@@ -22,9 +22,11 @@ from kb_index.search import SearchIndex
 from nlu.encoder import Encoder
 from nlu.intents import IntentClassifier, IntentPrediction
 from nlu.models import ModelStore, ModelVersion
-from nlu.training_data import OUT_OF_SCOPE_INTENTS, Example, TrainingData, load_intents
+from nlu.rasa.engine import RasaModel
+from nlu.training_data import OUT_OF_SCOPE_INTENTS, Example, IntentSpec, TrainingData, load_intents
 
 Progress = Callable[[str], None]
+RasaTraining = Callable[[TrainingData], RasaModel]
 ARTICLE = "article:"
 MAX_ARTICLE_CLASSES = 1000
 """Of a larger knowledge base the articles are no classes: it is the search that finds among so many."""
@@ -112,21 +114,28 @@ def train(
     targets: Targets,
     *,
     companion: Encoder | None = None,
+    rasa: RasaTraining | None = None,
     max_text_chars: int,
     progress: Progress,
     random_seed: int = 0,
 ) -> ModelVersion:
     """Make a new version; nothing that is in use is touched. Promoting it is the caller's choice.
 
-    Every confidence that a threshold is computed from comes from models that had not seen the example.
+    Every confidence that a threshold is computed from comes from models that had not seen the example. With `rasa`,
+    which trains the Rasa engine, the version has both engines' models and thresholds that fit Rasa.
     """
     taught, outcomes = _taught(seed)
     classifier: IntentClassifier | None = None
-    unseen: Sequence[IntentPrediction] = ()
+    unseen: Sequence[IntentPrediction | None] = ()
     if len({example.intent for example in taught} - OUT_OF_SCOPE_INTENTS) >= 2:
         progress(f"Training on {len(taught)} examples of {len(outcomes)} intents and articles")
         classifier = IntentClassifier.train(taught, encoder, companion=companion, seed=random_seed, progress=progress)
         unseen = classifier.cross_predict()
+    rasa_model: RasaModel | None = None
+    if rasa and classifier:
+        names = {example.intent: IntentSpec(example.intent) for example in taught}
+        rasa_model = rasa(replace(seed.intents, examples=tuple(taught), intents=names))
+        unseen = rasa_model.rehearsed
     labelled = _labelled(seed, outcomes, taught, unseen)
     progress(f"Training the ranker on {len(labelled)} questions")
     ranker: Ranker | None = None
@@ -146,6 +155,9 @@ def train(
         if classifier:
             (draft.path / "intents").mkdir()
             classifier.save(draft.path / "intents")
+        if rasa_model:
+            (draft.path / "rasa").mkdir()
+            rasa_model.save(draft.path / "rasa")
         if ranker:
             ranker.save(draft.path / "ranker.json")
         (draft.path / "policy.json").write_text(json.dumps(policy_to_json(policy, targets), indent=1))
@@ -158,6 +170,8 @@ def train(
         draft.manifest |= {
             "data": seed.fingerprint,
             "encoder": encoder.fingerprint,
+            "engine": "rasa" if rasa_model else "embedded",
+            "rasa_model": rasa_model.model_id if rasa_model else None,
             "seed": random_seed,
             "examples": len(taught),
             "intents": len(seed.outcomes),
@@ -193,12 +207,14 @@ def _taught(seed: Seed) -> tuple[list[Example], dict[str, Outcome]]:
 
 
 def _labelled(
-    seed: Seed, outcomes: Mapping[str, Outcome], taught: Sequence[Example], unseen: Sequence[IntentPrediction]
+    seed: Seed, outcomes: Mapping[str, Outcome], taught: Sequence[Example], unseen: Sequence[IntentPrediction | None]
 ) -> list[LabelledQuestion]:
     """Every text whose right article is known, with what the intents say about it without having seen it."""
     known = {article.id for article in seed.articles.articles}
     labelled = []
     for example, prediction in zip(taught, unseen, strict=False):
+        if prediction is None:
+            continue
         outcome = outcomes[example.intent]
         if outcome.handoff and outcome.handoff != ANY_TOPIC:
             # A matter for people may well have an article too ("my account was hacked"): it teaches neither way.
@@ -221,10 +237,12 @@ def _labelled(
 
 
 def _intent_trials(
-    outcomes: Mapping[str, Outcome], taught: Sequence[Example], unseen: Sequence[IntentPrediction]
+    outcomes: Mapping[str, Outcome], taught: Sequence[Example], unseen: Sequence[IntentPrediction | None]
 ) -> list[IntentTrial]:
     trials = []
     for example, prediction in zip(taught, unseen, strict=False):
+        if prediction is None:
+            continue
         outcome = outcomes[prediction.intent]
         if outcome.reply or outcome.handoff:
             right = prediction.intent == example.intent
@@ -233,11 +251,13 @@ def _intent_trials(
 
 
 def _topic_threshold(
-    topic_of: Mapping[str, str], taught: Sequence[Example], unseen: Sequence[IntentPrediction]
+    topic_of: Mapping[str, str], taught: Sequence[Example], unseen: Sequence[IntentPrediction | None]
 ) -> float:
     """From which probability on a topic may be trusted: most tickets that it routes are routed rightly."""
     scored = []
     for example, prediction in zip(taught, unseen, strict=False):
+        if prediction is None:
+            continue
         ranked = rank_topics(prediction, topic_of)
         if ranked and (example.intent in topic_of or example.intent in OUT_OF_SCOPE_INTENTS):
             scored.append((ranked[0][1], ranked[0][0] == topic_of.get(example.intent)))

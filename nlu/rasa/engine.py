@@ -1,6 +1,7 @@
 """Rasa's ranking with our confidence: what it was trained with, how sure it may be, and who answers when it is down."""
 
 import json
+import shutil
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -138,8 +139,7 @@ class RasaModel:
 
     def save(self, folder: Path) -> None:
         """Write into an existing folder: model.tar.gz (moved there), rasa.json, confidence.json and three arrays."""
-        self.archive.replace(folder / MODEL)
-        self.archive = folder / MODEL
+        self.archive = Path(shutil.move(self.archive, folder / MODEL))
         self._embedding.save(folder / "embedding.npz")
         self._confidence.save(folder / "confidence.json")
         self._calibration.save(folder / "calibration.npz")

@@ -258,6 +258,19 @@ def write_state(path: Path, state: RasaState, pid: int | None) -> None:
     temporary.replace(path)
 
 
+def read_state(path: Path) -> RasaState | None:
+    """What `write_state` left, or None where there is nothing or its process has gone."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        state = RasaState(bool(said["ready"]), str(said["reason"]), float(said["changed_at"]))
+        os.kill(int(said["parent"]), 0)
+    except PermissionError:  # it lives, as another user
+        return state
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return state
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -45,12 +45,9 @@ pipeline:
 - name: WhitespaceTokenizer
 - name: otvet_featurizer.OtvetFeaturizer
 - name: CountVectorsFeaturizer
-- name: DIETClassifier
-  epochs: 15
-  number_of_transformer_layers: 0
-  learning_rate: 0.005
+- name: LogisticRegressionClassifier
 - name: ResponseSelector
-  epochs: 5
+  epochs: 10
   number_of_transformer_layers: 0
 """
 
@@ -136,7 +133,7 @@ def test_the_featurizers_vectors_are_those_of_the_encoder(python: RasaPython, en
         "print(json.dumps([encoder.vector(text)[0].tolist() for text in json.loads(sys.argv[2])]))"
     )
     environment = {"PYTHONPATH": str(ENVIRONMENT), "PATH": os.environ["PATH"]}
-    command = [python.python, "-W", "ignore", "-c", program, python.encoder, json.dumps(texts)]
+    command: list[str | Path] = [python.python, "-W", "ignore", "-c", program, python.encoder, json.dumps(texts)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
 
     cosines = np.sum(np.array(json.loads(done.stdout)) * encoder.encode(texts), axis=1)
@@ -147,7 +144,7 @@ def test_the_featurizers_vectors_are_those_of_the_encoder(python: RasaPython, en
 def test_training_tells_its_epochs_and_rehearses_on_examples_that_it_left_out(
     model: RasaModel, told: list[str], data: TrainingData
 ) -> None:
-    assert any("epoch 15 of 15" in line for line in told)
+    assert any("epoch 10 of 10" in line for line in told)
     rehearsed = [each for each in model.rehearsed if each]
     assert 6 <= len(rehearsed) < len(data.examples) / 2
     assert all(0 <= each.confidence <= 1 for each in rehearsed)
