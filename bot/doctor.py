@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, select
 
 from bot.channels.terminal import TerminalChannel
 from bot.errors import OtvetError
 from bot.ledger import InboxRow, InboxState, OutboxRow
+from bot.whatsapp_record import stuck_webhooks
 from bot.wiring import Installation, utc_now
 from handoff.errors import HandoffError
 from kb_index.errors import KnowledgeBaseError
@@ -38,6 +39,7 @@ async def examine(installation: Installation) -> list[Check]:
         ("model", _model),
         ("rasa", _rasa),
         ("telegram", _telegram),
+        ("whatsapp", _whatsapp),
     ]
     found = []
     for name, check in checks:
@@ -163,3 +165,22 @@ async def _telegram(installation: Installation) -> Check:
         return Check("telegram", False, str(error), "check OTVET_TELEGRAM_TOKEN and the way to api.telegram.org")
     finally:
         await channel.close()
+
+
+async def _whatsapp(installation: Installation) -> Check:
+    channel = installation.whatsapp
+    if channel is None:
+        return Check("whatsapp", True, "off: OTVET_WHATSAPP_TOKEN is not set")
+    try:
+        numbers = [await channel.whoami(account) for account in channel.accounts]
+    except Exception as error:  # noqa: BLE001 - whatever the platform answers is the finding
+        return Check("whatsapp", False, str(error), "check OTVET_WHATSAPP_* and the way to graph.facebook.com")
+    finally:
+        await channel.close()
+    await installation.migrate()
+    async with installation.database.sessions.begin() as session:
+        stuck = await stuck_webhooks(session, before=utc_now() - timedelta(minutes=5))
+    if stuck:
+        remedy = "see the log of `otvet serve` for the fault; Meta sends them again for 7 days"
+        return Check("whatsapp", False, f"{'; '.join(numbers)}; {stuck} calls of Meta's not taken in whole", remedy)
+    return Check("whatsapp", True, "; ".join(numbers))

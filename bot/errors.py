@@ -3,6 +3,7 @@
 OtvetError
 ├── SettingsError      a setting is wrong; names the variable
 ├── DeliveryError      a platform refused or could not be reached: retry_after_seconds, permanent
+│   └── WindowClosedError   the platform takes nothing but an approved template now
 ├── ReplyError         a reply template is missing or broken: template, lang
 └── NotReadyError      something has to be made first: names the command
 """
@@ -29,6 +30,10 @@ class DeliveryError(OtvetError):
         super().__init__(problem)
         self.permanent = permanent
         self.retry_after_seconds = retry_after_seconds
+
+
+class WindowClosedError(DeliveryError):
+    """Too long ago since the customer wrote. The message waits for him to answer a template."""
 
 
 class ReplyError(OtvetError):

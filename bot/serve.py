@@ -27,6 +27,8 @@ async def serve(installation: Installation, host: str, port: int) -> None:
         from bot.channels.telegram import TelegramChannel
 
         channels.append(TelegramChannel(token, api_base=settings.telegram_api, proxy=settings.telegram_proxy))
+    if installation.whatsapp is not None:
+        channels.append(installation.whatsapp)
     assistant = installation.assistant(channels)
     await asyncio.to_thread(installation.understander)
     app = create_app(
@@ -38,6 +40,7 @@ async def serve(installation: Installation, host: str, port: int) -> None:
         allowed_origins=tuple(origin.strip() for origin in settings.site_origins.split(",") if origin.strip()),
         messages_a_minute=settings.site_messages_a_minute,
         long_text_chars=settings.max_text_chars,
+        webhooks=installation.webhooks(assistant).router,
     )
     config = uvicorn.Config(
         app,

@@ -59,6 +59,19 @@ class Settings(BaseSettings):
     telegram_token: SecretStr = Field(SecretStr(""), description="Token of the Telegram bot; empty: no Telegram.")
     telegram_api: str = Field("", description="Base address of the Bot API, for a local server or a stand-in.")
     telegram_proxy: str = Field("", description="Proxy to Telegram: http://, socks4:// or socks5:// address.")
+    whatsapp_token: SecretStr = Field(SecretStr(""), description="Token of the WhatsApp app; empty: no WhatsApp.")
+    whatsapp_phone_number_id: str = Field(
+        "", description="Id of the number (not the number itself); several with commas between."
+    )
+    whatsapp_app_secret: SecretStr = Field(
+        SecretStr(""), description="The app's secret, by which Meta's calls are known."
+    )
+    whatsapp_verify_token: SecretStr = Field(
+        SecretStr(""), description="Any word of your own, entered with the webhook's address at Meta."
+    )
+    whatsapp_api: str = Field("", description="Base address of the Graph API, for a stand-in.")
+    whatsapp_version: str = Field("v23.0", pattern=r"^v\d+\.\d+$", description="Version of the Graph API.")
+    whatsapp_proxy: str = Field("", description="Proxy to WhatsApp: http:// or https:// address.")
     site_origins: str = Field(
         "", description="Sites that may embed the chat, comma-separated; `*`: any; empty: none but its own."
     )

@@ -23,9 +23,10 @@ from bot.assistant import Assistant
 from bot.attachments import AttachmentStore
 from bot.calibration import Targets, policy_from_json
 from bot.channels.base import Channel
+from bot.channels.whatsapp import WhatsAppChannel
 from bot.database import migrate, open_database
 from bot.dialogue import Outcome
-from bot.errors import NotReadyError
+from bot.errors import NotReadyError, SettingsError
 from bot.ledger import Sessions
 from bot.replies import Replies
 from bot.settings import Settings
@@ -33,6 +34,8 @@ from bot.shared import LocalShared, Shared
 from bot.training import ARTICLE, Progress, RasaTraining, Seed, build_index, load_seed, train
 from bot.turn import Turns
 from bot.understanding import IntentEngine, IntentTopics, Understander
+from bot.web.webhooks import Webhooks, WhatsAppHook
+from bot.whatsapp_record import WhatsAppRecord, note_receipt
 from handoff.hours import WorkingHours
 from kb_index.errors import RankerError, SnapshotError
 from kb_index.ranker import Ranker
@@ -382,6 +385,43 @@ class Installation:
             attachments=self.attachments,
             clock=clock,
         )
+
+    @cached_property
+    def whatsapp(self) -> WhatsAppChannel | None:
+        """The WhatsApp channel, if there is a token. Raises SettingsError for what it needs besides."""
+        settings = self.settings
+        if not (token := settings.whatsapp_token.get_secret_value()):
+            return None
+        for name in ("phone_number_id", "app_secret", "verify_token"):
+            value = getattr(settings, f"whatsapp_{name}")
+            if not (value if isinstance(value, str) else value.get_secret_value()):
+                raise SettingsError(f"OTVET_WHATSAPP_{name.upper()}: WhatsApp needs it beside OTVET_WHATSAPP_TOKEN")
+        numbers = [number.strip() for number in settings.whatsapp_phone_number_id.split(",") if number.strip()]
+        return WhatsAppChannel(
+            token,
+            numbers,
+            api_base=settings.whatsapp_api,
+            version=settings.whatsapp_version,
+            proxy=settings.whatsapp_proxy,
+        )
+
+    def webhooks(self, assistant: Assistant, clock: Callable[[], datetime] = utc_now) -> Webhooks:
+        """What the platforms in use call."""
+        hook = None
+        if self.whatsapp is not None:
+            record = WhatsAppRecord(
+                sessions=self.database.sessions,
+                receive=assistant.receive,
+                on_receipt=note_receipt,
+                accounts=self.whatsapp.accounts,
+                clock=clock,
+            )
+            hook = WhatsAppHook(
+                self.settings.whatsapp_app_secret.get_secret_value(),
+                self.settings.whatsapp_verify_token.get_secret_value(),
+                record.take,
+            )
+        return Webhooks(whatsapp=hook)
 
     async def close(self) -> None:
         if "rasa_server" in self.__dict__:

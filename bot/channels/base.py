@@ -128,6 +128,14 @@ class OutboundMessage:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """So many at once, and one in `every_seconds` in the long run."""
+
+    every_seconds: float
+    burst: int
+
+
+@dataclass(frozen=True)
 class Capabilities:
     """What a platform can show. `fit` adapts every reply to it."""
 
@@ -146,6 +154,10 @@ class Capabilities:
     """Kind of file → the most bytes that can be sent; empty: no files are sent."""
     quotes: bool = False
     typing: bool = False
+    chat_pace: Pace | None = None
+    """How fast one customer may be written to."""
+    account_pace: Pace | None = None
+    """How fast all customers of one bot or number together may be written to."""
     window: timedelta | None = None
     """How long after the customer's last message anything may be sent; afterwards a template only. None: always."""
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -21,6 +21,7 @@ from bot.channels.site import SiteChannel
 from bot.ledger import Sessions
 from bot.web.chat_api import MAX_TEXT_CHARS, create_router
 from bot.web.guards import BodyLimit, SecurityHeaders, on_http_error, pick_language, refuse
+from bot.web.webhooks import WEBHOOKS
 
 HERE = Path(__file__).parent
 _JSON_BYTES = 12 * MAX_TEXT_CHARS + 4096
@@ -43,6 +44,7 @@ def create_app(
     messages_a_minute: int = 20,
     long_text_chars: int = 4000,
     ready: Callable[[], bool] = lambda: True,
+    webhooks: APIRouter | None = None,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
     idle_poll_seconds: float = 20,
 ) -> FastAPI:
@@ -52,6 +54,7 @@ def create_app(
     shop: language → the company's name.
     allowed_origins: other sites that may embed the chat, such as `https://shop.example`; `*` allows any.
     long_text_chars: a longer message is kept but not interpreted, and the writer is told beforehand.
+    webhooks: what platforms call.
     ready: whether the assistant can answer yet, for /readyz.
     """
     app = FastAPI(title="Otvet", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
@@ -59,6 +62,7 @@ def create_app(
         BodyLimit,
         default_bytes=_JSON_BYTES,
         by_path={"/api/chat/files": site.store.max_bytes + _MULTIPART_BYTES},
+        free=WEBHOOKS,
     )
     app.add_middleware(SecurityHeaders)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -74,6 +78,8 @@ def create_app(
             idle_poll_seconds=idle_poll_seconds,
         )
     )
+    if webhooks is not None:
+        app.include_router(webhooks)
     templates = Environment(
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

@@ -70,13 +70,14 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 class BodyLimit:
-    """Refuses a body larger than its path allows, whether it says so beforehand or not."""
+    """Refuses a body larger than its path allows, whether it says so beforehand or not. Paths under `free` see to it
+    themselves."""
 
-    def __init__(self, app: ASGIApp, *, default_bytes: int, by_path: Mapping[str, int]) -> None:
-        self._app, self._default, self._by_path = app, default_bytes, by_path
+    def __init__(self, app: ASGIApp, *, default_bytes: int, by_path: Mapping[str, int], free: str) -> None:
+        self._app, self._default, self._by_path, self._free = app, default_bytes, by_path, free
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"].startswith(self._free):
             await self._app(scope, receive, send)
             return
         limit = self._by_path.get(scope["path"], self._default)

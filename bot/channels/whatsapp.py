@@ -1,0 +1,129 @@
+"""WhatsApp through Meta's Cloud API. Messages come in through `bot.web.webhooks`; this is the way out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import structlog
+
+from bot.channels import whatsapp_api as api
+from bot.channels.base import Address, Capabilities, InboundAttachment, OutboundMessage, Pace, Receive
+from bot.channels.whatsapp_text import MAX_TEXT_CHARS, compose, render
+from bot.channels.whatsapp_updates import CHANNEL, UNKNOWN
+from bot.errors import DeliveryError, SettingsError
+
+log = structlog.get_logger()
+
+WINDOW = timedelta(hours=24)
+"""How long after the customer's last message WhatsApp takes anything."""
+
+
+class WhatsAppChannel:
+    """One or several numbers of one WhatsApp Business account; `Address.account` is the number's id."""
+
+    name = CHANNEL
+    capabilities = Capabilities(
+        max_text_chars=4000,  # of 4096: the rest is for an agent's name
+        max_buttons=api.MAX_BUTTONS,
+        max_label_chars=api.MAX_BUTTON_CHARS,
+        max_prompt_chars=960,  # of 1024, likewise
+        max_rows=api.MAX_ROWS,
+        max_row_chars=api.MAX_ROW_CHARS,
+        max_row_description_chars=api.MAX_ROW_DESCRIPTION_CHARS,
+        max_download_bytes=100 * 1024 * 1024,
+        media=api.MEDIA_LIMITS,
+        quotes=True,
+        typing=True,
+        chat_pace=Pace(every_seconds=6, burst=45),
+        account_pace=Pace(every_seconds=1 / 80, burst=80),
+        window=WINDOW,
+    )
+
+    def __init__(
+        self, token: str, accounts: Sequence[str], *, api_base: str = "", version: str = api.VERSION, proxy: str = ""
+    ) -> None:
+        """accounts: ids of the numbers (`phone_number_id`). Raises SettingsError for an id that is none."""
+        for account in accounts:
+            if not (account.isascii() and account.isdecimal()):
+                raise SettingsError("OTVET_WHATSAPP_PHONE_NUMBER_ID: expected the number's id, digits only")
+        self.accounts = tuple(accounts)
+        self._api = api.GraphApi(token, base=api_base, version=version, proxy=proxy)
+
+    async def run(self, receive: Receive) -> None:
+        """Nothing to ask for: Meta calls the webhook. Closes the connections when it is cancelled."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self.close()
+
+    async def send(self, address: Address, message: OutboundMessage) -> str | None:
+        """Meta's id of the last message that it took. Raises DeliveryError, WindowClosedError among them."""
+        if address.chat_id == UNKNOWN or not address.account:
+            raise DeliveryError("WhatsApp did not say who this is", permanent=True)
+        sent_id = None
+        for body in await self._bodies(address.account, message):
+            if message.quote and sent_id is None and message.template is None:
+                body["context"] = {"message_id": message.quote}
+            if message.message_id:
+                body["biz_opaque_callback_data"] = str(message.message_id)  # it comes back with every status
+            sent_id = await self._api.message(address.account, address.chat_id, body) or sent_id
+        return sent_id
+
+    async def working(self, address: Address, external_id: str) -> None:
+        if external_id.startswith("wamid."):
+            with contextlib.suppress(DeliveryError):
+                await self._api.seen(address.account, external_id)
+
+    async def react(self, address: Address, external_id: str, emoji: str) -> None:
+        """Put an emoji under a customer's message; an empty one takes it back. Raises DeliveryError."""
+        await self._api.message(address.account, address.chat_id, api.reaction_body(external_id, emoji))
+
+    async def fetch(self, attachment: InboundAttachment) -> AsyncIterator[bytes]:
+        media_id = attachment.source.get("media_id")
+        if not attachment.fetchable or not media_id:
+            raise DeliveryError(f"there is no file in this {attachment.kind}", permanent=True)
+        async with contextlib.aclosing(
+            self._api.download(str(media_id), self.capabilities.max_download_bytes)
+        ) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def whoami(self, account: str) -> str:
+        """Number, name and quality, for `otvet doctor`. Raises DeliveryError."""
+        number = await self._api.number(account)
+        quality = number.get("quality_rating") or "unknown"
+        return f"{number.get('display_phone_number') or account} {number.get('verified_name') or ''}, quality {quality}"
+
+    async def close(self) -> None:
+        await self._api.close()
+
+    async def _bodies(self, account: str, message: OutboundMessage) -> list[dict[str, Any]]:
+        if message.template is not None:
+            return [api.template_body(message.template)]
+        bodies = []
+        if message.attachment is not None:
+            api.media_kind(message.attachment)  # before it is uploaded
+            bodies.append(api.media_body(message.attachment, await self._api.upload(account, message.attachment)))
+            if not message.text.strip():
+                return bodies
+        if not message.text.strip():
+            raise DeliveryError("there is nothing in this message to send", permanent=True)
+        limit = api.MAX_PROMPT_CHARS if message.options else MAX_TEXT_CHARS
+        *first, last = compose(message, limit)
+        bodies += [api.text_body(text) for text in first]
+        if not message.options:
+            return [*bodies, api.text_body(last)]
+        lang = "ru" if any("а" <= letter <= "я" for letter in message.text.lower()) else "en"
+        label = api.LIST_LABELS[lang]
+        return [*bodies, api.choices_body(last, message.options, as_list=message.as_list, open_label=label)]
+
+
+def template_preview(text: str, variables: Sequence[str]) -> str:
+    """A template's text as the customer will read it, for the transcript."""
+    for number, value in enumerate(variables, 1):
+        text = text.replace(f"{{{{{number}}}}}", value)
+    return render(text)

@@ -1,0 +1,104 @@
+"""Where platforms call. What is not theirs is refused before anything of it is stored or read."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response
+from starlette.requests import ClientDisconnect
+
+log = structlog.get_logger()
+
+WEBHOOKS = "/webhooks/"
+WHATSAPP_PATH = f"{WEBHOOKS}whatsapp"
+MAX_BODY_BYTES = 3 * 1024 * 1024
+"""The most that Meta sends in one call."""
+BODY_SECONDS = 10.0
+"""How long a body may take to arrive."""
+MAX_CHALLENGE_CHARS = 200
+
+
+@dataclass(frozen=True)
+class WhatsAppHook:
+    """What the WhatsApp webhook needs.
+
+    take: stores what came and acts on it; when it returns, Meta may forget it. False for a repeat.
+    """
+
+    app_secret: str
+    verify_token: str
+    take: Callable[[bytes], Awaitable[bool]]
+
+
+class Webhooks:
+    """The routes, and how many calls were refused, by channel and reason."""
+
+    def __init__(self, *, whatsapp: WhatsAppHook | None = None, body_seconds: float = BODY_SECONDS) -> None:
+        self.refused: Counter[tuple[str, str]] = Counter()
+        self.taken: Counter[tuple[str, str]] = Counter()
+        """Calls taken, by channel and `new` or `repeat`."""
+        self.router = APIRouter(include_in_schema=False)
+        self._body_seconds = body_seconds
+        self._whatsapp = whatsapp
+        if whatsapp is not None:
+            self.router.add_api_route(WHATSAPP_PATH, self._verify_whatsapp, methods=["GET"])
+            self.router.add_api_route(WHATSAPP_PATH, self._take_whatsapp, methods=["POST"])
+
+    async def _verify_whatsapp(self, request: Request) -> Response:
+        """Meta's question whether this address is ours: the challenge goes back for the right token."""
+        assert self._whatsapp is not None  # noqa: S101 - the route is there with it alone
+        asked = request.query_params
+        challenge, given = asked.get("hub.challenge", ""), asked.get("hub.verify_token", "")
+        if asked.get("hub.mode") != "subscribe" or not _same(given, self._whatsapp.verify_token):
+            return self._refuse("whatsapp", "verify_token", 403)
+        if not challenge.isascii() or not challenge.isalnum() or len(challenge) > MAX_CHALLENGE_CHARS:
+            return self._refuse("whatsapp", "challenge", 400)
+        return PlainTextResponse(challenge)
+
+    async def _take_whatsapp(self, request: Request) -> Response:
+        assert self._whatsapp is not None  # noqa: S101
+        body = await self._body(request, "whatsapp")
+        if isinstance(body, Response):
+            return body
+        signature = "sha256=" + hmac.new(self._whatsapp.app_secret.encode(), body, hashlib.sha256).hexdigest()
+        if not _same(request.headers.get("x-hub-signature-256", ""), signature):
+            return self._refuse("whatsapp", "signature", 401)
+        new = await self._whatsapp.take(body)
+        self.taken["whatsapp", "new" if new else "repeat"] += 1
+        return Response(status_code=200)
+
+    async def _body(self, request: Request, channel: str) -> bytes | Response:
+        """The whole body, if it is small enough and comes in time."""
+        said = request.headers.get("content-length", "0")
+        if said.isdecimal() and int(said) > MAX_BODY_BYTES:
+            return self._refuse(channel, "too_large", 413)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        return self._refuse(channel, "too_large", 413)
+        except TimeoutError:
+            return self._refuse(channel, "too_slow", 408)
+        except ClientDisconnect:
+            return self._refuse(channel, "broken_off", 400)
+        return bytes(body)
+
+    def _refuse(self, channel: str, reason: str, status: int) -> Response:
+        self.refused[channel, reason] += 1
+        log.warning("webhook.refused", channel=channel, reason=reason)
+        # The rest of a body that is not read must not be taken for the next request.
+        return PlainTextResponse(reason, status, headers={"Connection": "close"})
+
+
+def _same(given: str, expected: str) -> bool:
+    """Whether two secrets are equal, in a time that tells nothing of where they differ."""
+    return bool(expected) and hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())

@@ -1,0 +1,282 @@
+"""What Meta told us, exactly as it came, and what follows from it in the ledger.
+
+A webhook is stored in its own bytes before anything is made of it, so that nothing is lost that we do not understand
+today. Each message in it then goes into the ledger by itself. Meta sends a webhook again for up to seven days until
+it is answered with 200, which happens when all of it was taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
+from datetime import datetime
+from enum import StrEnum
+
+import structlog
+from sqlalchemy import Index, LargeBinary, String, Text, UniqueConstraint, func, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+
+from bot.channels.base import Address, InboundMessage
+from bot.channels.whatsapp_errors import delivery_error
+from bot.channels.whatsapp_updates import (
+    CHANNEL,
+    UNKNOWN,
+    AccountNews,
+    Event,
+    NumberChange,
+    Receipt,
+    Received,
+    TemplateChange,
+    parse,
+)
+from bot.ledger import InboxRow, Sessions
+from handoff.records import Author, Base, Conversation, Delivery, Message
+
+log = structlog.get_logger()
+
+
+class WebhookState(StrEnum):
+    PENDING = "pending"
+    """Stored, and not all of it taken yet."""
+    DONE = "done"
+
+
+class WebhookRow(Base):
+    """One call of a platform."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (
+        UniqueConstraint("channel", "digest"),
+        Index(
+            "ix_webhooks_pending",
+            "id",
+            sqlite_where=text("state = 'pending'"),
+            postgresql_where=text("state = 'pending'"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    channel: Mapped[str] = mapped_column(String(32))
+    digest: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of the body, as hexadecimal digits."""
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    state: Mapped[WebhookState] = mapped_column(default=WebhookState.PENDING)
+    error: Mapped[str | None] = mapped_column(Text)
+    received_at: Mapped[datetime]
+
+
+class AliasRow(Base):
+    """Under which conversation a customer's number or business-scoped id is known."""
+
+    __tablename__ = "customer_aliases"
+    __table_args__ = (UniqueConstraint("channel", "account", "alias"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    channel: Mapped[str] = mapped_column(String(32))
+    account: Mapped[str] = mapped_column(String(64))
+    alias: Mapped[str] = mapped_column(String(128))
+    chat_id: Mapped[str] = mapped_column(String(128))
+
+
+class TemplateRow(Base):
+    """What Meta said last of a template: approved, rejected, paused …"""
+
+    __tablename__ = "template_states"
+    __table_args__ = (UniqueConstraint("name", "language"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(512))
+    language: Mapped[str] = mapped_column(String(16))
+    status: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(Text, default="")
+    updated_at: Mapped[datetime]
+
+
+OnReceipt = Callable[[AsyncSession, Receipt], Awaitable[None]]
+"""Notes what became of a message that we sent."""
+
+
+class WhatsAppRecord:
+    """Takes webhooks in. Safe to use from several processes at once."""
+
+    def __init__(
+        self,
+        *,
+        sessions: Sessions,
+        receive: Callable[[InboundMessage], Awaitable[bool]],
+        on_receipt: OnReceipt,
+        accounts: Collection[str],
+        clock: Callable[[], datetime],
+    ) -> None:
+        """accounts: ids of our numbers; a webhook about another number is kept, and nobody answers it."""
+        self._sessions = sessions
+        self._receive = receive
+        self._on_receipt = on_receipt
+        self._accounts = frozenset(accounts)
+        self._clock = clock
+
+    async def take(self, body: bytes) -> bool:
+        """Store a webhook and act on all that it says; False for one that was taken before.
+
+        Raises whatever the database raises: Meta sends it again then, and what was done already is not done twice.
+        """
+        digest = hashlib.sha256(body).hexdigest()
+        if not await self._store(digest, body):
+            return False
+        error = None
+        try:
+            events = parse(json.loads(body), now=self._clock())
+        except (ValueError, RecursionError) as fault:
+            events, error = [], f"not JSON: {type(fault).__name__}"
+        for event in events:
+            await self._act(event)
+        async with self._sessions.begin() as session:
+            await session.execute(
+                update(WebhookRow)
+                .where(WebhookRow.channel == CHANNEL, WebhookRow.digest == digest)
+                .values(state=WebhookState.DONE, error=error)
+            )
+        return True
+
+    async def _store(self, digest: str, body: bytes) -> bool:
+        row = WebhookRow(
+            channel=CHANNEL, digest=digest, body=body, state=WebhookState.PENDING, received_at=self._clock()
+        )
+        try:
+            async with self._sessions.begin() as session:
+                session.add(row)
+            return True
+        except IntegrityError:
+            async with self._sessions.begin() as session:
+                state = await session.scalar(
+                    select(WebhookRow.state).where(WebhookRow.channel == CHANNEL, WebhookRow.digest == digest)
+                )
+            return state is WebhookState.PENDING
+
+    async def _act(self, event: Event) -> None:
+        match event:
+            case Received():
+                if event.message.address.account not in self._accounts:
+                    log.warning("whatsapp.foreign_number", account=event.message.address.account)
+                    return
+                async with self._sessions.begin() as session:
+                    address = await resolve(session, event)
+                await self._receive(replace(event.message, address=address))
+            case Receipt():
+                async with self._sessions.begin() as session:
+                    await self._on_receipt(session, event)
+            case NumberChange():
+                async with self._sessions.begin() as session:
+                    await move(session, event)
+            case TemplateChange():
+                async with self._sessions.begin() as session:
+                    await note_template(session, event, now=self._clock())
+            case AccountNews():
+                level = log.warning if event.important else log.info
+                level("whatsapp.news", what=event.event, detail=event.detail)
+
+
+async def resolve(session: AsyncSession, received: Received) -> Address:
+    """The conversation of this customer. Whoever is known by one id and comes with another keeps it; both are
+    remembered."""
+    address = received.message.address
+    ids = [known for known in (received.wa_id, received.user_id) if known]
+    if not ids:
+        return replace(address, chat_id=UNKNOWN)
+    rows = await session.execute(
+        select(AliasRow.alias, AliasRow.chat_id).where(
+            AliasRow.channel == CHANNEL, AliasRow.account == address.account, AliasRow.alias.in_(ids)
+        )
+    )
+    known = {row.alias: row.chat_id for row in rows}
+    chat_id = next((known[alias] for alias in ids if alias in known), ids[0])
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    for alias in ids:
+        if alias not in known:  # another process may have learnt it meanwhile
+            row = {"channel": CHANNEL, "account": address.account, "alias": alias, "chat_id": chat_id}
+            await session.execute(insert(AliasRow).values(row).on_conflict_do_nothing())
+    return replace(address, chat_id=chat_id)
+
+
+async def move(session: AsyncSession, change: NumberChange) -> None:
+    """Go on with the conversation under the new number. Where there is one under it already, both stay."""
+    known = await session.scalar(
+        select(AliasRow.chat_id).where(
+            AliasRow.channel == CHANNEL, AliasRow.account == change.account, AliasRow.alias == change.old
+        )
+    )
+    old = known or change.old
+    taken = await session.scalar(
+        select(func.count(AliasRow.id)).where(
+            AliasRow.channel == CHANNEL, AliasRow.account == change.account, AliasRow.alias == change.new
+        )
+    )
+    if taken:
+        log.info("whatsapp.number_known_already")
+        return
+    for table in (Conversation, InboxRow, AliasRow):
+        await session.execute(
+            update(table)
+            .where(table.channel == CHANNEL, table.account == change.account, table.chat_id == old)
+            .values(chat_id=change.new)
+        )
+    await session.execute(
+        update(AliasRow)
+        .where(AliasRow.channel == CHANNEL, AliasRow.account == change.account, AliasRow.alias == change.old)
+        .values(alias=change.new)  # the old number may be given to somebody else
+    )
+    log.info("whatsapp.number_changed")
+
+
+async def note_receipt(session: AsyncSession, receipt: Receipt) -> None:
+    """Write what became of our message into the transcript. What comes late or twice never takes back more."""
+    message = await _message_of(session, receipt)
+    if message is None or receipt.state not in _STEPS:
+        log.info("whatsapp.receipt_unmatched", state=receipt.state, known=message is not None)
+        return
+    if receipt.state == "failed":
+        message.delivery = Delivery.FAILED
+        message.delivery_error = str(delivery_error(receipt.error_code, receipt.error))
+        log.warning("whatsapp.failed", message=message.id, code=receipt.error_code)
+
+
+_STEPS = ("sent", "delivered", "read", "failed")
+
+
+async def _message_of(session: AsyncSession, receipt: Receipt) -> Message | None:
+    """Ours by Meta's id, or by our own, which went with it: a status may be here before its call has answered."""
+    ours = Conversation.channel == CHANNEL, Conversation.account == receipt.account
+    query = select(Message).join(Conversation, Conversation.id == Message.conversation_id).where(*ours)
+    found: Message | None = await session.scalar(query.where(Message.external_id == receipt.external_id).limit(1))
+    if found is None and receipt.message_id is not None:
+        found = await session.scalar(query.where(Message.id == receipt.message_id))
+    return found if found is not None and found.author is not Author.CUSTOMER else None
+
+
+async def note_template(session: AsyncSession, change: TemplateChange, *, now: datetime) -> None:
+    row = await session.scalar(
+        select(TemplateRow).where(TemplateRow.name == change.name, TemplateRow.language == change.language)
+    )
+    if row is None:
+        row = TemplateRow(name=change.name[:512], language=change.language[:16])
+        session.add(row)
+    row.status, row.reason, row.updated_at = change.status[:64], change.reason, now
+    if change.status != "APPROVED":
+        log.warning("whatsapp.template", name=change.name, language=change.language, status=change.status)
+
+
+async def stuck_webhooks(session: AsyncSession, *, before: datetime) -> int:
+    """How many were stored before this moment and could not be taken whole."""
+    return (
+        await session.scalar(
+            select(func.count(WebhookRow.id)).where(
+                WebhookRow.state == WebhookState.PENDING, WebhookRow.received_at < before
+            )
+        )
+        or 0
+    )
