@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import structlog
 from sqlalchemy import Index, LargeBinary, String, Text, UniqueConstraint, func, select, text, update
@@ -130,7 +131,7 @@ class WhatsAppRecord:
             return False
         error = None
         try:
-            events = parse(json.loads(body), now=self._clock())
+            events = parse(_read(body), now=self._clock())
         except (ValueError, RecursionError) as fault:
             events, error = [], f"not JSON: {type(fault).__name__}"
         for event in events:
@@ -179,6 +180,12 @@ class WhatsAppRecord:
             case AccountNews():
                 level = log.warning if event.important else log.info
                 level("whatsapp.news", what=event.event, detail=event.detail)
+
+
+def _read(body: bytes) -> Any:
+    """The JSON without what no database stores: NaN, NUL characters and lone surrogates."""
+    payload = json.loads(body.replace(b"\\u0000", b"\\ufffd"), parse_constant=lambda _: None)
+    return json.loads(json.dumps(payload, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 async def resolve(session: AsyncSession, received: Received) -> Address:

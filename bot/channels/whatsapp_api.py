@@ -45,9 +45,10 @@ _MEDIA_TYPES = {
 }
 
 
-def recipient(chat_id: str) -> dict[str, str]:
-    """Where a message goes: a phone number, or the id of a customer who hides it."""
-    return {"to": chat_id} if chat_id.isdecimal() else {"recipient": chat_id}
+def envelope(chat_id: str, body: dict[str, Any]) -> dict[str, Any]:
+    """A message with its address: a phone number, or the id of a customer who hides it."""
+    to = {"to": chat_id} if chat_id.isdecimal() else {"recipient": chat_id}
+    return {"messaging_product": "whatsapp", "recipient_type": "individual", **to, **body}
 
 
 def text_body(text: str, *, preview: bool = False) -> dict[str, Any]:
@@ -144,8 +145,7 @@ class GraphApi:
 
     async def message(self, account: str, chat_id: str, body: dict[str, Any]) -> str:
         """Send a message; Meta's id of it."""
-        whole = {"messaging_product": "whatsapp", "recipient_type": "individual", **recipient(chat_id), **body}
-        answer = await self._json("POST", f"{account}/messages", json=whole)
+        answer = await self._json("POST", f"{account}/messages", json=envelope(chat_id, body))
         messages = answer.get("messages")
         first = messages[0] if isinstance(messages, list) and messages else {}
         return str(first.get("id") or "") if isinstance(first, dict) else ""
