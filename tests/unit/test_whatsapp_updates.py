@@ -192,7 +192,7 @@ def damaged(draw: st.DrawFn) -> tuple[Any, int]:
                 break
             node = node[key]
         if isinstance(node, dict):
-            if node and draw(st.integers(0, 1)):
+            if bool(node) and draw(st.integers(0, 1)):
                 node.pop(draw(st.sampled_from(sorted(node))))
             node[draw(st.sampled_from(["type", "from", "text", "context", "id", "timestamp", "group"]))] = draw(JSON)
     return payload, len(value.get("messages", []))
