@@ -163,6 +163,7 @@ def train(
 ) -> None:
     """Make a new model version from the data folder, and put it to use. With Rasa it has both engines' models."""
     installation = _installation()
+    installation.take_edits()
     live = installation.store.live()
     if if_changed and live and installation.is_current(live):
         _progress(f"The live model {live.id} knows this data already")
@@ -266,13 +267,20 @@ def kb_check(
     as_json: AsJson = False,
 ) -> None:
     """Faults of articles, intents and replies, each with its place. Exit status 1 if there are any."""
+    from bot.training import articles_folder
+    from kb_index.articles import load_articles
     from kb_index.check import check_articles
     from nlu.training_checks import check_training_data
 
     installation = _installation()
     seed = installation.seed
     replies = {outcome.reply for outcome in seed.outcomes.values() if outcome.reply}
-    faults = [*seed.warnings, *(str(problem) for problem in installation.replies.problems(replies))]
+    problems = load_articles(articles_folder(installation.data)).problems
+    faults = [
+        *map(str, problems),
+        *seed.warnings,
+        *(str(problem) for problem in installation.replies.problems(replies)),
+    ]
     hints = []
     if advice:
         _progress("Reading every example and asking every example question: this takes a while")
@@ -453,7 +461,7 @@ def evaluate_dialogue(
     questions = load_questions(queries)
     installation.prepare()
     installation.await_rasa()
-    verdicts = judge(questions, installation.understander(), installation.seed.topics)
+    verdicts = judge(questions, installation.understander(), installation.topics)
     figures = summarise(verdicts)
     if as_json:
         _print_json({**figures, "by_language": by_language(verdicts)})

@@ -12,9 +12,11 @@ from sqlalchemy import func, select
 from bot.channels.terminal import TerminalChannel
 from bot.errors import OtvetError
 from bot.ledger import InboxRow, InboxState, OutboxRow
+from bot.training import articles_folder
 from bot.whatsapp_record import stuck_webhooks
 from bot.wiring import Installation, utc_now
 from handoff.errors import HandoffError
+from kb_index.articles import load_articles
 from kb_index.errors import KnowledgeBaseError
 from nlu.errors import NluError, RasaNotInstalled, RasaUnavailable
 from nlu.rasa.server import read_state
@@ -57,8 +59,10 @@ async def _data(installation: Installation) -> Check:
     seed = installation.seed
     articles = len({article.id for article in seed.articles.articles})
     detail = f"{installation.data}: {articles} articles, {len(seed.outcomes)} intents"
-    if seed.warnings:
-        return Check("data", False, f"{detail}; {'; '.join(seed.warnings)}", "correct the files, then `otvet train`")
+    problems = load_articles(articles_folder(installation.data)).problems
+    faults = [*map(str, problems), *seed.warnings]
+    if faults:
+        return Check("data", False, f"{detail}; {'; '.join(faults)}", "correct the files, then `otvet train`")
     if not articles:
         return Check("data", False, detail, f"put articles under {installation.data / 'kb'}, then `otvet train`")
     return Check("data", True, detail)

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     rasa_timeout_seconds: float = Field(
         2.0, gt=0.05, le=60, description="How long one message may wait for Rasa before the embedded engine answers."
     )
+    audiences: str = Field(
+        "all", description="Audiences whose articles are answered, comma-separated; `internal` for nobody but agents."
+    )
     answer_precision: float = Field(
         0.96, gt=0.5, lt=1, description="Share of answers that must be right; thresholds are computed from it."
     )

@@ -14,7 +14,7 @@ from bot.dialogue import ANY_TOPIC, Outcome, Policy
 from bot.language import detect
 from bot.understanding import evidence_of, outcome_of, rank_topics, topics_of
 from handoff.routing import Topics, load_topics
-from kb_index.articles import ArticleLoad, load_articles
+from kb_index.articles import Article, ArticleLoad, load_articles
 from kb_index.errors import RankerError
 from kb_index.ranker import Ranker
 from kb_index.ranker_training import LabelledQuestion, Rehearsal, train_ranker
@@ -47,10 +47,17 @@ class Seed:
     """SHA-256 over articles, intents and topics."""
 
 
-def load_seed(folder: Path, shipped: Path) -> Seed:
+def articles_folder(folder: Path) -> Path:
+    """Where a data folder's articles lie: in `kb`, or beside everything else."""
+    return folder / "kb" if (folder / "kb").is_dir() else folder
+
+
+def load_seed(folder: Path, shipped: Path, stored: Sequence[Article] | None = None) -> Seed:
     """Read a data folder. What it lacks comes from the shipped one: of the intents only those that fit any
-    knowledge base (greeting, asking for a person), for the others speak of the shipped articles."""
-    articles = load_articles(folder / "kb" if (folder / "kb").is_dir() else folder)
+    knowledge base (greeting, asking for a person), for the others speak of the shipped articles.
+
+    stored: the articles, where a database has them; else the folder's own."""
+    articles = load_articles(articles_folder(folder)) if stored is None else ArticleLoad(tuple(stored), ())
     own_intents = (folder / "intents").is_dir()
     intents = load_intents((folder if own_intents else shipped) / "intents")
     outcomes = {name: outcome_of(intents.intents.get(name)) for name in {e.intent for e in intents.examples}}
@@ -71,14 +78,13 @@ def load_seed(folder: Path, shipped: Path) -> Seed:
         intents={name: spec for name, spec in intents.intents.items() if name in kept},
     )
     topics = load_topics(folder / "topics.yml")
-    return Seed(
-        intents, {name: outcomes[name] for name in kept}, articles, topics, tuple(warnings), _fingerprint(folder)
-    )
+    fingerprint = _fingerprint(folder, articles.articles)
+    return Seed(intents, {name: outcomes[name] for name in kept}, articles, topics, tuple(warnings), fingerprint)
 
 
-def _fingerprint(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".md", ".yml", ".yaml", ".html") and p.is_file()):
+def _fingerprint(folder: Path, articles: Sequence[Article]) -> str:
+    digest = hashlib.sha256("".join(sorted(article.content_hash for article in articles)).encode())
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".yml", ".yaml") and p.is_file()):
         if path.relative_to(folder).parts[0] in ("replies", "eval", "flows"):
             continue
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")

@@ -19,6 +19,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 from threadpoolctl import threadpool_limits
 
+from bot.articles import ArticleBase
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore
 from bot.calibration import Targets, policy_from_json
@@ -31,12 +32,14 @@ from bot.ledger import Sessions
 from bot.replies import Replies
 from bot.settings import Settings
 from bot.shared import LocalShared, Shared
-from bot.training import ARTICLE, Progress, RasaTraining, Seed, build_index, load_seed, train
+from bot.training import ARTICLE, Progress, RasaTraining, Seed, articles_folder, build_index, load_seed, train
 from bot.turn import Turns
 from bot.understanding import IntentEngine, IntentTopics, Understander
 from bot.web.webhooks import Webhooks, WhatsAppHook
 from bot.whatsapp_record import WhatsAppRecord, note_receipt
 from handoff.hours import WorkingHours
+from handoff.routing import Topics, load_topics
+from kb_index.article_files import ArticleFiles
 from kb_index.errors import RankerError, SnapshotError
 from kb_index.ranker import Ranker
 from kb_index.search import SearchIndex
@@ -107,8 +110,32 @@ class Installation:
         raise NotReadyError(f"OTVET_DATA: there is no folder {folder}")
 
     @cached_property
+    def articles(self) -> ArticleBase:
+        zone = ZoneInfo(self.settings.timezone)
+        return ArticleBase(
+            url=self.settings.database,
+            folder=articles_folder(self.data),
+            files=ArticleFiles(self.settings.var / "article-files"),
+            audiences=frozenset(name.strip() for name in self.settings.audiences.split(",") if name.strip()),
+            clock=lambda: datetime.now(zone),
+            progress=self.progress,
+        )
+
+    @cached_property
+    def topics(self) -> Topics:
+        return load_topics(self.data / "topics.yml")
+
+    @cached_property
     def seed(self) -> Seed:
-        return load_seed(self.data, shipped_data())
+        """What the assistant is made of: the database's articles, and all else from the data folder."""
+        return load_seed(self.data, shipped_data(), self.articles.published())
+
+    def take_edits(self) -> None:
+        """Bring the seed folder's edits into the database."""
+        plan = self.articles.take_edits()
+        if any(change.kind in ("new", "changed", "gone") for change in plan.changes):
+            for name in ("seed", "index"):
+                self.__dict__.pop(name, None)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -148,7 +175,7 @@ class Installation:
                 "shop": shop,
                 "hours": self.hours.describe(lang),
                 "privacy_url": self.settings.privacy_url,
-                "first_reply_minutes": self.seed.topics.default.expected_minutes,
+                "first_reply_minutes": self.topics.default.expected_minutes,
             }
             for lang, shop in (("ru", self.settings.shop_ru), ("en", self.settings.shop_en))
         }
@@ -233,9 +260,11 @@ class Installation:
     def prepare(self, *, update: bool = False) -> None:
         """Make whatever is missing: encoder, index, a first model. Nothing to do at a second start. Blocks.
 
-        update: also train when the live version does not know the present data.
+        update: also take the data folder's edits, and train when the live version does not know the present data.
         """
         self.settings.var.mkdir(parents=True, exist_ok=True)
+        if update:
+            self.take_edits()
         try:
             self.reload()
             live = self.store.live()
@@ -373,7 +402,7 @@ class Installation:
         turns = Turns(
             understander=self.understander,
             replies=self.replies,
-            topics=self.seed.topics,
+            topics=self.topics,
             hours=self.hours,
             clock=clock,
             limit_mb=self.settings.max_attachment_mb,

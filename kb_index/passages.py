@@ -9,6 +9,8 @@ from markdown_it.token import Token
 
 WORDS_PER_PASSAGE = 150
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"»”)\]]*\s+(?=[\"«“(\[]?[A-ZА-ЯЁ0-9])|\n{2,}")
+_NUMBER = re.compile(r"\d+[.)]\s+")
+_LINE_START = re.compile(r"(?<=\n)")
 _SPACES = re.compile(r"\s+")
 
 
@@ -76,12 +78,26 @@ def links(markdown: str) -> list[str]:
     return found
 
 
+def list_steps(markdown: str) -> tuple[str, ...]:
+    """Items of the outermost numbered lists, as Markdown, in order."""
+    lines = _lines(markdown)
+    found: list[str] = []
+    ordered = False
+    for token in _parser().parse(markdown):
+        if token.level == 0 and token.type in ("ordered_list_open", "bullet_list_open"):
+            ordered = token.type == "ordered_list_open"
+        if ordered and token.level == 1 and token.type == "list_item_open" and token.map:
+            item = "".join(lines[token.map[0] : token.map[1]])
+            found.append(_NUMBER.sub("", item.strip(), count=1))
+    return tuple(found)
+
+
 def first_heading(markdown: str) -> tuple[str, str] | None:
     """The first heading's text when the document begins with one, and the document without it."""
     tokens = _parser().parse(markdown)
     if len(tokens) < 2 or tokens[0].type != "heading_open" or tokens[0].map is None:
         return None
-    lines = markdown.splitlines(keepends=True)
+    lines = _lines(markdown)
     start, end = tokens[0].map
     return _block_text(tokens[1]), "".join(lines[:start] + lines[end:])
 
@@ -107,7 +123,7 @@ def _block_text(token: Token) -> str:
 
 def _sections(body: str) -> list[Section]:
     tokens = _parser().parse(body)
-    lines = body.splitlines(keepends=True)
+    lines = _lines(body)
     path: list[tuple[int, str]] = []
     found: list[Section] = []
     for position, token in enumerate(tokens):
@@ -122,6 +138,11 @@ def _sections(body: str) -> list[Section]:
         if text:
             found.append(Section(tuple(title for _, title in path), text))
     return found
+
+
+def _lines(markdown: str) -> list[str]:
+    # As the parser counts them: str.splitlines also ends lines at form feeds and the like.
+    return _LINE_START.split(markdown)
 
 
 def _count(text: str) -> int:

@@ -36,10 +36,7 @@ def encoder(encoder_folder: Path) -> Encoder:
 def trained() -> Path:
     """An OTVET_VAR with an encoder, an index and a model of the demo data as it is now."""
     installation = Installation(Settings(_env_file=None, var=CACHE, data=ROOT / "data"))
-    installation.prepare()
-    live = installation.store.live()
-    if live is None or not installation.is_current(live):
-        installation.train(promote=True)
+    installation.prepare(update=True)
     return CACHE
 
 

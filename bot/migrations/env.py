@@ -8,15 +8,22 @@ from alembic import context
 
 from bot import ledger as ledger  # registers its tables
 from handoff.records import Base, UtcDateTime
+from kb_index import records as articles
 
 connection = context.config.attributes["connection"]
 
 
 def render_item(kind: str, item: object, _context: object) -> str | Literal[False]:
     """A migration is history: it names plain column types, not this program's classes."""
-    return "sa.DateTime(timezone=True)" if kind == "type" and isinstance(item, UtcDateTime) else False
+    moment = kind == "type" and isinstance(item, UtcDateTime | articles.UtcDateTime)
+    return "sa.DateTime(timezone=True)" if moment else False
 
 
-context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True, render_item=render_item)
+context.configure(
+    connection=connection,
+    target_metadata=[Base.metadata, articles.Base.metadata],
+    render_as_batch=True,
+    render_item=render_item,
+)
 with context.begin_transaction():
     context.run_migrations()

@@ -1,0 +1,96 @@
+"""The articles of an installation: the database has them; the data folder seeds it, and its later edits are taken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bot.database import migrate, open_database
+from bot.language import detect
+from bot.ledger import Sessions
+from kb_index.article_files import ArticleFiles
+from kb_index.articles import Article
+from kb_index.importing import Options, Plan, apply_import, plan_import
+from kb_index.library import Library, published
+from kb_index.seeding import SEED, read_seed
+
+Result = TypeVar("Result")
+_AUTHOR = "seed"
+
+
+@dataclass(frozen=True)
+class ArticleBase:
+    """The database's articles for code without a connection: each call opens one of its own, and closes it.
+
+    `clock` gives the time in the zone in which articles begin and end to be valid.
+    """
+
+    url: str
+    folder: Path
+    """Where the seed articles lie."""
+    files: ArticleFiles
+    audiences: frozenset[str]
+    clock: Callable[[], datetime]
+    progress: Callable[[str], None]
+
+    def published(self) -> list[Article]:
+        """What may be answered today; an empty database is seeded first. Blocks."""
+
+        async def work() -> list[Article]:
+            async with self._sessions() as sessions:
+                async with sessions.begin() as session:
+                    empty = not await Library(session, author=_AUTHOR, now=self.clock()).count()
+                if empty:
+                    self._tell(await self._take(sessions))
+                async with sessions.begin() as session:
+                    return await published(session, self.clock(), audiences=self.audiences)
+
+        return _finish(work())
+
+    def take_edits(self) -> Plan:
+        """Import what has changed in the seed folder, but for articles that were edited in the database. Blocks."""
+
+        async def work() -> Plan:
+            async with self._sessions() as sessions:
+                return await self._take(sessions)
+
+        plan = _finish(work())
+        self._tell(plan)
+        return plan
+
+    async def _take(self, sessions: Sessions) -> Plan:
+        options = Options(detect=detect, status="published", mirrored=SEED)
+        async with sessions.begin() as session:
+            plan = await plan_import(session, read_seed(self.folder), options, str(self.folder))
+        return await apply_import(sessions, plan, author=_AUTHOR, now=self.clock(), files=self.files)
+
+    def _tell(self, plan: Plan) -> None:
+        for problem in plan.problems:
+            self.progress(f"Warning: {problem}")
+        for change in plan.changes:
+            if change.kind == "conflict":
+                self.progress(
+                    f"Warning: {change.path}: this file and the article {change.article_id} ({change.lang}) were both "
+                    "changed; the article stays. `otvet kb import --overwrite` takes the file"
+                )
+
+    @asynccontextmanager
+    async def _sessions(self) -> AsyncIterator[Sessions]:
+        engine, sessions = open_database(self.url)
+        try:
+            await migrate(engine)
+            yield sessions
+        finally:
+            await engine.dispose()
+
+
+def _finish(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run it to its end, whether or not this thread has a loop already."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(asyncio.run, work).result()
