@@ -262,11 +262,14 @@ def kb_search(
 @kb_app.command("check")
 def kb_check(
     advice: Annotated[
-        bool, typer.Option(help="Also what could be better: repeated examples, unclear questions.")
+        bool, typer.Option(help="Also what takes a while: examples that mean the same, unclear questions.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Faults of articles, intents and replies, each with its place. Exit status 1 if there are any."""
+    """Faults of articles, intents and replies, each with its place; then what in the training data is doubtful.
+
+    Exit status 1 if there are faults: what can't be used, and what contradicts itself.
+    """
     from bot.training import articles_folder
     from kb_index.articles import load_articles
     from kb_index.check import check_articles
@@ -281,20 +284,27 @@ def kb_check(
         *seed.warnings,
         *(str(problem) for problem in installation.replies.problems(replies)),
     ]
-    hints = []
     if advice:
         _progress("Reading every example and asking every example question: this takes a while")
-        hints += [
-            f"{each.file}:{each.line}: {each.message.rstrip('.')}. {each.remedy}"
-            for each in check_training_data(seed.intents)
-        ]
+    findings = check_training_data(seed.intents, installation.encoder if advice else None)
+    faults += [str(each) for each in findings if each.fault]
+    hints = [str(each) for each in findings if not each.fault]
+    if advice:
         for finding in check_articles(installation.index):
             hints.append(f"{finding.path or finding.article_id}: {finding.message.rstrip('.')}. {finding.remedy}")
     if as_json:
         _print_json({"faults": faults, "advice": hints})
     else:
         articles = len({article.id for article in seed.articles.articles})
-        print("\n".join([*faults, *hints]) or f"{articles} articles, {len(seed.outcomes)} intents: no faults")
+        print(
+            "\n".join(
+                [
+                    *faults,
+                    *hints,
+                    *([] if faults else [f"{articles} articles, {len(seed.outcomes)} intents: no faults"]),
+                ]
+            )
+        )
     if faults:
         raise SystemExit(1)
 

@@ -23,6 +23,7 @@ from nlu.encoder import Encoder
 from nlu.intents import IntentClassifier, IntentPrediction
 from nlu.models import ModelStore, ModelVersion
 from nlu.rasa.engine import RasaModel
+from nlu.rasa.project import is_project
 from nlu.training_data import OUT_OF_SCOPE_INTENTS, Example, IntentSpec, TrainingData, load_intents
 
 Progress = Callable[[str], None]
@@ -48,18 +49,20 @@ class Seed:
 
 
 def articles_folder(folder: Path) -> Path:
-    """Where a data folder's articles lie: in `kb`, or beside everything else."""
-    return folder / "kb" if (folder / "kb").is_dir() else folder
+    """Where a data folder's articles lie: in `kb`, or beside everything else; in a Rasa project only in `kb`."""
+    return folder / "kb" if is_project(folder) or (folder / "kb").is_dir() else folder
 
 
 def load_seed(folder: Path, shipped: Path, stored: Sequence[Article] | None = None) -> Seed:
     """Read a data folder. What it lacks comes from the shipped one: of the intents only those that fit any
-    knowledge base (greeting, asking for a person), for the others speak of the shipped articles.
+    knowledge base (greeting, asking for a person), for the others speak of the shipped articles. The folder may be a
+    Rasa project, with articles in `kb/`.
 
     stored: the articles, where a database has them; else the folder's own."""
     articles = load_articles(articles_folder(folder)) if stored is None else ArticleLoad(tuple(stored), ())
-    own_intents = (folder / "intents").is_dir()
-    intents = load_intents((folder if own_intents else shipped) / "intents")
+    project = is_project(folder)
+    own_intents = project or (folder / "intents").is_dir()
+    intents = load_intents(folder if project else (folder if own_intents else shipped) / "intents")
     outcomes = {name: outcome_of(intents.intents.get(name)) for name in {e.intent for e in intents.examples}}
     known = {article.id for article in articles.articles}
     warnings = [str(problem) for problem in articles.problems]

@@ -24,19 +24,28 @@ _CHUNK: Final = 1024
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault of the data. `file` is None and `line` 0 where it comes from no file."""
+    """A doubtful place. `file` is None and `line` 0 where it comes from no file.
+
+    `fault`: two places contradict one another, so that one of them must be wrong; the rest is advice.
+    """
 
     file: Path | None
     line: int
     message: str
     remedy: str
+    fault: bool = False
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}: " if self.file else ""
+        return f"{place}{self.message}. {self.remedy}"
 
 
 def check_training_data(data: TrainingData, encoder: Encoder | None = None) -> list[Finding]:
     """Find doubtful places, in the order of files and lines.
 
     Duplicates, one text under two intents, intents with few examples, texts of two intents that nearly agree (in
-    words; with an encoder also in meaning), texts in another language than their file. Raises EncodingError.
+    words; with an encoder also in meaning), texts in another language than their file's name says or, where it says
+    nothing, than most of the file. Raises EncodingError.
     """
     findings = [
         *_repeated(data.examples),
@@ -53,14 +62,17 @@ def _repeated(examples: Sequence[Example]) -> Iterator[Finding]:
         earlier = first.setdefault(fold(example.text), example)
         if earlier is example:
             continue
-        if earlier.intent == example.intent:
-            yield _finding(example, f"{example.text!r} stands in {_place(earlier)} already", "Delete one of the two.")
-        else:
+        if earlier.intent != example.intent:
             yield _finding(
                 example,
-                f"{example.text!r} is an example of {example.intent!r}, in {_place(earlier)} of {earlier.intent!r}",
+                f"{example.text!r} is an example of {example.intent!r}, in {_place(earlier, example)} of "
+                f"{earlier.intent!r}",
                 "Leave it under one intent, or join the intents.",
+                fault=True,
             )
+        elif earlier.lang == example.lang:  # «ok» may stand in the files of two languages
+            message = f"{example.text!r} stands in {_place(earlier, example)} already"
+            yield _finding(example, message, "Delete one of the two.")
 
 
 def _few(data: TrainingData) -> Iterator[Finding]:
@@ -110,25 +122,55 @@ def _near(examples: Sequence[Example], encoder: Encoder | None) -> Iterator[Find
             yield _finding(
                 example,
                 f"{example.text!r} ({example.intent}) is nearly {other_example.text!r} ({other_example.intent}, "
-                f"{_place(other_example)})",
+                f"{_place(other_example, example)})",
                 "Leave it under one intent, or word it so that the difference shows.",
             )
 
 
 def _foreign_language(examples: Sequence[Example]) -> Iterator[Finding]:
+    mostly = _scripts_of_files(examples)
     for example in examples:
-        cyrillic = sum("а" <= each <= "я" for each in fold(example.text))
-        latin = sum("a" <= each <= "z" for each in fold(example.text))
+        cyrillic, latin = _letters(example.text)
         # One Latin word in a Russian file may be a brand or "ok".
-        if example.lang == "ru" and not cyrillic and latin and len(example.text.split()) > 1:
-            yield _finding(example, f"{example.text!r} is not Russian", "Move it to the file of its language.")
+        words = len(example.text.split())
+        move = "Move it to the file of its language."
+        if example.lang == "ru" and not cyrillic and latin and words > 1:
+            yield _finding(example, f"{example.text!r} is not Russian", move)
         elif example.lang == "en" and cyrillic > latin:
-            yield _finding(example, f"{example.text!r} is not English", "Move it to the file of its language.")
+            yield _finding(example, f"{example.text!r} is not English", move)
+        elif example.lang is None and words > 1 and (cyrillic > 0) != (latin > 0):
+            script = "Cyrillic" if cyrillic else "Latin"
+            if script != mostly.get(example.file, script):
+                message = f"{example.text!r} is in {script} letters, most of its file is not"
+                yield _finding(
+                    example, message, "Put each language in a file of its own, named like ru.yml and en.yml."
+                )
 
 
-def _finding(example: Example | None, message: str, remedy: str) -> Finding:
-    return Finding(example.file if example else None, example.line if example else 0, message, remedy)
+def _scripts_of_files(examples: Sequence[Example]) -> dict[Path | None, str]:
+    """File → the script of most of its examples, for files whose name says no language."""
+    counts: dict[Path | None, Counter[str]] = defaultdict(Counter)
+    for example in examples:
+        cyrillic, latin = _letters(example.text)
+        if example.lang is None and cyrillic != latin:
+            counts[example.file]["Cyrillic" if cyrillic > latin else "Latin"] += 1
+    return {file: count.most_common(1)[0][0] for file, count in counts.items()}
 
 
-def _place(example: Example) -> str:
-    return f"{example.file.name}:{example.line}" if example.file else f"intent {example.intent!r}"
+def _letters(text: str) -> tuple[int, int]:
+    """How many Cyrillic and how many Latin letters."""
+    folded = fold(text)
+    return sum("а" <= each <= "я" for each in folded), sum("a" <= each <= "z" for each in folded)
+
+
+def _finding(example: Example | None, message: str, remedy: str, *, fault: bool = False) -> Finding:
+    return Finding(example.file if example else None, example.line if example else 0, message, remedy, fault)
+
+
+def _place(example: Example, seen_from: Example) -> str:
+    """Where an example stands; its folder is named where two files have the same name."""
+    if example.file is None:
+        return f"intent {example.intent!r}"
+    same_name = seen_from.file and seen_from.file != example.file and seen_from.file.name == example.file.name
+    name = f"{example.file.parent.name}/{example.file.name}" if same_name else example.file.name
+    return f"{name}:{example.line}"

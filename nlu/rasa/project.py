@@ -44,6 +44,11 @@ class Project:
         return self.folder / "data"
 
 
+def is_project(folder: Path) -> bool:
+    """Whether a folder is a Rasa user's project and no data folder of Otvet's own."""
+    return not (folder / "intents").is_dir() and (folder / "domain.yml").is_file() and (folder / "data").is_dir()
+
+
 def write_project(data: TrainingData, folder: Path, encoder: Path, pipeline: Path = LIGHT) -> Project:
     """Write a project into a folder, made if need be: `config.yml`, `domain.yml`, `data/nlu.yml`, the featurizer.
 

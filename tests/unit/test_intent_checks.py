@@ -64,3 +64,40 @@ def test_an_intent_without_examples_in_one_of_the_languages_is_found(tmp_path: P
     assert [(each.file and each.file.name, each.message) for each in found] == [
         ("ru.yml", "intent 'b' has no examples in en")
     ]
+
+
+def test_only_a_contradiction_is_a_fault(tmp_path: Path) -> None:
+    one = f"- intent: a\n  examples: |\n{MANY}    - question number one\n    - help me now\n"
+    found = findings(tmp_path, en=one, ru="- intent: b\n  examples: |\n    - help me now\n")
+
+    assert [each.message for each in found if each.fault] == [
+        "'help me now' is an example of 'b', in en.yml:15 of 'a'",
+    ]
+    assert str(found[0]).startswith(f"{tmp_path / 'en.yml'}:")
+
+
+def test_a_word_may_stand_in_the_files_of_two_languages(tmp_path: Path) -> None:
+    one = f"- intent: a\n  examples: |\n{MANY}    - ok\n"
+
+    assert findings(tmp_path, en=one, ru="- intent: a\n  examples: |\n    - ok\n")[0].message == (
+        "intent 'a' has 1 examples in ru"
+    )
+
+
+def test_another_script_in_a_file_without_a_language_is_found(tmp_path: Path) -> None:
+    (found,) = findings(tmp_path, nlu=f"- intent: a\n  examples: |\n{MANY}    - где мой заказ\n    - iPhone мой где\n")
+
+    assert (found.line, found.message) == (14, "'где мой заказ' is in Cyrillic letters, most of its file is not")
+
+
+def test_files_of_the_same_name_are_told_apart_by_their_folder(tmp_path: Path) -> None:
+    for folder in ("bank", "shop"):
+        (tmp_path / folder).mkdir()
+        text = f"nlu:\n- intent: {folder}\n  examples: |\n    - where is my card\n"
+        (tmp_path / folder / "nlu.yml").write_text(text)
+
+    found = check_training_data(load_intents(tmp_path))
+
+    assert [each.message for each in found if each.fault] == [
+        "'where is my card' is an example of 'shop', in bank/nlu.yml:4 of 'bank'"
+    ]
