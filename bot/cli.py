@@ -40,10 +40,12 @@ app = typer.Typer(
     help="Otvet: answers customers, and hands over to a person what it can't settle.",
 )
 models_app = typer.Typer(no_args_is_help=True, help="Versions of the trained model.")
+intents_app = typer.Typer(no_args_is_help=True, help="The training data.")
 kb_app = typer.Typer(no_args_is_help=True, help="The knowledge base.")
 tickets_app = typer.Typer(no_args_is_help=True, help="What the assistant could not settle.")
 evaluate_app = typer.Typer(no_args_is_help=True, help="How good it is, on labelled data.")
 app.add_typer(models_app, name="models")
+app.add_typer(intents_app, name="intents")
 app.add_typer(kb_app, name="kb")
 app.add_typer(tickets_app, name="tickets")
 app.add_typer(evaluate_app, name="evaluate")
@@ -236,6 +238,12 @@ def models_promote(version_id: str) -> None:
 def models_rollback() -> None:
     """Go back to the version that was live before."""
     print(f"Live now: {_installation().store.rollback().id}")
+
+
+@intents_app.command("export")
+def intents_export(folder: Path) -> None:
+    """Write the training data as a Rasa project into a new folder; your own files stay byte for byte."""
+    print(f"A Rasa project: {_installation().export_rasa(folder)}")
 
 
 @kb_app.command("search")

@@ -48,6 +48,13 @@ class Seed:
     """SHA-256 over articles, intents and topics."""
 
 
+def intents_folder(folder: Path, shipped: Path) -> Path:
+    """Where the intents of a data folder are read from."""
+    if is_project(folder):
+        return folder
+    return (folder if (folder / "intents").is_dir() else shipped) / "intents"
+
+
 def articles_folder(folder: Path) -> Path:
     """Where a data folder's articles lie: in `kb`, or beside everything else; in a Rasa project only in `kb`."""
     return folder / "kb" if is_project(folder) or (folder / "kb").is_dir() else folder
@@ -62,7 +69,7 @@ def load_seed(folder: Path, shipped: Path, stored: Sequence[Article] | None = No
     articles = load_articles(articles_folder(folder)) if stored is None else ArticleLoad(tuple(stored), ())
     project = is_project(folder)
     own_intents = project or (folder / "intents").is_dir()
-    intents = load_intents(folder if project else (folder if own_intents else shipped) / "intents")
+    intents = load_intents(intents_folder(folder, shipped))
     outcomes = {name: outcome_of(intents.intents.get(name)) for name in {e.intent for e in intents.examples}}
     known = {article.id for article in articles.articles}
     warnings = [str(problem) for problem in articles.problems]
@@ -142,8 +149,7 @@ def train(
         unseen = classifier.cross_predict()
     rasa_model: RasaModel | None = None
     if rasa and classifier:
-        names = {example.intent: IntentSpec(example.intent) for example in taught}
-        rasa_model = rasa(replace(seed.intents, examples=tuple(taught), intents=names))
+        rasa_model = rasa(_as_data(seed, taught))
         unseen = rasa_model.rehearsed
     labelled = _labelled(seed, outcomes, taught, unseen)
     progress(f"Training the ranker on {len(labelled)} questions")
@@ -213,6 +219,19 @@ def _taught(seed: Seed) -> tuple[list[Example], dict[str, Outcome]]:
                 known.add(text.casefold())
                 taught.append(Example(text, label, article.lang))
     return taught, outcomes
+
+
+def taught_data(seed: Seed) -> tuple[TrainingData, TrainingData]:
+    """Everything that the classifier learns, and what of it stands in articles and in no file of intents."""
+    taught, _ = _taught(seed)
+    whole = _as_data(seed, taught)
+    made = tuple(taught[len(seed.intents.examples) :])
+    return whole, TrainingData(made, {each.intent: IntentSpec(each.intent) for each in made})
+
+
+def _as_data(seed: Seed, taught: Sequence[Example]) -> TrainingData:
+    names = {example.intent: IntentSpec(example.intent) for example in taught}
+    return replace(seed.intents, examples=tuple(taught), intents=names)
 
 
 def _labelled(

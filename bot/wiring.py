@@ -32,7 +32,18 @@ from bot.ledger import Sessions
 from bot.replies import Replies
 from bot.settings import Settings
 from bot.shared import LocalShared, Shared
-from bot.training import ARTICLE, Progress, RasaTraining, Seed, articles_folder, build_index, load_seed, train
+from bot.training import (
+    ARTICLE,
+    Progress,
+    RasaTraining,
+    Seed,
+    articles_folder,
+    build_index,
+    intents_folder,
+    load_seed,
+    taught_data,
+    train,
+)
 from bot.turn import Turns
 from bot.understanding import IntentEngine, IntentTopics, Understander
 from bot.web.webhooks import Webhooks, WhatsAppHook
@@ -55,7 +66,7 @@ from nlu.rasa.client import RasaClient
 from nlu.rasa.engine import RasaClassifier, RasaModel
 from nlu.rasa.evaluation import rasa_trainer
 from nlu.rasa.process import RasaPython
-from nlu.rasa.project import LIGHT
+from nlu.rasa.project import LIGHT, export_project
 from nlu.rasa.server import RasaServer, RasaState, RemoteRasa, write_state
 from nlu.remembering import RememberingEncoder
 
@@ -331,6 +342,12 @@ class Installation:
             companion=self.companion,
             progress=self.progress,
         )
+
+    def export_rasa(self, folder: Path) -> Path:
+        """Write the training data as a project for Rasa users; raises RasaFailed where the folder is not empty."""
+        whole, made = taught_data(self.seed)
+        source = intents_folder(self.data, shipped_data())
+        return export_project(source, made, whole, folder, self.rasa_python.encoder).folder
 
     def rasa_evaluation(self, config: Path | None) -> AbstractContextManager[Trainer]:
         """A trainer whose models answer through a server of their own until the block ends."""

@@ -112,6 +112,16 @@ def training_files(folder: Path) -> list[Path]:
     return found
 
 
+def training_sources(folder: Path) -> list[Path]:
+    """Those of `training_files` that have examples or other training data. Raises TrainingDataError."""
+    found = []
+    for path in training_files(folder):
+        part = _read_file(path, whole_folder=True)
+        if part.examples or part.intents or part.synonyms or part.lookups or part.regexes:
+            found.append(path)
+    return found
+
+
 def from_rows(rows: Iterable[tuple[str, str]], lang: str | None = None) -> TrainingData:
     """Training data from (text, intent) pairs that come from no file."""
     examples = tuple(Example(text, intent, lang, raw=text) for text, intent in rows)

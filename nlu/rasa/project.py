@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from nlu.errors import RasaFailed
-from nlu.training_data import TrainingData
+from nlu.training_data import TrainingData, load_intents, training_sources
 from nlu.training_writer import to_rasa
 
 HERE: Final = Path(__file__).parent
@@ -46,7 +46,8 @@ class Project:
 
 def is_project(folder: Path) -> bool:
     """Whether a folder is a Rasa user's project and no data folder of Otvet's own."""
-    return not (folder / "intents").is_dir() and (folder / "domain.yml").is_file() and (folder / "data").is_dir()
+    configured = (folder / "domain.yml").is_file() or (folder / "config.yml").is_file()
+    return configured and (folder / "data").is_dir() and not (folder / "intents").is_dir()
 
 
 def write_project(data: TrainingData, folder: Path, encoder: Path, pipeline: Path = LIGHT) -> Project:
@@ -61,6 +62,31 @@ def write_project(data: TrainingData, folder: Path, encoder: Path, pipeline: Pat
     _write(project.domain, _domain(data))
     (project.data / "nlu.yml").write_text(to_rasa(data), encoding="utf-8", newline="")
     shutil.copy(ENVIRONMENT / "otvet_featurizer.py", folder)
+    return project
+
+
+def export_project(
+    source: Path, made: TrainingData, whole: TrainingData, folder: Path, encoder: Path, pipeline: Path = LIGHT
+) -> Project:
+    """Write a project for a Rasa user into an empty or missing folder.
+
+    `source` is a folder of training data: its YAML is copied byte for byte, comments and all. `made` is what stands in
+    no such file; `whole` is both. Raises RasaFailed where the folder holds something, TrainingDataError, OSError.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise RasaFailed(f"{folder} is not empty. Name a new folder.")
+    project = write_project(whole, folder, encoder, pipeline)
+    (project.data / "nlu.yml").unlink()
+    for path in training_sources(source):
+        target = project.data / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in (".yml", ".yaml"):
+            shutil.copy(path, target)
+        else:
+            target.with_suffix(".yml").write_text(to_rasa(load_intents(path)), encoding="utf-8", newline="")
+    if made.examples:
+        (project.data / "articles.yml").write_text(to_rasa(made), encoding="utf-8", newline="")
+    shutil.copy(ENVIRONMENT / "requirements.txt", folder)
     return project
 
 
