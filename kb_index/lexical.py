@@ -1,18 +1,25 @@
 """Evidence of words: BM25 over stems, BM25 over parts of words, and known words for misspelt ones."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
-from pathlib import Path
+from itertools import accumulate
+from math import log
 
 import bm25s
 import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import OSA
+from scipy.sparse import csc_matrix
 from Stemmer import Stemmer
 
 from kb_index.normalise import fold_long, script_of, words_of_folded
 
 FloatVector = NDArray[np.float32]
+IntVector = NDArray[np.int64]
+_POSTINGS = 400_000  # a millisecond's work
+_FEW_POSTINGS = 3_000  # up to here a loop is faster than a matrix
 _GRAM = 4  # letters; found on XQuAD's development half among 3, 4 and 5
 
 
@@ -30,12 +37,17 @@ def stem(word: str) -> str:
 
 def stems(text: str) -> list[str]:
     """Stems of all words of a text, in order, repeated as often as they occur."""
-    return [stem(word) for word in words_of_folded(fold_long(text))]
+    return list(map(stem, words_of_folded(fold_long(text))))
 
 
 def word_parts(text: str) -> list[str]:
     """Overlapping parts of each word with its ends marked: a misspelt word keeps most of them."""
-    return [part for word in words_of_folded(fold_long(text)) for part in _parts(word)]
+    return parts_of(words_of_folded(fold_long(text)))
+
+
+def parts_of(words: Iterable[str]) -> list[str]:
+    """As `word_parts`, of folded words."""
+    return [part for word in words for part in _parts(word)]
 
 
 @lru_cache(maxsize=200_000)
@@ -45,70 +57,195 @@ def _parts(word: str) -> tuple[str, ...]:
 
 
 class LexicalIndex:
-    """BM25 over documents given as lists of terms (Robertson and Zaragoza 2009; Lucene's variant)."""
+    """BM25 over documents given as lists of terms (Robertson and Zaragoza 2009; Lucene's variant), never changed.
 
-    def __init__(self, model: bm25s.BM25 | None, size: int) -> None:
-        self._model = model
-        self.size = size
-        self._vocabulary: Mapping[str, int] = model.vocab_dict if model else {}
-        if model:
-            starts = model.scores["indptr"][: len(model.scores["indptr"]) - 1].astype(np.int64)
-            self._ceilings = np.maximum.reduceat(model.scores["data"], starts)
+    Scores are shares of what is attainable: 1 for a document that holds every term as well as the best document for it
+    does. A term that nobody knows counts as the rarest known one: that the query says something else must show.
+    """
+
+    def __init__(self, vocabulary: Mapping[str, int], postings: "Postings", like: "LexicalIndex | None" = None) -> None:
+        """`like` is the index whose frequencies these scores come from, where it is another (see `beside`)."""
+        self._vocabulary = vocabulary
+        self._starts = postings.starts.tolist()
+        self.postings = postings
+        self.size = postings.size
+        self._like = like or self
+        if like is None and vocabulary:
+            self._ceilings = np.maximum.reduceat(postings.weights, postings.starts[:-1])
             self._rarest = float(np.quantile(self._ceilings, 0.9))
 
     @classmethod
     def build(cls, documents: Sequence[Sequence[str]], k1: float = 1.2, b: float = 0.75) -> "LexicalIndex":
         vocabulary: dict[str, int] = {}
         ids = [[vocabulary.setdefault(term, len(vocabulary)) for term in document] for document in documents]
+        mean_length = sum(map(len, ids)) / max(len(ids), 1)
         if not vocabulary:
-            return cls(None, len(documents))
+            return cls({}, Postings.of([], [], [], 0, len(documents), mean_length, k1, b))
         model = bm25s.BM25(k1=k1, b=b)
         model.index((ids, vocabulary), show_progress=False)
-        return cls(model, len(documents))
+        kept = model.scores
+        starts = kept["indptr"][: len(vocabulary) + 1].astype(np.int64)
+        return cls(
+            vocabulary,
+            Postings(starts, kept["indices"].astype(np.int32), kept["data"], len(documents), mean_length, k1, b),
+        )
+
+    def beside(self, documents: Sequence[Sequence[str]]) -> "LexicalIndex":
+        """An index of further documents, scored by the frequencies and the mean length of the documents of this one.
+
+        So a few documents can be added without building anything anew, and their scores compare with the others'.
+        """
+        own = self.postings
+        vocabulary: dict[str, int] = {}
+        columns, rows, weights = [], [], []
+        for row, document in enumerate(documents):
+            long = own.k1 * (1 - own.b + own.b * len(document) / max(own.mean_length, 1e-9))
+            for term, count in Counter(document).items():
+                columns.append(vocabulary.setdefault(term, len(vocabulary)))
+                rows.append(row)
+                weights.append(self._rarity(term) * count / (count + long))
+        postings = Postings.of(columns, rows, weights, len(vocabulary), len(documents), own.mean_length, own.k1, own.b)
+        return LexicalIndex(vocabulary, postings, self._like)
 
     def knows(self, term: str) -> bool:
         return term in self._vocabulary
 
     @property
     def terms(self) -> Iterable[str]:
+        """In the order of the postings."""
         return self._vocabulary.keys()
 
-    def scores(self, terms: Mapping[str, float]) -> FloatVector:
-        """Each document's score for weighted terms, float32 of shape (size,); unknown terms add nothing."""
-        total = np.zeros(self.size, dtype=np.float32)
-        if self._model is None:
-            return total
-        columns = self._model.scores
-        for term, weight in terms.items():
-            column = self._vocabulary.get(term)
-            if column is not None:
-                start, end = columns["indptr"][column], columns["indptr"][column + 1]
-                total[columns["indices"][start:end]] += np.float32(weight) * columns["data"][start:end]
-        return total
+    def having(self, term: str, rows: IntVector) -> NDArray[np.bool_]:
+        """Which of these documents have the term."""
+        column = self._vocabulary.get(term)
+        if column is None:
+            return np.zeros(len(rows), dtype=np.bool_)
+        documents = self.postings.documents[self._starts[column] : self._starts[column + 1]]
+        having: NDArray[np.bool_] = documents[np.minimum(documents.searchsorted(rows), len(documents) - 1)] == rows
+        return having
+
+    def find(self, terms: Mapping[str, float]) -> "Found":
+        """Search for weighted terms; unknown ones add nothing."""
+        attainable = self.attainable(terms)
+        if attainable <= 0:
+            return Found(self.postings, [])
+        known = [
+            (self._starts[column], self._starts[column + 1], weight / attainable)
+            for term, weight in terms.items()
+            if (column := self._vocabulary.get(term)) is not None
+        ]
+        return Found(self.postings, known)
 
     def attainable(self, terms: Mapping[str, float]) -> float:
-        """The score of a document that would hold every term as well as the best document for it does.
-
-        An unknown term counts as the rarest known one: that the query says something else must show.
-        """
-        if self._model is None:
+        """What a document would score that holds every term as well as the best document for it does."""
+        like = self._like
+        if not like._vocabulary:
             return 0.0
-        total = 0.0
-        for term, weight in terms.items():
-            column = self._vocabulary.get(term)
-            total += weight * (self._ceilings[column] if column is not None else self._rarest)
-        return float(total)
+        columns = [like._vocabulary.get(term, -1) for term in terms]
+        ceilings = [like._ceilings[column] if column >= 0 else like._rarest for column in columns]
+        return float(np.dot(ceilings, list(terms.values()))) if columns else 0.0
 
-    def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        if self._model is not None:
-            self._model.save(folder, show_progress=False)
+    def _rarity(self, term: str) -> float:
+        column = self._vocabulary.get(term)
+        count = self._starts[column + 1] - self._starts[column] if column is not None else 0
+        return log(1 + (self.size - count + 0.5) / (count + 0.5))
+
+
+@dataclass(frozen=True)
+class Postings:
+    """For each term the documents that have it, in order, and what it scores there.
+
+    `starts` (int64, one more than terms) tells where each term's `documents` (int32) and `weights` (float32) begin.
+    """
+
+    starts: NDArray[np.int64]
+    documents: NDArray[np.int32]
+    weights: FloatVector
+    size: int
+    mean_length: float
+    k1: float
+    b: float
 
     @classmethod
-    def load(cls, folder: Path, size: int) -> "LexicalIndex":
-        if not any(folder.iterdir()):
-            return cls(None, size)
-        return cls(bm25s.BM25.load(folder, show_progress=False), size)
+    def of(
+        cls,
+        columns: Sequence[int],
+        rows: Sequence[int],
+        weights: Sequence[float],
+        terms: int,
+        size: int,
+        mean_length: float,
+        k1: float,
+        b: float,
+    ) -> "Postings":
+        """From single entries ordered by document."""
+        order = np.argsort(np.array(columns, dtype=np.int64), kind="stable")
+        starts = np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=terms))]) if terms else np.zeros(1)
+        return cls(
+            starts.astype(np.int64),
+            np.array(rows, dtype=np.int32)[order],
+            np.array(weights, dtype=np.float32)[order],
+            size,
+            mean_length,
+            k1,
+            b,
+        )
+
+
+class Found:
+    """The scores of one search in one index.
+
+    Common words of a large base have postings without end and say little: above _POSTINGS the rarest terms alone
+    choose documents, and the others only weigh what was chosen.
+    """
+
+    def __init__(self, postings: Postings, terms: Sequence[tuple[int, int, float]]) -> None:
+        """`terms` are where the postings of a term begin and end, and its weight."""
+        self._postings = postings
+        first: list[tuple[int, int, float]] = []
+        self._later: list[tuple[int, int, float]] = []
+        spent = 0
+        for start, end, weight in sorted(terms, key=lambda term: term[1] - term[0]):
+            spent += end - start
+            (first if spent <= _POSTINGS or not first else self._later).append((start, end, weight))
+        self._touched = [postings.documents[start:end] for start, end, _ in first]
+        weights = [postings.weights[start:end] for start, end, _ in first]
+        if spent > _FEW_POSTINGS:
+            starts = np.array([0, *accumulate(map(len, weights))], dtype=np.int32)
+            table = (np.concatenate(weights), np.concatenate(self._touched), starts)
+            columns = csc_matrix(table, shape=(postings.size, len(first)))
+            self._scores: FloatVector = columns @ np.array([weight for _, _, weight in first], dtype=np.float32)
+        else:
+            self._scores = np.zeros(postings.size, dtype=np.float32)
+            for (_, _, weight), documents, values in zip(first, self._touched, weights, strict=True):
+                self._scores[documents] += np.float32(weight) * values
+
+    def top(self, count: int) -> IntVector:
+        """Numbers of the documents that score most, at most `count`, in no order."""
+        if not self._touched:
+            return np.zeros(0, dtype=np.int64)
+        touched = np.concatenate(self._touched)
+        if len(touched) > self._postings.size // 4:
+            scores, numbers = self._scores, None
+            kept = count
+        else:  # each of the best stands among the touched at most once for each term
+            scores, numbers = self._scores[touched], touched
+            kept = count * len(self._touched)
+        best = np.argpartition(-scores, kept)[:kept] if len(scores) > kept else np.arange(len(scores))
+        best = best[scores[best] > 0]
+        if numbers is None:
+            return best
+        unique = np.unique(numbers[best]).astype(np.int64)
+        return unique[np.argsort(-self._scores[unique], kind="stable")[:count]]
+
+    def of(self, rows: IntVector) -> FloatVector:
+        """The scores of these documents, all terms counted."""
+        scores = self._scores[rows]
+        for start, end, weight in self._later:
+            documents = self._postings.documents[start:end]
+            places = np.minimum(documents.searchsorted(rows), end - start - 1)
+            scores += np.where(documents[places] == rows, weight * self._postings.weights[start:end][places], 0)
+        return scores
 
 
 class Spelling:
@@ -123,6 +260,9 @@ class Spelling:
             for part in _bigrams(word):
                 postings.setdefault(part, []).append(row)
         self._postings = {part: np.array(rows, dtype=np.int32) for part, rows in postings.items()}
+
+    def knows(self, word: str) -> bool:
+        return word in self._known
 
     def nearest(self, word: str, limit: int = 3) -> tuple[tuple[str, float], ...]:
         """Known words within one slip (two for eight letters and more), with a likeness in 0..1, the likest first.

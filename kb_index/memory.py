@@ -12,7 +12,7 @@ from math import log
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 from kb_index.encoder import FloatMatrix
 from kb_index.vectors import FloatVector, IntVector
@@ -35,20 +35,94 @@ class QuestionMemory:
         parts: Sequence[Sequence[str]],
         owners: IntVector,
         count: int,
+        *,
+        inverse: FloatMatrix | None = None,
     ) -> None:
-        """`vectors`, `words` and `parts` describe each question, `owners` its article as a number below `count`."""
+        """`vectors`, `words` and `parts` describe each question, `owners` its article as a number below `count`.
+
+        `inverse` is that of another memory of the same questions, which spares seconds of fitting.
+        """
         self._owners = owners
         self._count = count
         self._mean = vectors.mean(axis=0) if len(vectors) else np.zeros(vectors.shape[1], dtype=np.float32)
         self._vectors = _unit(vectors - self._mean)
-        self._is_small = len(vectors) <= _MOST_ROWS
+        self._is_small = self.reads(len(vectors))
         if self._is_small and len(vectors):
             self._words, self._parts = _Terms(words), _Terms(parts)
-            kernel = np.exp(_SHARPNESS * (self._vectors @ self._vectors.T - 1)).astype(np.float64)
-            kernel += _WORDS * self._words.among_themselves() + _PARTS * self._parts.among_themselves()
-            kernel[np.diag_indices(len(kernel))] += _RIDGE
-            self._inverse = cho_solve(cho_factor(kernel), np.eye(len(kernel))).astype(np.float32)
-            self._weights = self._inverse @ self._targets(owners)
+            self._inverse = self._fit() if inverse is None else inverse
+            self._weights = self._inverse @ _targets(owners, count)
+
+    @property
+    def inverse(self) -> FloatMatrix | None:
+        """What fitting takes long for, to be kept with the vectors; None for a large or an empty memory."""
+        return self._inverse if self._is_small and len(self._vectors) else None
+
+    def _fit(self) -> FloatMatrix:
+        kernel = np.exp(_SHARPNESS * (self._vectors @ self._vectors.T - 1)).astype(np.float64)
+        kernel += _WORDS * self._words.among_themselves() + _PARTS * self._parts.among_themselves()
+        kernel[np.diag_indices(len(kernel))] += _RIDGE
+        inverse: FloatMatrix = cho_solve(cho_factor(kernel), np.eye(len(kernel))).astype(np.float32)
+        return inverse
+
+    @staticmethod
+    def reads(questions: int) -> bool:
+        """Whether a memory of so many questions looks at their words, not at their vectors alone."""
+        return questions <= _MOST_ROWS
+
+    def updated(
+        self,
+        gone: Sequence[int],
+        vectors: FloatMatrix,
+        words: Sequence[Sequence[str]],
+        parts: Sequence[Sequence[str]],
+        owners: IntVector,
+        count: int,
+    ) -> "QuestionMemory":
+        """Without the rows `gone` and with further ones at the end, which take a fraction of the time of fitting anew.
+
+        Rows keep their numbers. The mean vector and the rarity of words stay those of the first fit.
+        """
+        other = object.__new__(QuestionMemory)
+        other.__dict__.update(self.__dict__)
+        other._owners = np.concatenate([self._owners, owners])
+        other._count = count
+        fresh = _unit(vectors - self._mean) if len(vectors) else vectors
+        other._vectors = np.vstack([self._vectors, fresh])
+        if not self._is_small:
+            return other
+        before, after = len(self._vectors), len(other._vectors)
+        inverse = np.zeros((after, after), dtype=np.float64)
+        inverse[:before, :before] = self._inverse
+        rows = np.asarray(gone, dtype=np.int64)
+        if len(rows):
+            # The inverse of what is left of a matrix, from the inverse of the whole (Schur's complement).
+            bridge = inverse[:, rows]
+            inverse -= bridge @ np.linalg.solve(inverse[np.ix_(rows, rows)], bridge.T)
+            inverse[rows, :] = inverse[:, rows] = 0
+        other._words, other._parts = self._words.with_rows(words), self._parts.with_rows(parts)
+        if after > before:
+            likeness = np.stack(
+                [
+                    other._likeness(vector, Counter(own_words), Counter(own_parts))
+                    for vector, own_words, own_parts in zip(fresh, words, parts, strict=True)
+                ],
+                axis=1,
+            ).astype(np.float64)
+            corner = likeness[before:]
+            corner = (corner + corner.T) / 2 + _RIDGE * np.eye(after - before)
+            bridge = inverse[:before, :before] @ likeness[:before]
+            rest = np.linalg.inv(corner - likeness[:before].T @ bridge)
+            inverse[:before, :before] += bridge @ rest @ bridge.T
+            inverse[:before, before:] = -bridge @ rest
+            inverse[before:, :before] = inverse[:before, before:].T
+            inverse[before:, before:] = rest
+        other._inverse = inverse.astype(np.float32)
+        other._weights = other._inverse @ _targets(other._owners, count)
+        return other
+
+    def _likeness(self, centred: FloatVector, words: Mapping[str, float], parts: Mapping[str, float]) -> FloatVector:
+        meaning: FloatVector = np.exp(_SHARPNESS * (self._vectors @ centred - 1))
+        return meaning + _WORDS * self._words.likeness(words) + _PARTS * self._parts.likeness(parts)
 
     def answers(
         self,
@@ -67,8 +141,7 @@ class QuestionMemory:
         centred = _unit((vector - self._mean)[None, :])[0]
         if not self._is_small:
             return self._by_neighbours(centred, near)
-        likeness: FloatVector = np.exp(_SHARPNESS * (self._vectors @ centred - 1))
-        likeness = likeness + _WORDS * self._words.likeness(words) + _PARTS * self._parts.likeness(parts)
+        likeness = self._likeness(centred, words, parts)
         answers = likeness @ self._weights
         if len(hidden):
             rows = np.asarray(hidden)
@@ -83,10 +156,11 @@ class QuestionMemory:
         weights = np.linalg.solve(kernel, np.exp(_SHARPNESS * (near @ centred - 1)))
         return np.bincount(self._owners[rows], weights=weights, minlength=self._count).astype(np.float32)
 
-    def _targets(self, owners: IntVector) -> FloatMatrix:
-        targets = np.zeros((len(owners), self._count), dtype=np.float32)
-        targets[np.arange(len(owners)), owners] = 1
-        return targets
+
+def _targets(owners: IntVector, count: int) -> FloatMatrix:
+    targets = np.zeros((len(owners), count), dtype=np.float32)
+    targets[np.arange(len(owners)), owners] = 1
+    return targets
 
 
 class _Terms:
@@ -96,16 +170,29 @@ class _Terms:
         frequency = Counter(term for document in documents for term in set(document))
         self._columns = {term: column for column, term in enumerate(frequency)}
         self._rarity = np.array([1 + log((1 + len(documents)) / (1 + count)) for count in frequency.values()])
+        self._matrix = self._rows_of(documents)
+        self._by_term = self._matrix.tocsc()
+
+    def with_rows(self, documents: Sequence[Sequence[str]]) -> "_Terms":
+        """Further documents at the end; their unknown terms are left out, and rarity stays what it was."""
+        other = object.__new__(_Terms)
+        other.__dict__.update(self.__dict__)
+        other._matrix = csr_matrix(vstack([self._matrix, self._rows_of(documents)]))
+        other._by_term = other._matrix.tocsc()
+        return other
+
+    def _rows_of(self, documents: Sequence[Sequence[str]]) -> csr_matrix:
         rows, columns, values = [], [], []
         for row, document in enumerate(documents):
             for term, count in Counter(document).items():
-                rows.append(row)
-                columns.append(self._columns[term])
-                values.append((1 + log(count)) * self._rarity[self._columns[term]])
-        matrix = csr_matrix((values, (rows, columns)), shape=(len(documents), len(frequency)))
+                column = self._columns.get(term)
+                if column is not None:
+                    rows.append(row)
+                    columns.append(column)
+                    values.append((1 + log(count)) * self._rarity[column])
+        matrix = csr_matrix((values, (rows, columns)), shape=(len(documents), len(self._columns)))
         lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
-        self._matrix = csr_matrix(matrix.multiply(1 / np.where(lengths > 0, lengths, 1)[:, None]))
-        self._by_term = self._matrix.tocsc()
+        return csr_matrix(matrix.multiply(1 / np.where(lengths > 0, lengths, 1)[:, None]))
 
     def among_themselves(self) -> FloatMatrix:
         product: FloatMatrix = (self._matrix @ self._matrix.T).toarray()

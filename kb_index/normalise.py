@@ -8,7 +8,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Literal
 
@@ -17,6 +17,7 @@ from kb_index.common_words import ENGLISH, RUSSIAN
 Script = Literal["ru", "en"]
 MAX_CHARACTERS = 2000  # of a message; what a customer writes beyond it cannot change which article is meant
 _LONGEST_WORD = 40
+_REMEMBERED = 20_000  # words whose probability is kept
 _WORD = re.compile(r"[^\W_]+")
 _REPEATED = re.compile(r"([^\W\d_])\1{2,}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
@@ -89,14 +90,24 @@ class Letters:
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         """`texts` are whatever is known to be well written, such as the articles; common words are known anyway."""
+        self._learn(Counter(word for text in texts for word in words_of_folded(fold_long(text))))
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> "Letters":
+        """From folded words and how often each occurs."""
+        letters = cls.__new__(cls)
+        letters._learn(counts)
+        return letters
+
+    def _learn(self, counts: Mapping[str, int]) -> None:
         self._words: dict[Script, Counter[str]] = {
             "ru": Counter(dict.fromkeys(RUSSIAN, 3)),
             "en": Counter(dict.fromkeys(ENGLISH, 3)),
         }
-        for text in texts:
-            for word in words_of_folded(fold_long(text)):
-                if not word.isdigit():
-                    self._words[script_of(word)][word] += 1
+        for word, count in counts.items():
+            if not word.isdigit():
+                self._words[script_of(word)][word] += count
+        self._log_probabilities: dict[str, float] = {}
         self._totals = {script: sum(counts.values()) for script, counts in self._words.items()}
         self._trigrams: dict[Script, Counter[str]] = {"ru": Counter(), "en": Counter()}
         self._bigrams: dict[Script, Counter[str]] = {"ru": Counter(), "en": Counter()}
@@ -109,6 +120,17 @@ class Letters:
                     if trigram := marked[start : start + 3]:
                         self._trigrams[script][trigram] += weight  # type: ignore[assignment]
 
+    def with_counts(self, counts: Mapping[str, int]) -> "Letters":
+        """The same with more known words; what letters are likely stays what it was."""
+        other = Letters.__new__(Letters)
+        other.__dict__.update(self.__dict__)
+        other._words = {script: Counter(known) for script, known in self._words.items()}
+        for word, count in counts.items():
+            if not word.isdigit():
+                other._words[script_of(word)][word] += count
+        other._log_probabilities = {}
+        return other
+
     @property
     def vocabulary(self) -> tuple[str, ...]:
         """All known words, the commonest of each language first."""
@@ -120,6 +142,14 @@ class Letters:
 
     def log_probability(self, word: str) -> float:
         """Natural logarithm of the word's probability in the language of its letters."""
+        found = self._log_probabilities.get(word)
+        if found is None:
+            if len(self._log_probabilities) > _REMEMBERED:
+                self._log_probabilities.clear()
+            found = self._log_probabilities[word] = self._log_probability(word)
+        return found
+
+    def _log_probability(self, word: str) -> float:
         script = script_of(word)
         known = self._words[script].get(word, 0)
         if known:

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -26,7 +26,7 @@ class Passage:
     headings: tuple[str, ...]
     text: str
 
-    @property
+    @cached_property
     def plain(self) -> str:
         """The text without markup, for vectors and words."""
         return plain_text(self.text)

@@ -21,7 +21,8 @@ from threadpoolctl import threadpool_limits
 from kb_index.errors import RankerError
 from kb_index.noise import rough_copies
 from kb_index.ranker import Linear, Matrix, Ranker, Vector, judge_features, scorer_features
-from kb_index.search import Candidates, Hit, Query, SearchIndex
+from kb_index.search import Candidates, Hit, SearchIndex
+from kb_index.segment import Query
 
 _FOLDS = 5
 _RIVALS = 15  # candidates of each question that the scorer learns from, beside the right ones
@@ -84,7 +85,7 @@ def train_ranker(
 
     Raises RankerError when fewer than 20 examples have a known article. The same input gives the same ranker.
     """
-    known = set(index.ids)
+    known = index.known_ids
     answered = sum(bool(example.article_ids & known) for example in examples)
     if answered < _FEWEST:
         raise RankerError(

@@ -2,26 +2,37 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from kb_index.articles import Article
-from kb_index.encoder import Encoder, FloatMatrix, TextKind
-from kb_index.lexical import LexicalIndex, Spelling, stem, stems, word_parts
+from kb_index.encoder import Encoder, FloatMatrix
+from kb_index.lexical import Spelling, stem, stems, word_parts
 from kb_index.memory import NEIGHBOURS, QuestionMemory
 from kb_index.normalise import Letters, fold, other_script, query_text, readings, script_of, words
-from kb_index.passages import Passage, sentences, split_passages
+from kb_index.passages import Passage, split_passages
 from kb_index.ranker import EVIDENCE, Matrix, Ranker
-from kb_index.vectors import FloatVector, IntVector, VectorIndex
+from kb_index.segment import (
+    FINE_PASSAGES,
+    NEAREST,
+    Progress,
+    Query,
+    Segment,
+    TextKey,
+    encode_all,
+    encode_texts,
+    known_vectors,
+)
+from kb_index.vectors import FloatVector, IntVector
 
-_NEAREST = 40  # rows taken from each source of candidates
+KEPT_ANSWERS = 2048  # of questions that repeat; a few kilobytes each
 _LIKELY_TYPO = 0.7  # weight of a known word that a misspelt one may stand for
 _FOREIGN_SPELLING = 0.5  # weight of a part of a word spelt in the other script
-_BATCH = 256
-
-Progress = Callable[[int, int], None]
+_FRESH_PASSAGES = 300  # edited passages that may lie beside the large segment before it is made anew,
+_FRESH_SHARE = 0.03  # and the share of all
 
 
 @dataclass(frozen=True)
@@ -57,77 +68,70 @@ class Hit:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Articles worth a look for one reading of a text, with a row of evidence for each (columns: ranker.EVIDENCE)."""
+    """Articles worth a look for one reading of a text, with a row of evidence for each (columns: ranker.EVIDENCE).
+
+    `groups` are numbers of `SearchIndex.ids`, `best_questions` of its questions (-1: none). `fits` says how
+    well each passage of each candidate fits, one candidate after the other; they end at `ends`.
+    """
 
     groups: IntVector
     evidence: Matrix
     best_questions: IntVector
-    passage_scores: FloatVector
+    fits: FloatVector
+    ends: IntVector
 
 
 @dataclass(frozen=True)
-class Query:
-    """One reading of a text, ready to be searched for."""
+class Confirmed:
+    """A question that an editor, or an agent's answer, has assigned to an article: as good as an example question."""
 
     text: str
-    vector: FloatVector
-    stems: Mapping[str, float]
-    parts: Mapping[str, float]
+    lang: str
+    article_id: str
+
+
+@dataclass(frozen=True)
+class _Edits:
+    """What changed since the large segment was made: edited and new articles, and whose rows in it no longer count."""
+
+    segment: Segment
+    gone: frozenset[str]
 
 
 class SearchIndex:
-    """Everything searched, in memory and never changed: an edited article gives a new index (see `build`).
+    """Everything searched, in memory and never changed: edited articles give a new index (see `updated`).
 
     Safe to search from several threads at once.
     """
 
     def __init__(
         self,
-        articles: Sequence[Article],
-        passages: Sequence[Passage],
-        vectors: "Vectors",
+        base: Segment,
         encoder: Encoder,
         ranker: Ranker | None = None,
+        *,
+        inverse: FloatMatrix | None = None,
     ) -> None:
-        """For `build` and `load_index`; `articles` are ordered by id and language, `passages` by article."""
-        self.articles = tuple(articles)
-        self.passages = tuple(passages)
+        """For `build` and `load_index`; `inverse` is what the memory of the same questions had."""
+        self.base = base
+        self.edits: _Edits | None = None
         self.encoder = encoder
         self.ranker = ranker or Ranker()
-        self.vectors = vectors
-        self.ids = tuple(dict.fromkeys(article.id for article in self.articles))
-        self._number = {article_id: number for number, article_id in enumerate(self.ids)}
-        self._versions: dict[str, dict[str, Article]] = {}
-        for article in self.articles:
-            self._versions.setdefault(article.id, {})[article.lang] = article
-        self.questions = tuple(
-            (article, text) for article in self.articles for text in (article.title, *article.questions) if text
+        self.articles = base.articles
+        self.passages = base.passages
+        self.questions = base.questions
+        self.ids = base.ids
+        self.letters = self._base_letters = Letters.of(base.lexicon.counts)
+        self.memory = self.base_memory = QuestionMemory(
+            base.vectors.questions, *_question_terms(base, base), base.owners, len(base.ids), inverse=inverse
         )
-        self._passage_bounds = _bounds(len(self.ids), [self._number[passage.article_id] for passage in self.passages])
-        self._question_bounds = _bounds(len(self.ids), [self._number[article.id] for article, _ in self.questions])
-        self._folded_questions = [fold(text) for _, text in self.questions]
-        self._passage_index = VectorIndex(vectors.passages, encoder.dim)
-        self._question_index = VectorIndex(vectors.questions, encoder.dim)
-        titles = {(article.id, article.lang): article.title for article in self.articles}
-        texts = [
-            " ".join((titles[passage.article_id, passage.lang], *passage.headings, passage.plain))
-            for passage in self.passages
-        ]
-        questions = [text for _, text in self.questions]
-        question_stems = [stems(text) for text in questions]
-        question_parts = [word_parts(text) for text in questions]
-        self._words = LexicalIndex.build([stems(text) for text in texts], k1=0.9, b=0.4)
-        self._sentence_words = LexicalIndex.build(
-            [stems(text) for passage in self.passages for text in passage_sentences(passage)], k1=0.9, b=0.4
-        )
-        self._question_words = LexicalIndex.build(question_stems)
-        self._parts = LexicalIndex.build([word_parts(text) for text in texts])
-        self._question_parts = LexicalIndex.build(question_parts)
-        owners = np.array([self._number[article.id] for article, _ in self.questions], dtype=np.int64)
-        self._memory = QuestionMemory(vectors.questions, question_stems, question_parts, owners, len(self.ids))
-        self._passage_stems = [frozenset(stems(text)) for text in texts]
-        self.letters = Letters(chain(texts, questions))
         self._spelling = Spelling(self.letters.vocabulary)
+        self._fresh_spelling = Spelling(())
+        self._gone_groups = np.zeros(0, dtype=np.int64)
+        self._gone_rows = np.zeros(0, dtype=np.int64)
+        self._number: Mapping[str, int] = base.number
+        self._versions = _versions(self.articles)
+        self._answers = self._remember()
 
     @classmethod
     def build(
@@ -143,29 +147,121 @@ class SearchIndex:
 
         Texts that `previous` holds already are not encoded again, if the encoder is the same.
         """
-        published = sorted(
-            (article for article in articles if article.status == "published"),
-            key=lambda article: (article.id, article.lang),
+        published, passages = _published(articles)
+        known: dict[TextKey, FloatVector] = {}
+        if previous is not None and previous.encoder.fingerprint == encoder.fingerprint:
+            for segment in previous.segments:
+                known |= known_vectors(segment)
+        fine = len(passages) <= FINE_PASSAGES
+        vectors = encode_texts(published, passages, encoder, known, progress, fine=fine)
+        return cls(Segment(published, passages, vectors, encoder.dim), encoder, ranker)
+
+    def updated(self, articles: Iterable[Article], *, progress: Progress | None = None) -> "SearchIndex":
+        """An index of these articles that takes over everything that has not changed; `self` if nothing has.
+
+        Only new texts are encoded. A few edited articles are kept beside the large part, in a fraction of a second;
+        when they grow many, all is put together anew, which takes seconds for thousands of articles.
+        """
+        published = [article for article in articles if article.status == "published"]
+        now, before = _versions(published), _versions(self.articles)
+        if now == before:
+            return self
+        start = _versions(self.base.articles)
+        changed = {
+            article_id for article_id in now.keys() | start.keys() if now.get(article_id) != start.get(article_id)
+        }
+        edited, passages = _published(article for article in published if article.id in changed)
+        if not self.base.passages or len(passages) > max(_FRESH_PASSAGES, _FRESH_SHARE * len(self.base.passages)):
+            return self.build(published, self.encoder, ranker=self.ranker, progress=progress, previous=self)
+        known: dict[TextKey, FloatVector] = {}
+        for segment in self.segments:
+            known |= known_vectors(segment, changed)
+        fine = self.base.has_sentences
+        vectors = encode_texts(edited, passages, self.encoder, known, progress, fine=fine)
+        segment = Segment(edited, passages, vectors, self.encoder.dim, beside=self.base)
+        return self.with_edits(segment, changed & start.keys())
+
+    def with_edits(self, segment: Segment, gone: Collection[str]) -> "SearchIndex":
+        """The large part with this small one beside it, and without its articles `gone`."""
+        base = self.base
+        index = self._changed(
+            edits=_Edits(segment, frozenset(gone)),
+            ids=base.ids + segment.ids,
+            passages=base.passages + segment.passages,
+            questions=base.questions + segment.questions,
+            articles=(*(article for article in base.articles if article.id not in gone), *segment.articles),
+            letters=self._base_letters.with_counts(segment.lexicon.counts),
         )
-        passages = [
-            passage for article in published for passage in split_passages(article.id, article.lang, article.body)
-        ]
-        reuse = previous is not None and previous.encoder.fingerprint == encoder.fingerprint
-        source = _Reusing(encoder, previous) if reuse and previous else encoder
-        vectors = Vectors.encode(published, passages, source, progress)
-        return cls(published, passages, vectors, encoder, ranker)
+        groups = np.array(sorted(base.number[name] for name in gone), dtype=np.int64)
+        index._gone_groups = groups
+        index._gone_rows = np.flatnonzero(np.isin(base.owners, groups))
+        index._number = {
+            **{name: number for name, number in base.number.items() if name not in gone},
+            **{name: number + len(base.ids) for name, number in segment.number.items()},
+        }
+        index._versions = _versions(index.articles)
+        index._fresh_spelling = Spelling(word for word in segment.lexicon.counts)
+        index.memory = self.base_memory.updated(
+            index._gone_rows.tolist(),
+            segment.vectors.questions,
+            *_question_terms(segment, base),
+            segment.owners + len(base.ids),
+            len(index.ids),
+        )
+        return index
+
+    def without_edits(self) -> "SearchIndex":
+        """The large part alone, as it was made."""
+        if not self.edits:
+            return self
+        base = self.base
+        return self._changed(
+            edits=None,
+            articles=base.articles,
+            passages=base.passages,
+            questions=base.questions,
+            ids=base.ids,
+            letters=self._base_letters,
+            memory=self.base_memory,
+            _fresh_spelling=Spelling(()),
+            _gone_groups=np.zeros(0, dtype=np.int64),
+            _gone_rows=np.zeros(0, dtype=np.int64),
+            _number=base.number,
+            _versions=_versions(base.articles),
+        )
+
+    def compact(self) -> "SearchIndex":
+        """The same articles in one large part."""
+        return self.build(self.articles, self.encoder, ranker=self.ranker, previous=self) if self.edits else self
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        return (self.base, self.edits.segment) if self.edits else (self.base,)
+
+    @property
+    def known_ids(self) -> frozenset[str]:
+        """Of all articles that can be found."""
+        return frozenset(self._number)
 
     def with_ranker(self, ranker: Ranker) -> "SearchIndex":
         """The same index under another ranker; nothing is copied."""
-        other = object.__new__(SearchIndex)
-        other.__dict__.update(self.__dict__, ranker=ranker)
-        return other
+        return self._changed(ranker=ranker)
 
     def with_encoder(self, encoder: Encoder) -> "SearchIndex":
         """The same index asking another encoder of the same fingerprint; nothing is copied."""
+        return self._changed(encoder=encoder)
+
+    def _changed(self, **changes: Any) -> "SearchIndex":
         other = object.__new__(SearchIndex)
-        other.__dict__.update(self.__dict__, encoder=encoder)
+        other.__dict__.update(self.__dict__, **changes)
+        other._answers = other._remember()
         return other
+
+    def _remember(self) -> Callable[[str, str | None, int, frozenset[tuple[str, float]]], tuple[Hit, ...]]:
+        def answer(text: str, lang: str | None, limit: int, evidence: frozenset[tuple[str, float]]) -> tuple[Hit, ...]:
+            return self.search_without(text, lang=lang, limit=limit, evidence=dict(evidence))
+
+        return lru_cache(KEPT_ANSWERS)(answer)
 
     def readings(self, text: str) -> tuple[str, ...]:
         """The text and what else it may say (keyboard layout, Latin letters), judged by the words of the articles."""
@@ -184,7 +280,7 @@ class SearchIndex:
         `lang` is the language to show passages in where there is a choice. `evidence` gives articles the probability
         that an intent classifier sees in the text. Blocks while the text is encoded; never raises for what the text is.
         """
-        return self.search_without(text, lang=lang, limit=limit, evidence=evidence)
+        return self._answers(query_text(text), lang, limit, frozenset((evidence or {}).items()))
 
     def search_without(
         self,
@@ -207,11 +303,10 @@ class SearchIndex:
 
     def queries(self, text: str) -> tuple[Query, ...]:
         """The readings of a text, encoded; none when there is no letter or digit in it, or nothing to search."""
-        found = self.readings_searched(text)
-        if not found:
-            return ()
-        vectors = self.encoder.encode(found, "query")
-        return tuple(self._query(reading, vector) for reading, vector in zip(found, vectors, strict=True))
+        # One by one: encoders keep the vectors of single queries, for those that repeat.
+        return tuple(
+            self._query(reading, self.encoder.encode([reading], "query")[0]) for reading in self.readings_searched(text)
+        )
 
     def readings_searched(self, text: str) -> tuple[str, ...]:
         """The texts that a search for `text` encodes; none when there is nothing to search for."""
@@ -220,7 +315,7 @@ class SearchIndex:
     def queries_of(self, texts: Sequence[str], progress: Progress | None = None) -> list[Query | None]:
         """Many texts encoded at once, each as its likeliest reading; None for one with nothing to search for."""
         found = [(self.readings_searched(text) or ("",))[-1] for text in texts]
-        vectors = _encode(self.encoder, found, "query", progress)
+        vectors = encode_all(self.encoder, found, "query", progress)
         return [
             self._query(reading, vector) if reading else None for reading, vector in zip(found, vectors, strict=True)
         ]
@@ -237,84 +332,93 @@ class SearchIndex:
     ) -> Candidates:
         """Collect candidates from every source and weigh each by every source."""
         hidden = {fold(text) for text in hidden_questions}
-        hidden_rows = [row for row, text in enumerate(self._folded_questions) if text in hidden] if hidden else []
-        words_found = _shares(self._words, query.stems)
-        parts_found = _shares(self._parts, query.parts)
-        question_words = _shares(self._question_words, query.stems)
-        question_parts = _shares(self._question_parts, query.parts)
-        near_questions = self._question_index.nearest(query.vector, NEIGHBOURS + len(hidden_rows))
-        near_questions = near_questions[~np.isin(near_questions, hidden_rows)]
-        remembered = self._memory.answers(query.vector, query.stems, query.parts, near_questions, hidden_rows)
-        question_words[hidden_rows] = 0
-        question_parts[hidden_rows] = 0
-        sources = (
-            (self._passage_bounds, self._passage_index.nearest(query.vector, _NEAREST)),
-            (self._passage_bounds, _top(words_found)),
-            (self._passage_bounds, _top(parts_found)),
-            (self._question_bounds, near_questions[:_NEAREST]),
-            (self._question_bounds, _top(question_words)),
-            (self._question_bounds, _top(question_parts)),
-            (np.arange(len(self.ids) + 1), _top(remembered)),
-        )
+        found = []
+        near: list[IntVector] = []
+        hidden_here: list[int] = []
+        offset = 0
+        for segment in self.segments:
+            rows = [row for text in hidden for row in segment.folded_questions.get(text, ())]
+            gone = self._gone_rows if segment is self.base else self._gone_rows[:0]
+            nearest = segment.question_index.nearest(query.vector, NEIGHBOURS + len(rows) + min(len(gone), NEIGHBOURS))
+            if len(rows) or len(gone):
+                nearest = nearest[~np.isin(nearest, [*rows, *gone])]
+            found.append((segment.seek(query), rows, nearest))
+            near.append(nearest + offset)
+            hidden_here.extend(row + offset for row in rows)
+            offset += len(segment.questions)
+        remembered = self.memory.answers(query.vector, query.stems, query.parts, np.concatenate(near), hidden_here)
         intents = {
             number: chance
             for name, chance in (evidence or {}).items()
             if (number := self._number.get(name)) is not None
         }
-        found = {number for bounds, rows in sources for number in (np.searchsorted(bounds, rows, "right") - 1).tolist()}
-        found |= set(intents)
-        found -= {self._number[name] for name in hidden_ids if name in self._number}
-        groups = np.array(sorted(found), dtype=np.int64)
-        passage_rows, passage_counts = _rows(self._passage_bounds, groups)
-        question_rows, question_counts = _rows(self._question_bounds, groups)
-        question_cosines = self._question_index.rows(question_rows) @ query.vector
-        question_cosines[np.isin(question_rows, hidden_rows)] = 0
-        passage_cosines = self._passage_index.rows(passage_rows) @ query.vector
-        sentence_rows, sentence_counts = _rows(self.vectors.bounds, passage_rows)
-        sentence_cosines = _best(self.vectors.sentences[sentence_rows] @ query.vector, sentence_counts)
-        sentence_words = _best(_shares(self._sentence_words, query.stems)[sentence_rows], sentence_counts)
-        columns = {
-            "question": _best(question_cosines, question_counts),
-            "questions": _best_three(question_cosines, question_counts),
-            "memory": remembered[groups],
-            "passage": _best(passage_cosines, passage_counts),
-            "sentence": _best(sentence_cosines, passage_counts),
-            "words": _best(words_found[passage_rows], passage_counts),
-            "sentence_words": _best(sentence_words, passage_counts),
-            "question_words": _best(question_words[question_rows], question_counts),
-            "parts": _best(parts_found[passage_rows], passage_counts),
-            "question_parts": _best(question_parts[question_rows], question_counts),
-            "intent": np.array([intents.get(number, 0.0) for number in groups.tolist()]),
+        named = {*intents, *_top(remembered).tolist()}
+        banned = {*self._gone_groups.tolist(), *(self._number[name] for name in hidden_ids if name in self._number)}
+        groups, columns, best_questions, fits, counts = [], [], [], [], []
+        first_group = first_question = 0
+        for (sought, rows, nearest), segment in zip(found, self.segments, strict=True):
+            last = first_group + len(segment.ids)
+            own = {number + first_group for number in sought.groups(nearest, rows)}
+            own |= {number for number in named if first_group <= number < last}
+            numbers = np.array(sorted(own - banned), dtype=np.int64)
+            weighed = sought.weigh(numbers - first_group, rows)
+            groups.append(numbers)
+            columns.append(weighed.columns)
+            best_questions.append(np.where(weighed.best_questions >= 0, weighed.best_questions + first_question, -1))
+            fits.append(weighed.fits)
+            local = numbers - first_group
+            counts.append(segment.passage_bounds[local + 1] - segment.passage_bounds[local])
+            first_group, first_question = last, first_question + len(segment.questions)
+        every = np.concatenate(groups)
+        whole = {
+            "memory": remembered[every],
+            "intent": np.array([intents.get(number, 0.0) for number in every.tolist()]),
         }
-        fit = np.zeros(len(self.passages), dtype=np.float32)
-        fit[passage_rows] = passage_cosines + sentence_cosines + words_found[passage_rows]
-        return Candidates(
-            groups,
-            np.column_stack([columns[name] for name in EVIDENCE]).astype(np.float64),
-            _best_row(question_cosines, question_rows, question_counts),
-            fit,
-        )
+        table = np.empty((len(every), len(EVIDENCE)))
+        for place, name in enumerate(EVIDENCE):
+            table[:, place] = whole[name] if name in whole else np.concatenate([column[name] for column in columns])
+        ends = np.cumsum(np.concatenate(counts))
+        return Candidates(every, table, np.concatenate(best_questions), np.concatenate(fits), ends)
 
     def hits(self, query: Query, found: Candidates, lang: str | None, limit: int) -> tuple[Hit, ...]:
         """The best candidates in the ranker's order."""
         ranking = self.ranker.rank(found.evidence)
+        chosen = ranking.order[:limit].tolist()
+        terms = [(word, stem(word)) for word in dict.fromkeys(words(query.text))]
+        wanted = (lang, script_of(query.text))
+        passages = {row: self._best_passage(found, row, wanted) for row in chosen}
+        matched: dict[int, list[str]] = {}
+        first_group = 0
+        for segment in self.segments:
+            own = [row for row in chosen if 0 <= found.groups[row] - first_group < len(segment.ids)]
+            places = np.array([passages[row] for row in own], dtype=np.int64)
+            numbers = found.groups[own] - first_group
+            matched |= zip(own, segment.words_of(terms, places, numbers), strict=True)
+            first_group += len(segment.ids)
         return tuple(
-            self._hit(query, found, row, confidence, lang)
-            for row, confidence in zip(ranking.order[:limit].tolist(), ranking.confidences.tolist(), strict=False)
+            self._hit(found, row, self._segment_of(found, row).passages[passages[row]], confidence, matched[row])
+            for row, confidence in zip(chosen, ranking.confidences.tolist(), strict=False)
         )
 
-    def _hit(self, query: Query, found: Candidates, row: int, confidence: float, lang: str | None) -> Hit:
-        group = int(found.groups[row])
+    def _segment_of(self, found: Candidates, row: int) -> Segment:
+        return self.segments[int(found.groups[row] >= len(self.base.ids))]
+
+    def _best_passage(self, found: Candidates, row: int, wanted: Sequence[str | None]) -> int:
+        """The number, in its segment, of the passage to show of a candidate."""
+        segment = self._segment_of(found, row)
+        article_id = self.ids[found.groups[row]]
+        shown = next((name for name in wanted if name in self._versions[article_id]), None)
+        start, end = segment.passage_bounds[segment.number[article_id] :][:2].tolist()
+        fits = found.fits[found.ends[row] - (end - start) : found.ends[row]].tolist()
+        return max(
+            (number for number in range(start, end) if shown is None or segment.passages[number].lang == shown),
+            key=lambda number: fits[number - start],
+        )
+
+    def _hit(self, found: Candidates, row: int, passage: Passage, confidence: float, matched: Sequence[str]) -> Hit:
         values = dict(zip(EVIDENCE, found.evidence[row].tolist(), strict=True))
-        versions = self._versions[self.ids[group]]
-        rows = range(self._passage_bounds[group], self._passage_bounds[group + 1])
-        wanted = next((name for name in (lang, script_of(query.text)) if name in versions), None)
-        shown = [number for number in rows if wanted is None or self.passages[number].lang == wanted]
-        best = max(shown, key=lambda number: float(found.passage_scores[number]))
-        passage = self.passages[best]
-        article = versions[passage.lang]
+        article = self._versions[passage.article_id][passage.lang]
         question = int(found.best_questions[row])
-        known = self._passage_stems[best].union(*(stems(text) for text in (article.title, *article.questions)))
         return Hit(
             article_id=article.id,
             lang=article.lang,
@@ -330,13 +434,16 @@ class SearchIndex:
                 evidence=values["intent"],
             ),
             matched_question=self.questions[question][1] if question >= 0 else None,
-            matched_words=tuple(dict.fromkeys(word for word in words(query.text) if stem(word) in known)),
+            matched_words=tuple(matched),
         )
 
     def _weighted_parts(self, text: str) -> Mapping[str, float]:
         """Parts of the words, and of names as the other language spells them where an article has such parts."""
         foreign = word_parts(" ".join(other_script(word) for word in words(text) if len(word) > 3))
-        found = {part: _FOREIGN_SPELLING for part in foreign if self._parts.knows(part)}
+        known = [
+            index for segment in self.segments for index in (segment.lexicon.parts, segment.lexicon.question_parts)
+        ]
+        found = {part: _FOREIGN_SPELLING for part in foreign if any(index.knows(part) for index in known)}
         return {**found, **Counter(word_parts(text))}
 
     def _weighted_stems(self, text: str) -> Mapping[str, float]:
@@ -344,141 +451,64 @@ class SearchIndex:
         found: dict[str, float] = {}
         for word in words(text):
             weighted[stem(word)] += 1
-            for near, likeness in self._spelling.nearest(word):
+            for near, likeness in self.likely_words(word):
                 root = stem(near)
                 found[root] = max(found.get(root, 0.0), _LIKELY_TYPO * likeness)
         return {**found, **weighted}
 
-
-@dataclass(frozen=True)
-class Vectors:
-    """Unit rows for passages, for their sentences (`bounds` tells whose) and for titles and questions."""
-
-    passages: FloatMatrix
-    sentences: FloatMatrix
-    bounds: IntVector
-    questions: FloatMatrix
-
-    @classmethod
-    def encode(
-        cls, articles: Sequence[Article], passages: Sequence[Passage], encoder: Encoder, progress: Progress | None
-    ) -> "Vectors":
-        texts, parts, questions = _indexed_texts(articles, passages)
-        flat = [sentence for sentence_list in parts for sentence in sentence_list]
-        total = len(texts) + len(flat) + len(questions)
-
-        def told(before: int) -> Progress | None:
-            return (lambda done, _: progress(before + done, total)) if progress else None
-
-        bounds = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
-        return cls(
-            _encode(encoder, texts, "passage", told(0)),
-            _encode(encoder, flat, "passage", told(len(texts))),
-            bounds,
-            _encode(encoder, questions, "query", told(len(texts) + len(flat))),
-        )
+    def likely_words(self, word: str) -> tuple[tuple[str, float], ...]:
+        """Known words that a folded, misspelt one may stand for, with a likeness 0..1; none for a known word."""
+        if self._spelling.knows(word) or self._fresh_spelling.knows(word):
+            return ()
+        return self._spelling.nearest(word) or self._fresh_spelling.nearest(word)
 
 
-class _Reusing:
-    """An encoder that knows the vectors of an index and asks another encoder for the rest only."""
+def with_confirmed(articles: Iterable[Article], confirmed: Iterable[Confirmed]) -> tuple[Article, ...]:
+    """The articles with their confirmed questions among the example questions, each once.
 
-    def __init__(self, encoder: Encoder, index: SearchIndex) -> None:
-        self.name, self.fingerprint, self.dim = encoder.name, encoder.fingerprint, encoder.dim
-        self._encoder = encoder
-        texts, parts, questions = _indexed_texts(index.articles, index.passages)
-        self._kept: dict[tuple[TextKind, str], FloatVector] = {
-            **{("passage", text): row for text, row in zip(chain(*parts), index.vectors.sentences, strict=True)},
-            **{("passage", text): row for text, row in zip(texts, index.vectors.passages, strict=True)},
-            **{("query", text): row for text, row in zip(questions, index.vectors.questions, strict=True)},
-        }
-
-    def encode(self, texts: Sequence[str], kind: TextKind = "query") -> FloatMatrix:
-        new = [text for text in dict.fromkeys(texts) if (kind, text) not in self._kept]
-        if new:
-            self._kept.update(zip([(kind, text) for text in new], self._encoder.encode(new, kind), strict=True))
-        return np.array([self._kept[kind, text] for text in texts], dtype=np.float32).reshape(len(texts), self.dim)
-
-
-def _indexed_texts(
-    articles: Sequence[Article], passages: Sequence[Passage]
-) -> tuple[list[str], list[list[str]], list[str]]:
-    """What is encoded: each passage with its title and headings, the sentences of each, titles and questions."""
-    titles = {(article.id, article.lang): article.title for article in articles}
-    texts = [
-        "\n".join(part for part in (titles[passage.article_id, passage.lang], *passage.headings, passage.plain) if part)
-        for passage in passages
-    ]
-    parts = [passage_sentences(passage) for passage in passages]
-    return texts, parts, [text for article in articles for text in (article.title, *article.questions) if text]
+    A question goes to the version in its language, else to the first there is; one whose article is unknown goes
+    nowhere. Index and ranker learn from the result as from any example, so every confirmed pair makes both better.
+    """
+    kept = list(articles)
+    versions = _versions(kept)
+    asked: dict[tuple[str, str], list[str]] = {}
+    for pair in confirmed:
+        if of_article := versions.get(pair.article_id):
+            lang = pair.lang if pair.lang in of_article else next(iter(of_article))
+            asked.setdefault((pair.article_id, lang), []).append(pair.text)
+    return tuple(
+        replace(article, questions=tuple(dict.fromkeys([*article.questions, *asked[article.id, article.lang]])))
+        if (article.id, article.lang) in asked
+        else article
+        for article in kept
+    )
 
 
-def passage_sentences(passage: Passage) -> list[str]:
-    """The sentences of a passage, at least one."""
-    return sentences(passage.plain) or [passage.text]
+def _published(articles: Iterable[Article]) -> tuple[list[Article], list[Passage]]:
+    published = sorted(
+        (article for article in articles if article.status == "published"),
+        key=lambda article: (article.id, article.lang),
+    )
+    passages = [passage for article in published for passage in split_passages(article.id, article.lang, article.body)]
+    return published, passages
 
 
-def _encode(encoder: Encoder, texts: Sequence[str], kind: TextKind, progress: Progress | None) -> FloatMatrix:
-    """Encode in batches of like length; rows in the order of `texts`."""
-    rows = np.zeros((len(texts), encoder.dim), dtype=np.float32)
-    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-    for start in range(0, len(order), _BATCH):
-        batch = order[start : start + _BATCH]
-        rows[batch] = encoder.encode([texts[number] for number in batch], kind)
-        if progress:
-            progress(start + len(batch), len(order))
-    return rows
+def _versions(articles: Iterable[Article]) -> dict[str, dict[str, Article]]:
+    versions: dict[str, dict[str, Article]] = {}
+    for article in articles:
+        versions.setdefault(article.id, {})[article.lang] = article
+    return versions
 
 
-def _bounds(count: int, owners: Sequence[int]) -> IntVector:
-    """Where the rows of each owner begin, when rows are ordered by owner: shape (count + 1,)."""
-    return np.searchsorted(np.array(owners, dtype=np.int64), np.arange(count + 1)).astype(np.int64)
-
-
-def _rows(bounds: IntVector, owners: IntVector) -> tuple[IntVector, IntVector]:
-    """Numbers of all rows of these owners, one owner after the other, and how many each has."""
-    starts = bounds[owners]
-    counts = bounds[owners + 1] - starts
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - counts), counts), counts
-
-
-def _best(values: FloatVector, counts: IntVector) -> FloatVector:
-    """The greatest value of each segment; 0 for an empty one."""
-    best = np.zeros(len(counts), dtype=np.float32)
-    full = counts > 0
-    if full.any():
-        starts = (np.cumsum(counts) - counts)[full]
-        best[full] = np.maximum.reduceat(values, starts)
-    return best
-
-
-def _best_row(values: FloatVector, rows: IntVector, counts: IntVector) -> IntVector:
-    """The row of the greatest value of each segment; -1 for an empty one."""
-    owner = np.repeat(np.arange(len(counts)), counts)
-    order = np.lexsort((values, owner))
-    best = np.full(len(counts), -1, dtype=np.int64)
-    best[owner[order]] = rows[order]
-    return best
-
-
-def _best_three(values: FloatVector, counts: IntVector) -> FloatVector:
-    """The mean of the three greatest values of each segment (of fewer when there are fewer); 0 for an empty one."""
-    owner = np.repeat(np.arange(len(counts)), counts)
-    order = np.lexsort((-values, owner))
-    place = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = place < 3
-    total = np.bincount(owner[order][kept], weights=values[order][kept], minlength=len(counts))
-    mean: FloatVector = (total / np.clip(counts, 1, 3)).astype(np.float32)
-    return mean
-
-
-def _shares(index: LexicalIndex, terms: Mapping[str, float]) -> FloatVector:
-    attainable = index.attainable(terms)
-    return index.scores(terms) / np.float32(attainable) if attainable > 0 else np.zeros(index.size, dtype=np.float32)
+def _question_terms(segment: Segment, base: Segment) -> tuple[list[list[str]], list[list[str]]]:
+    """Stems and parts of the words of each question, where the memory of the large part reads them."""
+    if not QuestionMemory.reads(len(base.questions)):
+        return [], []
+    texts = [text for _, text in segment.questions]
+    return [stems(text) for text in texts], [word_parts(text) for text in texts]
 
 
 def _top(scores: FloatVector) -> IntVector:
-    """Numbers of the greatest positive scores, at most _NEAREST."""
-    best = np.argpartition(-scores, _NEAREST)[:_NEAREST] if len(scores) > _NEAREST else np.arange(len(scores))
+    """Numbers of the greatest positive scores, at most NEAREST."""
+    best = np.argpartition(-scores, NEAREST)[:NEAREST] if len(scores) > NEAREST else np.arange(len(scores))
     return best[scores[best] > 0]

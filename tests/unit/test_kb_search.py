@@ -298,7 +298,7 @@ def test_a_snapshot_of_another_encoder_is_refused(index: SearchIndex, tmp_path: 
         load_index(tmp_path, other)
 
 
-@pytest.mark.parametrize("name", ["vectors.npz", "articles.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["vectors-passages.npy", "articles.json", "manifest.json"])
 def test_a_torn_snapshot_is_refused(index: SearchIndex, tmp_path: Path, name: str) -> None:
     save_index(index, tmp_path)
     (path,) = tmp_path.glob(f"v-*/{name}")
@@ -365,5 +365,5 @@ def test_only_what_changed_is_encoded_again(index: SearchIndex) -> None:
     rebuilt = SearchIndex.build(edited, counting, previous=index)
     assert counting.seen == ["новый вопрос про ремонт"]
     np.testing.assert_array_equal(
-        rebuilt.vectors.questions, SearchIndex.build(edited, LetterEncoder()).vectors.questions
+        rebuilt.base.vectors.questions, SearchIndex.build(edited, LetterEncoder()).base.vectors.questions
     )
