@@ -18,7 +18,7 @@ from kb_index.articles import Article, ArticleLoad, load_articles
 from kb_index.errors import RankerError
 from kb_index.ranker import Ranker
 from kb_index.ranker_training import LabelledQuestion, Rehearsal, train_ranker
-from kb_index.search import SearchIndex
+from kb_index.search import Confirmed, SearchIndex, with_confirmed
 from nlu.encoder import Encoder
 from nlu.intents import IntentClassifier, IntentPrediction
 from nlu.models import ModelStore, ModelVersion
@@ -101,25 +101,16 @@ def _fingerprint(folder: Path, articles: Sequence[Article]) -> str:
     return digest.hexdigest()
 
 
-def build_index(seed: Seed, encoder: Encoder, progress: Progress) -> SearchIndex:
-    """Index the seed's articles. Blocks: every passage and question is encoded."""
-
-    def told(done: int, of: int) -> None:
-        if done == of or done % 1024 == 0:
-            progress(f"  {done} of {of} texts")
-
-    # An example of an intent that leads to an article is a question to that article.
-    asked: dict[tuple[str, str | None], list[str]] = {}
-    for example in seed.intents.examples:
-        if article_id := seed.outcomes[example.intent].article:
-            asked.setdefault((article_id, example.lang), []).append(example.text)
-    articles = [
-        replace(
-            article, questions=tuple(dict.fromkeys([*article.questions, *asked.get((article.id, article.lang), ())]))
-        )
-        for article in seed.articles.articles
-    ]
-    return SearchIndex.build(articles, encoder, progress=told)
+def searchable(seed: Seed, articles: Sequence[Article]) -> tuple[Article, ...]:
+    """The articles as they are searched: an example of an intent that leads to an article is a question to it."""
+    return with_confirmed(
+        articles,
+        (
+            Confirmed(example.text, example.lang or detect(example.text), article_id)
+            for example in seed.intents.examples
+            if (article_id := seed.outcomes[example.intent].article)
+        ),
+    )
 
 
 def train(

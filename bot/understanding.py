@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -115,9 +116,14 @@ class Understander:
         self.index = index
         self.topics = topics
         self.policy = policy
-        self._versions: dict[str, dict[str, Article]] = {}
-        for article in index.articles:
-            self._versions.setdefault(article.id, {})[article.lang] = article
+        self._versions = _versions(index)
+
+    def with_index(self, index: SearchIndex) -> Understander:
+        """The same version searching these articles, in the order that it has learnt."""
+        other = copy(self)
+        other.index = index.with_ranker(self.index.ranker)
+        other._versions = _versions(index)
+        return other
 
     def understand(self, text: str, remembered_lang: str | None = None) -> Understood:
         """Never raises for any text; one longer than the policy's limit is not interpreted."""
@@ -172,6 +178,13 @@ class Understander:
     def _article(self, article_id: str, lang: str) -> Article | None:
         versions = self._versions.get(article_id, {})
         return versions.get(lang) or next(iter(versions.values()), None)
+
+
+def _versions(index: SearchIndex) -> dict[str, dict[str, Article]]:
+    versions: dict[str, dict[str, Article]] = {}
+    for article in index.articles:
+        versions.setdefault(article.id, {})[article.lang] = article
+    return versions
 
 
 def split_questions(text: str) -> list[str]:

@@ -6,16 +6,19 @@ import asyncio
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from threading import RLock, Thread
 from typing import Literal
 from zoneinfo import ZoneInfo
 
 import structlog
+from filelock import FileLock
 from sqlalchemy.ext.asyncio import AsyncEngine
 from threadpoolctl import threadpool_limits
 
@@ -38,9 +41,9 @@ from bot.training import (
     RasaTraining,
     Seed,
     articles_folder,
-    build_index,
     intents_folder,
     load_seed,
+    searchable,
     taught_data,
     train,
 )
@@ -51,10 +54,11 @@ from bot.whatsapp_record import WhatsAppRecord, note_receipt
 from handoff.hours import WorkingHours
 from handoff.routing import Topics, load_topics
 from kb_index.article_files import ArticleFiles
+from kb_index.articles import Article
 from kb_index.errors import RankerError, SnapshotError
 from kb_index.ranker import Ranker
 from kb_index.search import SearchIndex
-from kb_index.snapshot import load_index, save_index
+from kb_index.snapshot import live_version, load_index, save_index
 from nlu.companion import CompanionEncoder
 from nlu.encoder import Encoder, load_encoder
 from nlu.errors import NluError, RasaNotInstalled
@@ -72,7 +76,11 @@ from nlu.remembering import RememberingEncoder
 
 log = structlog.get_logger()
 
-RELOAD_SECONDS = 2.0
+RELOAD_SECONDS = 0.25
+"""How often every process looks for another model or index: two small files."""
+PROGRESS_SECONDS = 5.0
+FEW_TEXTS = 500
+"""Encoding fewer is over in a moment."""
 
 
 def shipped_data() -> Path:
@@ -106,6 +114,9 @@ class Installation:
         self.settings = settings
         self.progress = progress
         self._live: Understander | None = None
+        self._index: SearchIndex | None = None
+        self._index_version: str | None = None
+        self._index_lock = RLock()
         # Small matrices on busy cores: the threads of BLAS wait for one another, up to a hundred times longer than
         # the work takes.
         threadpool_limits(limits=1)
@@ -145,8 +156,9 @@ class Installation:
         """Bring the seed folder's edits into the database."""
         plan = self.articles.take_edits()
         if any(change.kind in ("new", "changed", "gone") for change in plan.changes):
-            for name in ("seed", "index"):
-                self.__dict__.pop(name, None)
+            self.__dict__.pop("seed", None)
+            if self._index:
+                self.sync_index()
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -212,23 +224,80 @@ class Installation:
     async def migrate(self) -> None:
         await migrate(self.database.engine)
 
-    @cached_property
+    @property
     def index(self) -> SearchIndex:
-        """The search snapshot of the seed's articles: loaded, or built when it is missing, torn or foreign."""
-        folder = self.settings.var / "index"
-        target = folder / f"{self.seed.fingerprint[:16]}-{self.encoder.fingerprint[:8]}"
-        try:
-            if target.is_dir():
-                return load_index(target, self.encoder)
-        except SnapshotError as error:
-            self.progress(f"{error}: rebuilding")
-        self.progress(f"Indexing {len(self.seed.articles.articles)} articles")
-        index = build_index(self.seed, self.encoder, self.progress)
-        save_index(index, target)
-        for old in folder.iterdir():
-            if old != target and not old.name.startswith("."):
-                shutil.rmtree(old, ignore_errors=True)
+        """What is searched at present: the snapshot, brought to the state of the articles at the first use."""
+        return self._index or self.sync_index()
+
+    def sync_index(self, articles: Sequence[Article] | None = None) -> SearchIndex:
+        """Bring the index to the state of these published articles, by default the database's, in every process.
+
+        Only new texts are encoded: one edited article takes a fraction of a second. Without a usable snapshot all are,
+        and `progress` is told how long that takes. Blocks. Safe from several processes and threads at once.
+        """
+        if articles is None:
+            articles = self.articles.published()
+        folder = self._index_folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._index_lock, FileLock(folder / ".lock"):
+            before = self._read_index()
+            if before is None:
+                self.progress(f"Indexing {len(articles)} articles")
+                index = SearchIndex.build(searchable(self.seed, articles), self.encoder, progress=self._telling())
+            else:
+                index = before.updated(searchable(self.seed, articles), progress=self._telling())
+            if index is not before:
+                save_index(index, folder)
+            for old in folder.parent.iterdir():  # of another encoder
+                if old != folder:
+                    shutil.rmtree(old, ignore_errors=True)
+            self._search_in(index, live_version(folder))
+        if index.is_worn:
+            Thread(target=self._compact_index, name="index", daemon=True).start()
         return index
+
+    def _compact_index(self) -> None:
+        with self._index_lock, FileLock(self._index_folder / ".lock"):
+            index = self._read_index()
+            if index and index.is_worn:
+                index = index.compact()
+                save_index(index, self._index_folder)
+                self._search_in(index, live_version(self._index_folder))
+
+    @property
+    def _index_folder(self) -> Path:
+        return self.settings.var / "index" / self.encoder.fingerprint[:16]
+
+    def _read_index(self) -> SearchIndex | None:
+        """The snapshot that is live now, if there is a usable one."""
+        version = live_version(self._index_folder)
+        if version is None or (self._index and version == self._index_version):
+            return self._index
+        try:
+            return load_index(self._index_folder, self.encoder, previous=self._index)
+        except SnapshotError as error:
+            self.progress(f"{error} Doing so")
+            return None
+
+    def _search_in(self, index: SearchIndex, version: str | None) -> None:
+        self._index, self._index_version = index, version
+        if self._live:
+            self._live = self._live.with_index(index)
+
+    def _telling(self) -> Callable[[int, int], None]:
+        """Tells `progress` how many texts are encoded, and how long the rest takes."""
+        started = time.monotonic()
+        told = started
+
+        def tell(done: int, of: int) -> None:
+            nonlocal told
+            now = time.monotonic()
+            if of > FEW_TEXTS and (now > told + PROGRESS_SECONDS or done == of):
+                told = now
+                rest = (now - started) / done * (of - done)
+                self.progress(f"  {done} of {of} texts" + (f", {rest:.0f} s left" if rest > 1 else ""))
+
+        return tell
 
     def train(
         self, *, promote: bool, engine: Literal["embedded", "rasa"] | None = None, rasa_config: Path | None = None
@@ -294,12 +363,24 @@ class Installation:
         return self._live
 
     def reload(self) -> None:
-        """Load the live version if it is another than the one in use. Blocks."""
-        version = self.store.live()
-        if version is None:
+        """Load the live version and the live snapshot of the articles, if they are others than those in use. Blocks."""
+        version_id = self.store.live_id()
+        if version_id is None:
             raise NotReadyError("there is no trained model: run `otvet train`")
-        if self._live is None or self._live.version != version.id:
-            self._live = self.load(version)
+        if self._live is None or self._live.version != version_id:
+            loaded = self.load(self.store.show(version_id))
+            with self._index_lock:
+                self._live = loaded.with_index(self.index)
+        self.reload_index()
+
+    def reload_index(self) -> None:
+        """Search in the articles that another process published last, if it did. Blocks for a fraction of a second."""
+        version = live_version(self._index_folder)
+        if self._index is None or version in (self._index_version, None):
+            return
+        with self._index_lock:
+            # One that cannot be used is not tried again: the index in use goes on answering.
+            self._search_in(self._read_index() or self._index, version)
 
     def load(self, version: ModelVersion) -> Understander:
         """Raises NotReadyError for a version that another release wrote in another form."""
@@ -406,7 +487,7 @@ class Installation:
                 self.progress(f"Rasa is not ready ({self.rasa_server.state.reason}): the embedded engine answers")
 
     async def follow(self) -> None:
-        """Keep up with promotions and rollbacks by any process, until cancelled."""
+        """Keep up with promotions, rollbacks and edited articles of any process, until cancelled."""
         while True:
             await asyncio.sleep(RELOAD_SECONDS)
             try:

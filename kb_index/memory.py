@@ -121,8 +121,9 @@ class QuestionMemory:
         return other
 
     def _likeness(self, centred: FloatVector, words: Mapping[str, float], parts: Mapping[str, float]) -> FloatVector:
-        meaning: FloatVector = np.exp(_SHARPNESS * (self._vectors @ centred - 1))
-        return meaning + _WORDS * self._words.likeness(words) + _PARTS * self._parts.likeness(parts)
+        meaning = np.exp(_SHARPNESS * (self._vectors @ centred - 1))
+        likeness: FloatVector = meaning + _WORDS * self._words.likeness(words) + _PARTS * self._parts.likeness(parts)
+        return likeness
 
     def answers(
         self,

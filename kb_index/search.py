@@ -31,8 +31,8 @@ from kb_index.vectors import FloatVector, IntVector
 KEPT_ANSWERS = 2048  # of questions that repeat; a few kilobytes each
 _LIKELY_TYPO = 0.7  # weight of a known word that a misspelt one may stand for
 _FOREIGN_SPELLING = 0.5  # weight of a part of a word spelt in the other script
-_FRESH_PASSAGES = 300  # edited passages that may lie beside the large segment before it is made anew,
-_FRESH_SHARE = 0.03  # and the share of all
+_FRESH_PASSAGES = 300  # so many edited passages may lie beside the large part before it ought to be made anew,
+_FRESH_SHARE = 0.03  # or such a share of all; ten times as many are not put beside it at all
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class SearchIndex:
             article_id for article_id in now.keys() | start.keys() if now.get(article_id) != start.get(article_id)
         }
         edited, passages = _published(article for article in published if article.id in changed)
-        if not self.base.passages or len(passages) > max(_FRESH_PASSAGES, _FRESH_SHARE * len(self.base.passages)):
+        if not self.base.passages or len(passages) > 10 * self._most_edits:
             return self.build(published, self.encoder, ranker=self.ranker, progress=progress, previous=self)
         known: dict[TextKey, FloatVector] = {}
         for segment in self.segments:
@@ -233,6 +233,15 @@ class SearchIndex:
     def compact(self) -> "SearchIndex":
         """The same articles in one large part."""
         return self.build(self.articles, self.encoder, ranker=self.ranker, previous=self) if self.edits else self
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether so much was edited that `compact` would make searching faster and its statistics truer."""
+        return self.edits is not None and len(self.edits.segment.passages) > self._most_edits
+
+    @property
+    def _most_edits(self) -> float:
+        return max(_FRESH_PASSAGES, _FRESH_SHARE * len(self.base.passages))
 
     @property
     def segments(self) -> tuple[Segment, ...]:

@@ -4,14 +4,14 @@ An index has one large segment, and a small one beside it with the articles that
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from kb_index.articles import Article
 from kb_index.encoder import Encoder, FloatMatrix, TextKind
@@ -26,6 +26,7 @@ five times as long, and among so many texts a whole passage says more than its b
 NEAREST = 24  # rows taken from each source of candidates
 _BATCH = 256
 
+ARTICLES = TypeAdapter(tuple[Article, ...])
 Progress = Callable[[int, int], None]
 TextKey = tuple[TextKind, str]
 
@@ -138,10 +139,7 @@ class Segment:
     @cached_property
     def digest(self) -> str:
         """The same for segments of the same articles and another for any other."""
-        digest = hashlib.sha256()
-        for article in self.articles:
-            digest.update(json.dumps(plain_article(article), ensure_ascii=True).encode())
-        return digest.hexdigest()
+        return hashlib.sha256(ARTICLES.dump_json(self.articles)).hexdigest()
 
     def seek(self, query: Query) -> "Sought":
         return Sought(self, query)
@@ -318,11 +316,6 @@ def encode_all(encoder: Encoder, texts: Sequence[str], kind: TextKind, progress:
         if progress:
             progress(start + len(batch), len(order))
     return rows
-
-
-def plain_article(article: Article) -> dict[str, object]:
-    """An article as JSON keeps it."""
-    return {**asdict(article), "path": str(article.path) if article.path else None}
 
 
 def _words(text: str) -> list[str]:

@@ -11,13 +11,13 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from kb_index.articles import Article
 from kb_index.encoder import Encoder
@@ -26,9 +26,10 @@ from kb_index.lexical import LexicalIndex, Postings
 from kb_index.passages import Passage
 from kb_index.ranker import Ranker
 from kb_index.search import SearchIndex
-from kb_index.segment import Lexicon, Segment, Vectors, plain_article
+from kb_index.segment import ARTICLES, Lexicon, Segment, Vectors
 
 Array = NDArray[Any]
+_PASSAGES = TypeAdapter(tuple[Passage, ...])
 
 _FORMAT = 2
 _POINTER = "current"
@@ -50,7 +51,7 @@ def save_index(index: SearchIndex, folder: Path) -> None:
     _write(pointer, version.encode())
     pointer.replace(folder / _POINTER)
     kept = {version, large, before, _large_part(folder, before)}
-    for old in folder.glob("v-*"):
+    for old in (*folder.glob("v-*"), *folder.glob(".draft-*")):
         if old.name not in kept:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -142,8 +143,8 @@ def _write_part(folder: Path, index: SearchIndex, segment: Segment, beside: str 
                 np.save(file, array, allow_pickle=False)
                 file.flush()
                 os.fsync(file.fileno())
-        _write_json(draft / "articles.json", [plain_article(article) for article in segment.articles])
-        _write_json(draft / "passages.json", [asdict(passage) for passage in segment.passages])
+        _write(draft / "articles.json", ARTICLES.dump_json(segment.articles))
+        _write(draft / "passages.json", _PASSAGES.dump_json(segment.passages))
         manifest = {
             "format": _FORMAT,
             "encoder": encoder.name,
@@ -157,7 +158,7 @@ def _write_part(folder: Path, index: SearchIndex, segment: Segment, beside: str 
             "lexical": lexical,
             "sha256": {path.name: _sha256(path) for path in sorted(draft.iterdir())},
         }
-        _write_json(draft / "manifest.json", manifest)
+        _write(draft / "manifest.json", json.dumps(manifest, indent=1).encode())
         shutil.rmtree(folder / version, ignore_errors=True)
         draft.rename(folder / version)
     finally:
@@ -182,16 +183,13 @@ def _manifest(folder: Path, version: str, encoder: Encoder) -> dict[str, Any]:
 
 def _contents(
     folder: Path, version: str, manifest: Mapping[str, Any]
-) -> tuple[list[Article], list[Passage], dict[str, Array]]:
+) -> tuple[tuple[Article, ...], tuple[Passage, ...], dict[str, Array]]:
     home = folder / version
     changed = [name for name, expected in manifest["sha256"].items() if _sha256(home / name) != expected]
     if changed:
         raise TornSnapshotError(folder, f"cut short or altered: {', '.join(changed)}")
-    articles = [_article(kept) for kept in json.loads((home / "articles.json").read_bytes())]
-    passages = [
-        Passage(**{**kept, "headings": tuple(kept["headings"])})
-        for kept in json.loads((home / "passages.json").read_bytes())
-    ]
+    articles = ARTICLES.validate_json((home / "articles.json").read_bytes())
+    passages = _PASSAGES.validate_json((home / "passages.json").read_bytes())
     arrays = {}
     for name in manifest["sha256"]:
         if name.endswith(".npy"):
@@ -234,20 +232,9 @@ def _large_part(folder: Path, version: str | None) -> str | None:
     return beside
 
 
-def _article(kept: dict[str, object]) -> Article:
-    path = kept["path"]
-    questions = tuple(str(question) for question in kept["questions"])  # type: ignore[attr-defined]
-    fields = {**kept, "questions": questions, "path": Path(str(path)) if path else None}
-    return Article(**fields)  # type: ignore[arg-type]
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path: Path, value: object) -> None:
-    _write(path, json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 def _write(path: Path, content: bytes) -> None:
