@@ -1,37 +1,38 @@
-"""The assistant in one process: takes messages in, runs their turns in order, sends the replies in order."""
+"""The assistant at work: takes messages in, runs their turns in order, sends the replies in order."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+import random
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 import structlog
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import ledger
 from bot.attachments import AttachmentStore, TooLargeError
 from bot.channels.base import Address, Channel, InboundAttachment, InboundMessage, Option, OutboundMessage, fit
 from bot.errors import DeliveryError
-from bot.ledger import Sessions
+from bot.gathering import Waiting, patience, utterance_length
+from bot.ledger import Claim
 from bot.turn import FetchedAttachment, Turns
-from handoff.records import AttachmentState, Author, Conversation, Delivery, Message
+from bot.work import Sessions, enqueue
+from handoff.records import AttachmentState, Author, Delivery, Message, Owner
 
 log = structlog.get_logger()
 
-POLL_SECONDS = 1.0
-"""How often the ledger is read without a signal: another process may have written to it."""
-MAX_CONVERSATIONS = 8
-"""How many conversations are worked on at once."""
-MAX_ATTEMPTS = 8
-STOP_SECONDS = 10.0
-"""How long a stop waits for sends that have begun."""
+MAX_ATTEMPTS = 12
+"""With the pauses between them about half an hour."""
 FIRST_RETRY_SECONDS = 2.0
+LONGEST_RETRY_SECONDS = 600.0
+GIVE_UP_AFTER = timedelta(hours=6)
+"""For a platform that asks to wait again and again."""
+PATIENCE_STEP_SECONDS = 0.4
+"""How often it is looked whether a customer who may be typing on has added something."""
 ANSWERED_KINDS = frozenset({"text", "choice", "attachment"})
 """Kinds of message whose answer the customer is shown to be in the making."""
-
-Key = TypeVar("Key", bound=Hashable)
 
 
 class Assistant:
@@ -46,83 +47,124 @@ class Assistant:
         channels: Sequence[Channel],
         attachments: AttachmentStore,
         clock: Callable[[], datetime],
+        gather_seconds: float = 1.2,
+        max_text_chars: int = 4000,
     ) -> None:
+        """gather_seconds: how long to wait for what a customer is about to add; 0: each message is a turn."""
         self.sessions = sessions
+        self.work = sessions.work
         self.clock = clock
         self.channels = {channel.name: channel for channel in channels}
         self._turns = turns
         self._attachments = attachments
-        self._turns_wanted = asyncio.Event()
-        self._sending_wanted = asyncio.Event()
-        self._in_flight: set[asyncio.Task[bool]] = set()
+        self._gather = timedelta(seconds=gather_seconds)
+        self._max_text_chars = max_text_chars
         self._background: set[asyncio.Task[None]] = set()
 
     async def receive(self, message: InboundMessage) -> bool:
         """Store a message durably; False when it was there already. Its turn follows by itself."""
-        new = await ledger.receive(self.sessions, message, now=self.clock())
-        self._turns_wanted.set()
-        return new
+        return await ledger.receive(self.sessions, message, now=self.clock())
 
     async def run(self) -> None:
-        """Serve every channel until cancelled. What was begun is finished after the next start."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for channel in self.channels.values():
-                    group.create_task(self._run_channel(channel), name=f"channel:{channel.name}")
-                group.create_task(_serve(self._turns_wanted, self._waiting, self._work_through), name="turns")
-                group.create_task(_serve(self._sending_wanted, self._due, self._send_all), name="sender")
-        finally:
-            if self._in_flight:
-                await asyncio.wait(self._in_flight, timeout=STOP_SECONDS)
+        """Serve every channel until cancelled. What is in hand then is finished; the rest goes to other workers, or
+        waits for the next start."""
+        async with asyncio.TaskGroup() as group:
+            for channel in self.channels.values():
+                group.create_task(self._run_channel(channel), name=f"channel:{channel.name}")
+            group.create_task(self.work.run(self.work_on, self._waiting), name="work")
 
     async def drain(self) -> None:
-        """Run every waiting turn and send every due reply, then return."""
-        for address in await self._waiting():
-            await self._work_through(address)
-        for conversation_id in await self._due():
-            await self._send_all(conversation_id)
+        """Do everything that is due now, without waiting for what customers may add, and return."""
+        async with self.sessions.reading() as session:
+            found = await ledger.waiting(session, self.channels, now=self.clock())
+        for address in found:
+            await self.work_on(address, patient=False)
+
+    async def work_on(self, address: Address, *, patient: bool = True) -> None:
+        """Answer the messages of one conversation, one turn after the other in the order of arrival, and send what
+        may go out. patient: wait a moment for what a customer is about to add.
+
+        A message or reply that is queued meanwhile wakes the engine again, so nothing has to be looked for twice.
+        """
+        more = True
+        while more:
+            if self.work.stopping:
+                await self._hand_over(address)
+                return
+            more, claim = await self._turn(address, patient)
+            while claim is not None:
+                claim = await self._deliver(address, claim)
+
+    async def _hand_over(self, address: Address) -> None:
+        async with self.sessions.begin() as session:
+            await enqueue(session, address)
+
+    async def _waiting(self) -> Sequence[Address]:
+        async with self.sessions.reading() as session:
+            return await ledger.waiting(session, self.channels, now=self.clock())
 
     async def _run_channel(self, channel: Channel) -> None:
-        """Keep a channel running: a fault in one is logged and it starts again, the others go on."""
+        """Keep a channel running, in one process of all: a fault in one is logged and it starts again, the others go
+        on."""
         pause = FIRST_RETRY_SECONDS
         while True:
             try:
-                await channel.run(self.receive)
+                await self.work.exclusively(f"channel:{channel.name}", lambda: channel.run(self.receive))
                 return
             except Exception:
                 log.exception("channel.failed", channel=channel.name, retry_after_seconds=pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 60.0)
 
-    async def _waiting(self) -> Sequence[Address]:
-        async with self.sessions.begin() as session:
-            return await ledger.waiting_addresses(session, self.channels)
+    async def _turn(self, address: Address, patient: bool) -> tuple[bool, Claim | None]:
+        """Run the next turn, if a message waits, and claim the first reply that may go out.
 
-    async def _due(self) -> Sequence[int]:
-        async with self.sessions.begin() as session:
-            return await ledger.due_conversations(session, self.channels, now=self.clock())
-
-    async def _work_through(self, address: Address) -> None:
-        """Answer the messages of one conversation, one turn after the other, in the order of arrival."""
-        while True:
+        Returns whether more messages wait, and the claim.
+        """
+        async with self.sessions.reading() as session:
+            rows = await ledger.pending(session, address)
+            situation = await self._turns.situation(session, address) if rows else None
+        if situation is None:
+            return False, await self._claim(address)
+        waiting = [Waiting(InboundMessage.from_json(row.payload), row.received_at) for row in rows]
+        length = 1
+        if self._gather:
+            length = utterance_length(waiting, self._max_text_chars)
+            if patient and length == len(waiting) and situation.owner is Owner.ASSISTANT:
+                pause = patience(waiting, self._gather, self.clock())
+                if pause and not self.work.stopping:
+                    await asyncio.sleep(min(pause, PATIENCE_STEP_SECONDS))
+                    return True, None
+        rows, utterance = rows[:length], [each.message for each in waiting[:length]]
+        if situation.owner is Owner.ASSISTANT and utterance[-1].kind in ANSWERED_KINDS:
+            self._show_working(address, utterance[-1].external_id)
+        fetched = [
+            [await self._fetch(address.channel, attachment) for attachment in message.attachments]
+            for message in utterance
+        ]
+        try:
+            plan = await self._turns.think(self.sessions, situation, utterance, fetched)
+            async with self.sessions() as session, session.begin() as transaction:
+                if not await self._turns.save(session, plan, rows, utterance, fetched):
+                    # Something has changed while it was thought about: think again.
+                    log.info("turn.overtaken", inbox=rows[0].id, channel=address.channel)
+                    await transaction.rollback()
+                    return True, None
+                claim = await ledger.claim_next(session, address, now=self.clock())
+        except (OperationalError, InterfaceError):
+            # Not the message's fault: the database went away, or chose this transaction to end a deadlock.
+            raise
+        except Exception as error:
+            # Edge: whatever breaks inside a turn, the customer ends at a person and not in silence.
+            log.exception("turn.failed", inbox=rows[0].id, channel=address.channel)
             async with self.sessions.begin() as session:
-                row = await ledger.next_waiting(session, address)
-                answering = row and await ledger.assistant_owns(session, address)
-            if row is None:
-                return
-            inbound = InboundMessage.from_json(row.payload)
-            if answering and inbound.kind in ANSWERED_KINDS:
-                self._show_working(address, inbound.external_id)
-            fetched = [await self._fetch(address.channel, attachment) for attachment in inbound.attachments]
-            try:
-                async with self.sessions.begin() as session:
-                    await self._turns.run(session, await session.merge(row), fetched)
-            except Exception as error:
-                # Edge: whatever breaks inside a turn, the customer ends at a person and not in silence.
-                log.exception("turn.failed", inbox=row.id, channel=address.channel)
-                async with self.sessions.begin() as session:
-                    await self._turns.fail(session, await session.merge(row), fetched, error)
-            self._sending_wanted.set()
+                await self._turns.fail(session, rows, utterance, fetched, error)
+                claim = await ledger.claim_next(session, address, now=self.clock())
+        return length < len(waiting), claim
+
+    async def _claim(self, address: Address) -> Claim | None:
+        async with self.sessions.begin() as session:
+            return await ledger.claim_next(session, address, now=self.clock())
 
     def _show_working(self, address: Address, external_id: str) -> None:
         """Beside the turn, which waits for nothing that only looks well."""
@@ -157,62 +199,61 @@ class Assistant:
             source=attachment.source,
         )
 
-    async def _send_all(self, conversation_id: int) -> None:
-        """Send what is queued for one conversation, in order, until nothing is due."""
-        while True:
-            # A stop must not fall between the platform's "accepted" and our record of it: it would be sent again.
-            sending = asyncio.create_task(self._send_next(conversation_id))
-            self._in_flight.add(sending)
-            sending.add_done_callback(self._in_flight.discard)
-            if not await asyncio.shield(sending):
-                return
+    async def _deliver(self, address: Address, claim: Claim) -> Claim | None:
+        """Send a claimed message and record what became of it. The next one, claimed; None when nothing may go out.
 
-    async def _send_next(self, conversation_id: int) -> bool:
-        """Send the oldest queued message; False when there is none, or it has to wait."""
-        async with self.sessions.begin() as session:
-            row = await ledger.next_outgoing(session, conversation_id)
-            if row is None or row.due_at > self.clock():
-                return False
-            conversation = await session.get_one(Conversation, conversation_id)
-            message = await session.get_one(Message, row.message_id)
-            if row.guard_epoch is not None and row.guard_epoch != conversation.epoch:
-                message.delivery = Delivery.DISCARDED
-                await session.delete(row)
-                log.info("outbox.discarded", conversation=conversation_id, message=message.id)
-                return True
-            message.delivery = Delivery.SENDING
-        address = Address(conversation.channel, conversation.account, conversation.chat_id)
-        channel = self.channels[conversation.channel]
-        parts = fit(_outbound(message), channel.capabilities)
-        external_id, error = message.external_id, None
+        A stop waits for it: it must not fall between the platform's "accepted" and our record of that.
+        """
+        channel = self.channels[address.channel]
+        parts = fit(_outbound(claim.message), channel.capabilities)
+        external_id, error = None, None
         try:
-            for part in parts[row.parts_sent :]:
-                external_id = await channel.send(address, part) or external_id
-                row.parts_sent += 1
+            for number, part in enumerate(parts[claim.parts_sent :], claim.parts_sent + 1):
+                external_id = await channel.send(address, part)
+                if number < len(parts):
+                    async with self.sessions.begin() as session:
+                        if not await ledger.part_sent(session, claim, number):
+                            return None
         except DeliveryError as failure:
             error = failure
+        except (OperationalError, InterfaceError):
+            raise
         except Exception as failure:
             # Edge: a fault of the channel's own code counts as a failed attempt.
-            log.exception("outbox.fault", conversation=conversation_id, message=message.id)
+            log.exception("outbox.fault", conversation=claim.conversation_id, message=claim.message.id)
             error = DeliveryError(repr(failure))
         async with self.sessions.begin() as session:
-            row, message = await session.merge(row), await session.merge(message)
-            message.external_id = external_id
             if error is None:
-                message.delivery = Delivery.SENT
-                await session.delete(row)
-                return True
-            row.attempts += 1
-            message.delivery_error = str(error)
-            log.warning("outbox.refused", conversation=conversation_id, attempts=row.attempts, error=str(error))
-            if error.permanent or row.attempts >= MAX_ATTEMPTS:
-                message.delivery = Delivery.FAILED
-                await session.delete(row)
-                return True
-            message.delivery = Delivery.QUEUED
-            pause = error.retry_after_seconds or FIRST_RETRY_SECONDS * 2 ** (row.attempts - 1)
-            row.due_at = self.clock() + timedelta(seconds=pause)
-            return False
+                settled = await ledger.settle(session, claim, Delivery.SENT, external_id=external_id)
+            else:
+                settled = await self._refused(session, address, claim, error)
+            if self.work.stopping:
+                await enqueue(session, address)
+            if not settled or self.work.stopping:
+                return None
+            return await ledger.claim_next(session, address, now=self.clock())
+
+    async def _refused(self, session: AsyncSession, address: Address, claim: Claim, error: DeliveryError) -> bool:
+        """Try again later, or give up: then a person has to know."""
+        now, problem = self.clock(), str(error)
+        limited = error.retry_after_seconds is not None
+        # A platform that asks to wait has refused nothing.
+        attempts = claim.attempts + (0 if limited else 1)
+        log.warning("outbox.refused", conversation=claim.conversation_id, attempts=attempts, error=problem)
+        late = now - claim.created_at > GIVE_UP_AFTER
+        if error.permanent or late or attempts >= MAX_ATTEMPTS:
+            if not await ledger.settle(session, claim, Delivery.FAILED, error=problem):
+                return False
+            await self._turns.undelivered(session, claim.message, problem, permanent=error.permanent)
+            return True
+        # With some chance in it, so that not all conversations come back at once.
+        if error.retry_after_seconds is not None:
+            pause = error.retry_after_seconds + random.uniform(0, 0.9)  # noqa: S311
+        else:
+            doubled = min(FIRST_RETRY_SECONDS * 2 ** (attempts - 1), LONGEST_RETRY_SECONDS)
+            pause = doubled * random.uniform(0.8, 1.2)  # noqa: S311
+        due_at = now + timedelta(seconds=pause)
+        return await ledger.postpone(session, claim, address, attempts=attempts, error=problem, due_at=due_at)
 
 
 def _outbound(message: Message) -> OutboundMessage:
@@ -224,45 +265,3 @@ def _outbound(message: Message) -> OutboundMessage:
         agent_name=message.agent_name,
         decision=message.decision,
     )
-
-
-async def _serve(
-    wanted: asyncio.Event, find: Callable[[], Awaitable[Sequence[Key]]], work: Callable[[Key], Awaitable[None]]
-) -> None:
-    """Work on every conversation that `find` names, each in a task of its own, one task at a time for each.
-
-    Woken by `wanted`, or by the clock when another process wrote to the ledger.
-    """
-    busy: set[Key] = set()
-    missed: set[Key] = set()
-    places = asyncio.Semaphore(MAX_CONVERSATIONS)
-
-    async def guarded(key: Key) -> None:
-        try:
-            async with places:
-                await work(key)
-        except Exception:
-            # Edge: one conversation's fault must not stop the others. It is tried again by the clock.
-            log.exception("conversation.failed", key=str(key))
-        finally:
-            busy.discard(key)
-            if key in missed:  # something came for it after its last look
-                missed.discard(key)
-                wanted.set()
-
-    async with asyncio.TaskGroup() as group:
-        while True:
-            wanted.clear()
-            try:
-                found = await find()
-            except Exception:
-                log.exception("ledger.unreachable")
-                found = []
-            for key in found:
-                if key in busy:
-                    missed.add(key)
-                else:
-                    busy.add(key)
-                    group.create_task(guarded(key))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wanted.wait(), POLL_SECONDS)

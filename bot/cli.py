@@ -127,15 +127,25 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Instead of OTVET_HOST.")] = None,
     port: Annotated[int | None, typer.Option(help="Instead of OTVET_PORT.")] = None,
     update: Annotated[bool, typer.Option(help="Train first if the data folder has changed.")] = False,
+    role: Annotated[str, typer.Option(help="all, web or worker: split it over processes and machines.")] = "all",
 ) -> None:
-    """Serve web, channels and workers in one process; whatever is missing is made first."""
+    """Serve web, channels and workers, in one process or in several; whatever is missing is made first."""
+    from bot.serve import Role
     from bot.serve import serve as run
 
+    if role not in list(Role):
+        raise typer.BadParameter("expected all, web or worker", param_hint="--role")
     installation = _installation()
-    installation.prepare(update=update)
+    if role != Role.WEB:
+        installation.prepare(update=update)
     with contextlib.suppress(KeyboardInterrupt):  # how one stops it
         asyncio.run(
-            run(installation, host or installation.settings.host, installation.settings.port if port is None else port)
+            run(
+                installation,
+                host or installation.settings.host,
+                installation.settings.port if port is None else port,
+                Role(role),
+            )
         )
 
 

@@ -7,21 +7,52 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, event
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from bot.ledger import Sessions
+from bot.errors import SettingsError
+from bot.work import InProcessWork, Sessions
+
+POOL_SIZE = 10
+POOL_OVERFLOW = 10
 
 
 def open_database(url: str) -> tuple[AsyncEngine, Sessions]:
-    """An engine and its sessions. SQLite runs in WAL mode and waits for a lock instead of failing."""
-    if url.startswith("sqlite") and (path := url.partition("///")[2]):
+    """An engine and its sessions. SQLite runs in WAL mode and waits for a lock instead of failing.
+
+    Raises SettingsError for an address that is neither SQLite's nor PostgreSQL's.
+    """
+    try:
+        address = make_url(url)
+    except ArgumentError as error:
+        raise SettingsError(f"OTVET_DATABASE_URL: {error}") from error
+    match address.get_backend_name():
+        case "sqlite":
+            return _open_sqlite(url, address.database)
+        case "postgresql" | "postgres":
+            # Here, because it takes half a second to import and the embedded default does without.
+            from bot.procrastinate_work import ProcrastinateWork
+
+            engine = create_async_engine(
+                address.set(drivername="postgresql+psycopg"),
+                pool_size=POOL_SIZE,
+                max_overflow=POOL_OVERFLOW,
+                pool_pre_ping=True,
+                connect_args={"application_name": "otvet"},
+            )
+            return engine, Sessions(engine, ProcrastinateWork(engine))
+        case other:
+            raise SettingsError(f"OTVET_DATABASE_URL: {other} is not supported; use postgresql:// or leave it empty")
+
+
+def _open_sqlite(url: str, path: str | None) -> tuple[AsyncEngine, Sessions]:
+    if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     engine = create_async_engine(url)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        event.listen(engine.sync_engine, "begin", _begin_immediate)
-    return engine, async_sessionmaker(engine, expire_on_commit=False)
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine, Sessions(engine, InProcessWork())
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -35,10 +66,11 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
-def _begin_immediate(connection: Connection) -> None:
+def _begin_sqlite(connection: Connection) -> None:
     # A read that turns into a write fails at once in WAL mode when another process wrote in between, without
     # waiting for the lock. Taking the lock at the beginning makes `busy_timeout` work for every transaction.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    reading = connection.get_execution_options().get("reading")
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 async def migrate(engine: AsyncEngine) -> None:
@@ -51,4 +83,11 @@ async def migrate(engine: AsyncEngine) -> None:
         command.upgrade(config, "head")
 
     async with engine.begin() as connection:
-        await connection.run_sync(upgrade)
+        if engine.dialect.name == "postgresql":
+            from bot.procrastinate_work import apply_schema
+
+            await connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('otvet:migrate', 0))"))
+            await connection.run_sync(upgrade)
+            await apply_schema(connection)
+        else:
+            await connection.run_sync(upgrade)

@@ -1,26 +1,45 @@
 """The record of what came in and what is to go out.
 
-A message is stored here before its platform is told that it arrived, once by (channel, account, external id).
+A message is stored here before its platform is told that it arrived, once by (channel, account, external id), and
+in the same transaction the engine is told to look at its conversation.
 A row of the outbox is work still to do: it is written in the transaction of the turn and deleted when the
 message was sent, failed for good, or was discarded; what became of it stays in `Message.delivery`.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from math import isfinite
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, func, select
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Mapped, mapped_column
+import structlog
+from sqlalchemy import (
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+    delete,
+    func,
+    literal_column,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column, raiseload
 
 from bot.channels.base import Address, InboundMessage, Option
-from handoff.records import Author, Base, Conversation, Delivery, Message, Owner
+from bot.work import Sessions as Sessions
+from bot.work import enqueue
+from handoff.records import Author, Base, BigId, Conversation, Delivery, Message
 
-Sessions = async_sessionmaker[AsyncSession]
+log = structlog.get_logger()
 
 
 class InboxState(StrEnum):
@@ -34,10 +53,17 @@ class InboxRow(Base):
     __tablename__ = "inbox"
     __table_args__ = (
         UniqueConstraint("channel", "account", "external_id"),
-        Index("ix_inbox_pending", "state", "channel", "account", "chat_id", "id"),
+        # Of what waits alone: small whatever the number of stored messages.
+        Index(
+            "ix_inbox_pending",
+            *("channel", "account", "chat_id", "id"),
+            sqlite_where=text("state = 'pending'"),
+            postgresql_where=text("state = 'pending'"),
+        ),
+        Index("ix_inbox_done", "done_at"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[BigId] = mapped_column(primary_key=True)
     channel: Mapped[str] = mapped_column(String(32))
     account: Mapped[str] = mapped_column(String(64))
     chat_id: Mapped[str] = mapped_column(String(128))
@@ -56,43 +82,90 @@ class InboxRow(Base):
 
 class OutboxRow(Base):
     __tablename__ = "outbox"
-    __table_args__ = (Index("ix_outbox_order", "conversation_id", "id"),)
+    __table_args__ = (Index("ix_outbox_order", "conversation_id", "id"), Index("ix_outbox_due", "due_at"))
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    conversation_id: Mapped[int] = mapped_column(ForeignKey("conversations.id"))
-    message_id: Mapped[int] = mapped_column(ForeignKey("messages.id"))
+    id: Mapped[BigId] = mapped_column(primary_key=True)
+    conversation_id: Mapped[BigId] = mapped_column(ForeignKey("conversations.id"))
+    message_id: Mapped[BigId] = mapped_column(ForeignKey("messages.id"))
     channel: Mapped[str] = mapped_column(String(32))
     guard_epoch: Mapped[int | None]
     """The ownership under which the reply was computed: sent only while it still holds. Empty: always sent."""
     attempts: Mapped[int] = mapped_column(default=0)
     parts_sent: Mapped[int] = mapped_column(default=0)
     """A long reply goes out in parts; a retry goes on where it stopped."""
+    claims: Mapped[int] = mapped_column(default=0, server_default="0")
+    """How often a worker took it for sending. Only the last one may say what became of it."""
+    claimed_at: Mapped[datetime | None]
+    """Set while the platform is called. Found set by another worker: the first one died, or is taken for dead."""
+    created_at: Mapped[datetime]
     due_at: Mapped[datetime]
+
+
+class SentPart(Base):
+    """The platform's id of a part of a long message, for all parts but the last."""
+
+    __tablename__ = "sent_parts"
+
+    id: Mapped[BigId] = mapped_column(primary_key=True)
+    message_id: Mapped[BigId] = mapped_column(ForeignKey("messages.id"))
+    external_id: Mapped[str] = mapped_column(String(128), index=True)
+
+
+class DeliveryReport(Base):
+    """What a platform reported of a message before this program had stored the platform's id of it."""
+
+    __tablename__ = "delivery_reports"
+
+    id: Mapped[BigId] = mapped_column(primary_key=True)
+    channel: Mapped[str] = mapped_column(String(32))
+    account: Mapped[str] = mapped_column(String(64))
+    chat_id: Mapped[str | None] = mapped_column(String(128))
+    external_id: Mapped[str] = mapped_column(String(128))
+    delivery: Mapped[Delivery]
+    error: Mapped[str | None] = mapped_column(Text)
+    reported_at: Mapped[datetime]
+
+
+PENDING = InboxRow.state == literal_column("'pending'")
+"""Written out, so that the index of what is pending is used however the statement is prepared."""
 
 
 async def receive(sessions: Sessions, message: InboundMessage, *, now: datetime) -> bool:
     """Store a message durably; False when it was there already. Commits before it returns."""
-    row = InboxRow(
-        channel=message.address.channel,
-        account=message.address.account,
-        chat_id=message.address.chat_id,
-        external_id=message.external_id,
-        payload=_storable(message.to_json()),
-        state=InboxState.PENDING,
-        received_at=now,
-    )
-    try:
-        async with sessions.begin() as session:
-            session.add(row)
-    except IntegrityError:
-        return False
-    return True
+    address = message.address
+    async with sessions.begin() as session:
+        insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+        stored = await session.scalar(
+            insert(InboxRow)
+            .values(
+                channel=address.channel,
+                account=address.account,
+                chat_id=address.chat_id,
+                external_id=_short_id(message.external_id),
+                payload=_storable(message.to_json()),
+                state=InboxState.PENDING,
+                received_at=now,
+            )
+            .on_conflict_do_nothing(index_elements=["channel", "account", "external_id"])
+            .returning(InboxRow.id)
+        )
+        if stored is not None:
+            await enqueue(session, address)
+    return stored is not None
+
+
+def _short_id(external_id: str) -> str:
+    """As it is, or a digest of one that is longer than its column: whatever comes in can be stored."""
+    external_id = _storable(external_id)
+    return external_id if len(external_id) <= 128 else hashlib.sha256(external_id.encode()).hexdigest()
 
 
 def _storable(value: Any) -> Any:
-    """Without what no database stores: NUL characters and lone surrogates become U+FFFD."""
+    """Without what no database stores: NUL characters, lone surrogates, numbers that are none."""
     if isinstance(value, str):
         return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
     if isinstance(value, dict):
         return {_storable(key): _storable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -100,43 +173,58 @@ def _storable(value: Any) -> Any:
     return value
 
 
-async def waiting_addresses(session: AsyncSession, channels: Collection[str]) -> list[Address]:
-    """Conversations of these channels with messages not yet answered, the longest waiting first."""
-    rows = await session.execute(
+async def waiting(
+    session: AsyncSession, channels: Collection[str], *, now: datetime, since: datetime | None = None
+) -> list[Address]:
+    """Conversations of these channels with something to do now, the longest waiting first: a message not yet
+    answered, or a reply that may go out. since: only what has been waiting from before this moment."""
+    pending = (
         select(InboxRow.channel, InboxRow.account, InboxRow.chat_id)
-        .where(InboxRow.state == InboxState.PENDING, InboxRow.channel.in_(channels))
+        .where(PENDING, InboxRow.channel.in_(channels))
         .group_by(InboxRow.channel, InboxRow.account, InboxRow.chat_id)
         .order_by(func.min(InboxRow.id))
     )
-    return [Address(*row) for row in rows]
+    # A later reply never overtakes the oldest unsent one, so that one's time counts.
+    oldest = select(func.min(OutboxRow.id)).where(OutboxRow.channel.in_(channels)).group_by(OutboxRow.conversation_id)
+    due = (
+        select(Conversation.channel, Conversation.account, Conversation.chat_id)
+        .join(OutboxRow, OutboxRow.conversation_id == Conversation.id)
+        .where(OutboxRow.id.in_(oldest), OutboxRow.due_at <= (since or now))
+        .order_by(OutboxRow.id)
+    )
+    if since is not None:
+        pending = pending.where(InboxRow.received_at <= since)
+    rows = [*await session.execute(pending), *await session.execute(due)]
+    return list(dict.fromkeys(Address(*row) for row in rows))
 
 
-async def next_waiting(session: AsyncSession, address: Address) -> InboxRow | None:
-    """The oldest message of this conversation that was not answered yet."""
-    row: InboxRow | None = await session.scalar(
+async def pending(session: AsyncSession, address: Address, *, limit: int = 50) -> Sequence[InboxRow]:
+    """The messages of this conversation that were not answered yet, in the order of arrival."""
+    rows = await session.scalars(
         select(InboxRow)
         .where(
-            InboxRow.state == InboxState.PENDING,
+            PENDING,
             InboxRow.channel == address.channel,
             InboxRow.account == address.account,
             InboxRow.chat_id == address.chat_id,
         )
         .order_by(InboxRow.id)
-        .limit(1)
+        .limit(limit)
     )
-    return row
+    return rows.all()
 
 
-async def assistant_owns(session: AsyncSession, address: Address) -> bool:
-    """Whether the assistant answers this conversation; a new one is its own."""
-    owner = await session.scalar(
-        select(Conversation.owner).where(
-            Conversation.channel == address.channel,
-            Conversation.account == address.account,
-            Conversation.chat_id == address.chat_id,
-        )
+async def take(
+    session: AsyncSession, rows: Sequence[InboxRow], state: InboxState, *, now: datetime, error: str | None = None
+) -> bool:
+    """Mark messages as dealt with; False when another worker did it already, and nothing may be written then."""
+    taken = await session.execute(
+        update(InboxRow)
+        .where(InboxRow.id.in_([row.id for row in rows]), PENDING)
+        .values(state=state, done_at=now, error=error)
+        .execution_options(synchronize_session=False)
     )
-    return owner is not Owner.PERSON
+    return int(taken.rowcount) == len(rows)  # type: ignore[attr-defined]
 
 
 async def say(
@@ -169,7 +257,7 @@ async def say(
 async def queue(
     session: AsyncSession, conversation: Conversation, message: Message, *, guarded: bool, now: datetime
 ) -> None:
-    """Put a message of the transcript into the outbox."""
+    """Put a message of the transcript into the outbox, and have it sent after the commit."""
     message.delivery = Delivery.QUEUED
     session.add(
         OutboxRow(
@@ -177,30 +265,124 @@ async def queue(
             message_id=message.id,
             channel=conversation.channel,
             guard_epoch=conversation.epoch if guarded else None,
+            created_at=now,
             due_at=now,
         )
     )
     await session.flush()
+    await enqueue(session, address_of(conversation))
 
 
-async def due_conversations(session: AsyncSession, channels: Collection[str], *, now: datetime) -> list[int]:
-    """Conversations whose oldest unsent message may go out now. A later message never overtakes it."""
-    oldest = (
-        select(func.min(OutboxRow.id))
-        .where(OutboxRow.channel.in_(channels))
-        .group_by(OutboxRow.conversation_id)
-        .scalar_subquery()
+def address_of(conversation: Conversation) -> Address:
+    return Address(conversation.channel, conversation.account, conversation.chat_id)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A message that this worker alone may send now."""
+
+    outbox_id: int
+    number: int
+    """Which claim of this row: a worker that was taken for dead has an older one."""
+    conversation_id: int
+    message: Message
+    parts_sent: int
+    attempts: int
+    created_at: datetime
+
+
+async def claim_next(session: AsyncSession, address: Address, *, now: datetime) -> Claim | None:
+    """Take the oldest unsent message for sending, once this transaction is committed. What was computed under an
+    ownership that has passed is discarded on the way. None: there is nothing, or it has to wait."""
+    while True:
+        found = (
+            await session.execute(
+                select(OutboxRow, Message, Conversation)
+                .join(Conversation, Conversation.id == OutboxRow.conversation_id)
+                .join(Message, Message.id == OutboxRow.message_id)
+                .where(
+                    Conversation.channel == address.channel,
+                    Conversation.account == address.account,
+                    Conversation.chat_id == address.chat_id,
+                )
+                .order_by(OutboxRow.id)
+                .limit(1)
+                .with_for_update(of=[OutboxRow, Conversation])
+                .options(raiseload(Message.attachments))
+                .execution_options(populate_existing=True)
+            )
+        ).first()
+        if found is None or found[0].due_at > now:
+            return None
+        row, message, conversation = found
+        if row.guard_epoch is not None and row.guard_epoch != conversation.epoch:
+            message.delivery = Delivery.DISCARDED
+            if row.claimed_at is not None:
+                message.delivery_error = "a process died while sending it: it may have arrived"
+            log.info("outbox.discarded", conversation=conversation.id, message=message.id)
+            await session.delete(row)
+            await session.flush()
+            continue
+        if row.claimed_at is not None:
+            message.repeats += 1
+            log.warning("outbox.uncertain", conversation=conversation.id, message=message.id, repeats=message.repeats)
+        row.claims += 1
+        row.claimed_at = now
+        message.delivery = Delivery.SENDING
+        await session.flush()
+        return Claim(row.id, row.claims, conversation.id, message, row.parts_sent, row.attempts, row.created_at)
+
+
+async def settle(
+    session: AsyncSession,
+    claim: Claim,
+    delivery: Delivery,
+    *,
+    external_id: str | None = None,
+    error: str | None = None,
+) -> bool:
+    """Record what became of a claimed message, for good. False when the claim has passed to another worker: then
+    that one says what became of it, and nothing may be written."""
+    gone = await session.execute(
+        delete(OutboxRow).where(OutboxRow.id == claim.outbox_id, OutboxRow.claims == claim.number)
     )
-    rows = await session.scalars(
-        select(OutboxRow.conversation_id)
-        .where(OutboxRow.id.in_(oldest), OutboxRow.due_at <= now)
-        .order_by(OutboxRow.id)
-    )
-    return list(rows)
+    if not gone.rowcount:  # type: ignore[attr-defined]
+        return _fenced(claim)
+    values: dict[str, Any] = {"delivery": delivery, "delivery_error": error}
+    if external_id is not None:
+        values["external_id"] = external_id
+    await session.execute(update(Message).where(Message.id == claim.message.id).values(**values))
+    return True
 
 
-async def next_outgoing(session: AsyncSession, conversation_id: int) -> OutboxRow | None:
-    row: OutboxRow | None = await session.scalar(
-        select(OutboxRow).where(OutboxRow.conversation_id == conversation_id).order_by(OutboxRow.id).limit(1)
+async def part_sent(session: AsyncSession, claim: Claim, parts_sent: int) -> bool:
+    """Record that a part of a long message went out. False as in `settle`."""
+    changed = await session.execute(
+        update(OutboxRow)
+        .where(OutboxRow.id == claim.outbox_id, OutboxRow.claims == claim.number)
+        .values(parts_sent=parts_sent)
     )
-    return row
+    return bool(changed.rowcount) or _fenced(claim)  # type: ignore[attr-defined]
+
+
+async def postpone(
+    session: AsyncSession, claim: Claim, address: Address, *, attempts: int, error: str, due_at: datetime
+) -> bool:
+    """Give a claimed message back, to be sent at a later time. False as in `settle`."""
+    changed = await session.execute(
+        update(OutboxRow)
+        .where(OutboxRow.id == claim.outbox_id, OutboxRow.claims == claim.number)
+        .values(attempts=attempts, claimed_at=None, due_at=due_at)
+    )
+    if not changed.rowcount:  # type: ignore[attr-defined]
+        return _fenced(claim)
+    await session.execute(
+        update(Message).where(Message.id == claim.message.id).values(delivery=Delivery.QUEUED, delivery_error=error)
+    )
+    await enqueue(session, address, at=due_at)
+    return True
+
+
+def _fenced(claim: Claim) -> bool:
+    log.warning("outbox.fenced", conversation=claim.conversation_id, message=claim.message.id)
+    return False

@@ -16,7 +16,18 @@ from bot.language import DEFAULT, LANGUAGES
 log = structlog.get_logger()
 
 REQUIRED = (
-    *("answer", "clarify", "confirmed", "empty", "greeting", "handoff", "rephrase", "resolved", "too_long"),
+    *(
+        "answer",
+        "clarify",
+        "confirmed",
+        "empty",
+        "greeting",
+        "handoff",
+        "note_undelivered",
+        "rephrase",
+        "resolved",
+        "too_long",
+    ),
     *("attachment_failed", "attachment_received", "attachment_too_large", "unsupported"),
     *(
         "label_helped",

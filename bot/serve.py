@@ -1,13 +1,18 @@
-"""`otvet serve`: web, channels and workers in one process."""
+"""`otvet serve`: web, channels and workers, in one process or in several."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+from collections.abc import Coroutine
+from enum import StrEnum
+from typing import Any
 
 import structlog
 import uvicorn
 
+from bot.assistant import Assistant
 from bot.channels.base import Channel
 from bot.channels.site import SiteChannel
 from bot.web.app import create_app
@@ -16,11 +21,49 @@ from bot.wiring import Installation, utc_now
 log = structlog.get_logger()
 
 
-async def serve(installation: Installation, host: str, port: int) -> None:
-    """Serve until a signal comes; the turn in hand is finished, the rest waits in the ledger for the next start."""
-    settings = installation.settings
+class Role(StrEnum):
+    ALL = "all"
+    WEB = "web"
+    """Pages, the chat's interface and webhooks: stores what comes in, and answers nothing by itself."""
+    WORKER = "worker"
+    """Turns, replies, timers, and the channels that are asked for messages."""
+
+
+async def serve(installation: Installation, host: str, port: int, role: Role = Role.ALL) -> None:
+    """Serve until a signal comes. What is in hand then is finished; the rest waits in the ledger for other workers,
+    or for the next start."""
     await installation.migrate()
     site = SiteChannel(installation.attachments, installation.shared)
+    assistant = installation.assistant(_channels(installation, site))
+    parts: dict[str, Coroutine[Any, Any, None]] = {"live updates": installation.shared.run()}
+    if role is not Role.WEB:
+        await asyncio.to_thread(installation.understander)
+        parts |= {"assistant": assistant.run(), "models": installation.follow()}
+    server: uvicorn.Server | None = None
+    if role is not Role.WORKER:
+        server = _AnnouncingServer(_web(installation, site, assistant, host, port), installation, role)
+        parts["web"] = server.serve()
+    else:
+        parts["stop"] = _until_stopped()
+        installation.progress("Otvet works: turns, replies, channels. Ctrl+C stops it.")
+    tasks = {name: asyncio.create_task(work, name=name) for name, work in parts.items()}
+    try:
+        done, _ = await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+        if server is not None:
+            server.should_exit = True
+            await asyncio.wait([tasks["web"]])
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks.values():
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+        await installation.close()
+
+
+def _channels(installation: Installation, site: SiteChannel) -> list[Channel]:
+    settings = installation.settings
     channels: list[Channel] = [site]
     if token := settings.telegram_token.get_secret_value():
         # aiogram takes seconds to import, and most starts of a trial have no token.
@@ -29,8 +72,11 @@ async def serve(installation: Installation, host: str, port: int) -> None:
         channels.append(TelegramChannel(token, api_base=settings.telegram_api, proxy=settings.telegram_proxy))
     if installation.whatsapp is not None:
         channels.append(installation.whatsapp)
-    assistant = installation.assistant(channels)
-    await asyncio.to_thread(installation.understander)
+    return channels
+
+
+def _web(installation: Installation, site: SiteChannel, assistant: Assistant, host: str, port: int) -> uvicorn.Config:
+    settings = installation.settings
     app = create_app(
         sessions=installation.database.sessions,
         receive=assistant.receive,
@@ -42,7 +88,7 @@ async def serve(installation: Installation, host: str, port: int) -> None:
         long_text_chars=settings.max_text_chars,
         webhooks=installation.webhooks(assistant).router,
     )
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         host=host,
         port=port,
@@ -50,38 +96,35 @@ async def serve(installation: Installation, host: str, port: int) -> None:
         access_log=False,
         timeout_graceful_shutdown=3,  # live connections never end by themselves
     )
-    server = _AnnouncingServer(config, installation)
-    work = [
-        asyncio.create_task(assistant.run(), name="assistant"),
-        asyncio.create_task(installation.follow()),
-        asyncio.create_task(installation.shared.run()),
-    ]
-    try:
-        serving = asyncio.create_task(server.serve())
-        done, _ = await asyncio.wait([serving, *work], return_when=asyncio.FIRST_COMPLETED)
-        server.should_exit = True
-        await serving
-        for task in done:
-            task.result()
-    finally:
-        for task in work:
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*work, return_exceptions=True)
-        await installation.close()
+
+
+async def _until_stopped() -> None:
+    """Return at the first signal to stop; a second one ends the process at once."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def stopped(number: signal.Signals) -> None:
+        loop.remove_signal_handler(number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped, number)
+    await stop.wait()
 
 
 class _AnnouncingServer(uvicorn.Server):
     """Says where it listens, once it does."""
 
-    def __init__(self, config: uvicorn.Config, installation: Installation) -> None:
+    def __init__(self, config: uvicorn.Config, installation: Installation, role: Role) -> None:
         super().__init__(config)
         self._progress = installation.progress
         self._telegram = bool(installation.settings.telegram_token.get_secret_value())
+        self._role = role
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             telegram = "Telegram: on" if self._telegram else "Telegram: off, set OTVET_TELEGRAM_TOKEN to turn it on"
+            if self._role is Role.WEB:
+                telegram = "Answers come from `otvet serve --role worker`"
             self._progress(f"Otvet is ready: http://{host}:{port} (site chat). {telegram}. Ctrl+C stops it.")

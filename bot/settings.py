@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     site_origins: str = Field(
         "", description="Sites that may embed the chat, comma-separated; `*`: any; empty: none but its own."
     )
+    gather_seconds: float = Field(
+        1.2, ge=0, le=30, description="How long to wait for what a customer is about to add; 0: each message by itself."
+    )
     max_text_chars: int = Field(4000, ge=100, description="A longer message is kept in full but not interpreted.")
     max_attachment_mb: int = Field(
         20, ge=1, le=2000, description="A larger file is not fetched, and the customer is told."

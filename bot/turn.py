@@ -1,4 +1,6 @@
-"""One turn: load, understand, decide, save, queue the replies. One transaction, and no platform is spoken to."""
+"""One turn: what the customer said is understood and decided upon without a transaction, and then saved in one,
+with its replies queued, provided that nothing has changed meanwhile. No platform is spoken to.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,11 @@ from datetime import datetime
 from typing import Any
 
 import structlog
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import ledger
-from bot.channels.base import InboundMessage, Option
+from bot.channels.base import Address, InboundMessage, Option
 from bot.dialogue import (
     Answer,
     Clarify,
@@ -23,18 +26,20 @@ from bot.dialogue import (
     decide,
 )
 from bot.errors import ReplyError
+from bot.gathering import JOINABLE
 from bot.language import DEFAULT, LANGUAGES, detect
-from bot.ledger import InboxRow, InboxState
+from bot.ledger import InboxRow, InboxState, Sessions
 from bot.replies import Replies
-from bot.understanding import Understander, Understood
+from bot.understanding import IntentTopics, Understander, Understood
 from handoff import desk
 from handoff.hours import WorkingHours
 from handoff.records import Attachment, AttachmentState, Author, Conversation, Message, Owner, Reason, Ticket
-from handoff.routing import Topics, route
+from handoff.routing import Route, Topics, route
 
 log = structlog.get_logger()
 
 MAX_NAME_CHARS = 200
+MAX_ROUTING_TEXTS = 20
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,50 @@ class FetchedAttachment:
     size_bytes: int | None
     sha256: str | None
     source: Mapping[str, Any]
+
+
+Fetched = Sequence[FetchedAttachment]
+"""Of one message."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that a decision depends on beside what was said. A turn that was thought out for another is not saved."""
+
+    conversation_id: int | None
+    """None: the customer writes for the first time."""
+    owner: Owner
+    epoch: int
+    lang: str | None
+    state: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, conversation: Conversation) -> Situation:
+        return cls(conversation.id, conversation.owner, conversation.epoch, conversation.lang, conversation.state)
+
+    def still_holds(self, conversation: Conversation) -> bool:
+        now = Situation.of(conversation)
+        return replace(self, conversation_id=now.conversation_id) == now
+
+
+@dataclass(frozen=True)
+class Routed:
+    route: Route
+    subject: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a turn is going to write."""
+
+    situation: Situation
+    lang: str
+    state: DialogueState
+    decision: Decision
+    record: Mapping[str, Any]
+    """Kept with the message: what was understood, and the rule that decided."""
+    routed: Routed | None
+    """Set when there is a handoff among the actions."""
 
 
 class Turns:
@@ -73,32 +122,47 @@ class Turns:
         self._limit_mb = limit_mb
         self._ungreeted = ungreeted
 
-    async def run(self, session: AsyncSession, row: InboxRow, fetched: Sequence[FetchedAttachment]) -> None:
-        """Answer one stored message. Raises whatever breaks; the caller rolls back and calls `fail`."""
-        inbound = InboundMessage.from_json(row.payload)
-        conversation, message = await self._record(session, row, inbound, fetched)
-        state = DialogueState.from_json(conversation.state)
-        if conversation.channel in self._ungreeted:
-            state = replace(state, greeted=True)
+    async def situation(self, session: AsyncSession, address: Address) -> Situation:
+        """What the next turn of this conversation will be decided upon, as it is now."""
+        found = await session.execute(
+            select(
+                Conversation.id, Conversation.owner, Conversation.epoch, Conversation.lang, Conversation.state
+            ).where(
+                Conversation.channel == address.channel,
+                Conversation.account == address.account,
+                Conversation.chat_id == address.chat_id,
+            )
+        )
+        row = found.first()
+        return Situation(*row) if row else Situation(None, Owner.ASSISTANT, 0, None, {})
+
+    async def think(
+        self, sessions: Sessions, situation: Situation, utterance: Sequence[InboundMessage], fetched: Sequence[Fetched]
+    ) -> Plan:
+        """Decide what to do, holding no transaction while the models work. Raises whatever breaks."""
         understander = self._understander()
-        text = inbound.text if inbound.kind in ("text", "attachment") else ""
-        if conversation.lang is None and inbound.lang_hint in LANGUAGES:
-            conversation.lang = inbound.lang_hint
+        first = utterance[0]
+        text = "\n".join(message.text for message in utterance if message.kind in JOINABLE and message.text)
+        lang = situation.lang or next((m.lang_hint for m in utterance if m.lang_hint in LANGUAGES), None)
         understood: Understood | None = None
-        if conversation.owner is Owner.ASSISTANT and text.strip() and inbound.choice is None:
-            understood = await asyncio.to_thread(understander.understand, text, conversation.lang)
-            conversation.lang = understood.lang
-        elif conversation.lang is None:
-            conversation.lang = detect(text, None)
-        lang = conversation.lang or DEFAULT
-        utterance = Utterance(
-            kind="unsupported" if inbound.kind not in ("text", "start", "choice", "attachment") else inbound.kind,  # type: ignore[arg-type]
+        if situation.owner is Owner.ASSISTANT and text.strip() and first.choice is None:
+            understood = await asyncio.to_thread(understander.understand, text, lang)
+            lang = understood.lang
+        elif lang is None:
+            lang = detect(text, None)
+        files = [file for files in fetched for file in files]
+        kind = "attachment" if files and first.kind in JOINABLE else first.kind
+        state = DialogueState.from_json(situation.state)
+        if first.address.channel in self._ungreeted:
+            state = replace(state, greeted=True)
+        said = Utterance(
+            kind=kind if kind in ("text", "start", "choice", "attachment") else "unsupported",  # type: ignore[arg-type]
             text=text,
             lang=lang,
-            choice=inbound.choice,
-            attachment_kinds=tuple(item.kind for item in fetched),
+            choice=first.choice,
+            attachment_kinds=tuple(file.kind for file in files),
             refused_attachments=tuple(
-                item.state for item in fetched if item.state in (AttachmentState.TOO_LARGE, AttachmentState.FAILED)
+                file.state for file in files if file.state in (AttachmentState.TOO_LARGE, AttachmentState.FAILED)
             ),
         )
         chosen = [token.partition(":")[2] for token in state.options if ":" in token]
@@ -108,98 +172,166 @@ class Turns:
             if (found := understander.candidate(article_id, lang)) is not None
         }
         decision = decide(
-            state, conversation.owner, utterance, understood.parts if understood else (), articles, understander.policy
+            state, situation.owner, said, understood.parts if understood else (), articles, understander.policy
         )
-        message.decision = {
+        record = {
             "rule": decision.rule,
-            "choice": inbound.choice,
+            "choice": first.choice,
             **(understood.record if understood else {"lang": lang, "model_version": understander.version}),
         }
-        await self._act(session, conversation, state, decision, message)
-        row.state, row.done_at = InboxState.DONE, self._clock()
+        routed = None
+        for action in decision.actions:
+            if isinstance(action, Handoff):
+                before: Sequence[str] = ()
+                if situation.conversation_id is not None:
+                    async with sessions.reading() as session:
+                        before = await desk.customer_texts(session, situation.conversation_id)
+                routed = await self._route(action, decision.rule, _texts(utterance), before, state, understander.topics)
+        return Plan(situation, lang, state, decision, record, routed)
+
+    async def save(
+        self,
+        session: AsyncSession,
+        plan: Plan,
+        rows: Sequence[InboxRow],
+        utterance: Sequence[InboundMessage],
+        fetched: Sequence[Fetched],
+    ) -> bool:
+        """Write the turn: transcript, ticket, replies, what to remember. False when the situation is no longer the
+        one that was thought about, or another worker has dealt with the messages: then nothing may be committed."""
+        # By the row: a customer's conversation may go on under another number than the one that he wrote from.
+        conversation = await self._open(session, rows[0].address)
+        if not plan.situation.still_holds(conversation) or not await ledger.take(
+            session, rows, InboxState.DONE, now=self._clock()
+        ):
+            return False
+        conversation.lang = plan.lang
+        messages = await self._record(session, conversation, rows, utterance, fetched)
+        messages[-1].decision = dict(plan.record)
+        await self._act(session, conversation, plan)
         log.info(
             "turn.done",
             conversation=conversation.id,
             channel=conversation.channel,
-            rule=decision.rule,
-            intent=message.decision.get("intent"),
-            confidence=message.decision.get("confidence"),
+            messages=len(rows),
+            rule=plan.decision.rule,
+            intent=plan.record.get("intent"),
+            confidence=plan.record.get("confidence"),
         )
+        return True
 
     async def fail(
-        self, session: AsyncSession, row: InboxRow, fetched: Sequence[FetchedAttachment], error: Exception
+        self,
+        session: AsyncSession,
+        rows: Sequence[InboxRow],
+        utterance: Sequence[InboundMessage],
+        fetched: Sequence[Fetched],
+        error: Exception,
     ) -> None:
         """The other end of a turn that broke: what was said is kept, and a person gets the conversation."""
-        inbound = InboundMessage.from_json(row.payload)
-        conversation, message = await self._record(session, row, inbound, fetched)
-        message.decision = {"rule": "error", "error": type(error).__name__}
-        conversation.lang = conversation.lang or detect(inbound.text, None)
-        if conversation.owner is Owner.ASSISTANT:
-            state = DialogueState.from_json(conversation.state)
-            try:
-                failed = Decision((Handoff(Reason.ERROR),), state, "error")
-                async with session.begin_nested():
-                    await self._act(session, conversation, state, failed, message, routed=False)
-            except ReplyError:
-                # The handoff's own template is broken: the ticket is made all the same.
-                log.exception("turn.announcement_failed", conversation=conversation.id)
-                await session.refresh(conversation)
-                await self._hand_off(session, conversation, Handoff(Reason.ERROR), state, message, routed=False)
-        row.state, row.done_at, row.error = InboxState.FAILED, self._clock(), repr(error)[:2000]
+        conversation = await self._open(session, rows[0].address)
+        if not await ledger.take(session, rows, InboxState.FAILED, now=self._clock(), error=repr(error)[:2000]):
+            return
+        before = await desk.customer_texts(session, conversation.id)
+        conversation.lang = conversation.lang or detect(utterance[0].text, None)
+        messages = await self._record(session, conversation, rows, utterance, fetched)
+        messages[-1].decision = record = {"rule": "error", "error": type(error).__name__}
+        if conversation.owner is not Owner.ASSISTANT:
+            return
+        state = DialogueState.from_json(conversation.state)
+        failed = Decision((Handoff(Reason.ERROR),), state, "error")
+        routed = await self._route(Handoff(Reason.ERROR), "error", _texts(utterance), before, state, None)
+        plan = Plan(Situation.of(conversation), conversation.lang, state, failed, record, routed)
+        try:
+            async with session.begin_nested():
+                await self._act(session, conversation, plan)
+        except ReplyError:
+            # The handoff's own template is broken: the ticket is made all the same.
+            log.exception("turn.announcement_failed", conversation=conversation.id)
+            await session.refresh(conversation)
+            await self._hand_off(session, conversation, Reason.ERROR, routed)
+
+    async def undelivered(self, session: AsyncSession, message: Message, problem: str, *, permanent: bool) -> None:
+        """What did not reach the customer ends at a person: a note on the ticket, and a ticket if there is none and
+        it was an answer. The customer is told of the ticket unless his platform takes nothing any more.
+
+        A failed announcement makes a note alone, so that one failure never leads to the next.
+        """
+        conversation = await desk.lock_conversation(session, message.conversation_id)
+        lang = conversation.lang or DEFAULT
+        about = {"undelivered": message.id, "error": problem}
+        text = self._replies.render("note_undelivered", lang, {"problem": problem, "text": message.text})
+        await desk.note(session, conversation.id, text, about=about, now=self._clock())
+        if conversation.owner is Owner.PERSON or message.author is not Author.ASSISTANT:
+            return
+        action, decided = Handoff(Reason.UNDELIVERED), message.decision or {}
+        if decided.get("action") not in ("answer", "clarify") or decided.get("reply") == "greeting":
+            return
+        state = DialogueState.from_json(conversation.state)
+        before = await desk.customer_texts(session, conversation.id)
+        routed = await self._route(action, "undelivered", (), before, state, None)
+        decision = Decision((action,), state, "undelivered")
+        if permanent:
+            await self._hand_off(session, conversation, Reason.UNDELIVERED, routed)
+        else:
+            await self._act(
+                session, conversation, Plan(Situation.of(conversation), lang, state, decision, about, routed)
+            )
+
+    async def _open(self, session: AsyncSession, address: Address) -> Conversation:
+        return await desk.open_conversation(
+            session, channel=address.channel, account=address.account, chat_id=address.chat_id, now=self._clock()
+        )
 
     async def _record(
-        self, session: AsyncSession, row: InboxRow, inbound: InboundMessage, fetched: Sequence[FetchedAttachment]
-    ) -> tuple[Conversation, Message]:
-        now = self._clock()
-        address = inbound.address
-        conversation = await desk.open_conversation(
-            session, channel=address.channel, account=address.account, chat_id=address.chat_id, now=now
-        )
-        conversation.updated_at = now
-        if inbound.sender_name:
-            conversation.customer_name = inbound.sender_name[:MAX_NAME_CHARS]
-        label = DialogueState.from_json(conversation.state).options.get(inbound.choice or "")
-        message = Message(
-            conversation_id=conversation.id,
-            author=Author.CUSTOMER,
-            kind=inbound.kind,
-            text=inbound.text or label or "",
-            external_id=row.external_id,
-            sent_at=inbound.sent_at,
-            created_at=now,
-            attachments=[
-                Attachment(
-                    kind=item.kind,
-                    state=item.state,
-                    file_name=item.file_name,
-                    mime_type=item.mime_type,
-                    size_bytes=item.size_bytes,
-                    sha256=item.sha256,
-                    source=dict(item.source),
-                )
-                for item in fetched
-            ],
-        )
-        session.add(message)
-        await session.flush()
-        return conversation, message
-
-    async def _act(
         self,
         session: AsyncSession,
         conversation: Conversation,
-        before: DialogueState,
-        decision: Decision,
-        message: Message,
-        *,
-        routed: bool = True,
-    ) -> None:
-        lang = conversation.lang or DEFAULT
+        rows: Sequence[InboxRow],
+        utterance: Sequence[InboundMessage],
+        fetched: Sequence[Fetched],
+    ) -> list[Message]:
+        """Write what the customer said into the transcript, each message by itself."""
+        conversation.updated_at = now = self._clock()
+        options = DialogueState.from_json(conversation.state).options
+        messages = []
+        for row, inbound, files in zip(rows, utterance, fetched, strict=True):
+            if inbound.sender_name:
+                conversation.customer_name = inbound.sender_name[:MAX_NAME_CHARS]
+            message = Message(
+                conversation_id=conversation.id,
+                author=Author.CUSTOMER,
+                kind=inbound.kind,
+                text=inbound.text or options.get(inbound.choice or "") or "",
+                external_id=row.external_id,
+                sent_at=inbound.sent_at,
+                created_at=now,
+                attachments=[
+                    Attachment(
+                        kind=item.kind,
+                        state=item.state,
+                        file_name=item.file_name and item.file_name[:255],
+                        mime_type=item.mime_type and item.mime_type[:127],
+                        size_bytes=item.size_bytes,
+                        sha256=item.sha256,
+                        source=dict(item.source),
+                    )
+                    for item in files
+                ],
+            )
+            session.add(message)
+            messages.append(message)
+        await session.flush()
+        return messages
+
+    async def _act(self, session: AsyncSession, conversation: Conversation, plan: Plan) -> None:
+        lang, decision = plan.lang, plan.decision
         shown: dict[str, str] = dict(decision.state.options)
         for action in decision.actions:
-            text, options, record, guarded = "", {}, {"action": "answer", **(message.decision or {})}, True
+            text, options, record, guarded = "", {}, {"action": "answer", **plan.record}, True
             if isinstance(action, Handoff):
-                ticket = await self._hand_off(session, conversation, action, before, message, routed=routed)
+                assert plan.routed is not None  # noqa: S101 - whoever plans a handoff also routes it
+                ticket = await self._hand_off(session, conversation, action.reason, plan.routed)
                 text = self._announcement(conversation, ticket)
                 record |= {
                     "action": "handoff",
@@ -240,34 +372,42 @@ class Turns:
             for token, label in options.items()
         }
 
-    async def _hand_off(
+    async def _route(
         self,
-        session: AsyncSession,
-        conversation: Conversation,
         action: Handoff,
+        rule: str,
+        said: Sequence[str],
+        before: Sequence[str],
         state: DialogueState,
-        message: Message,
-        *,
-        routed: bool,
-    ) -> Ticket:
-        texts = await desk.customer_texts(session, conversation)
-        asked_for = (message.decision or {}).get("rule") != "low_confidence" and action.topic is None
-        # "Call a person" tells no topic; what was said before it does.
-        telling = [text for text in texts if text != message.text] if asked_for and len(texts) > 1 else texts
+        topics: IntentTopics | None,
+    ) -> Routed:
+        """said: the texts of this turn, the oldest first. before: what the customer said before, the newest first.
+        topics: None where the models are not to be asked."""
+        if rule == "low_confidence" or action.topic is not None:
+            telling = [*reversed(said), *before]
+        else:
+            # "Call a person" tells no topic; what was said before it does.
+            telling = [text for text in before if text not in said] or list(said)
+        telling = telling[:MAX_ROUTING_TEXTS]
         chosen = await asyncio.to_thread(
             route,
             self._topics,
-            self._understander().topics if routed else None,
+            topics,
             telling,
             by_intent=(action.topic, action.confidence or 0.0) if action.topic else None,
             by_article=state.topic,
         )
+        return Routed(chosen, telling[0] if telling else "")
+
+    async def _hand_off(
+        self, session: AsyncSession, conversation: Conversation, reason: Reason, routed: Routed
+    ) -> Ticket:
         return await desk.hand_off(
             session,
             conversation,
-            reason=action.reason,
-            route=chosen,
-            subject=telling[0] if telling else message.text,
+            reason=reason,
+            route=routed.route,
+            subject=routed.subject,
             hours=self._hours,
             now=self._clock(),
         )
@@ -289,3 +429,8 @@ class Turns:
                 "next_opening": None if in_hours else f"{opening:%d.%m %H:%M}",
             },
         )
+
+
+def _texts(utterance: Sequence[InboundMessage]) -> list[str]:
+    """The customer's own words in them. What a button said are not."""
+    return [message.text for message in utterance if message.kind in JOINABLE and message.text]

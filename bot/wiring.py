@@ -511,6 +511,8 @@ class Installation:
             channels=channels,
             attachments=self.attachments,
             clock=clock,
+            gather_seconds=self.settings.gather_seconds,
+            max_text_chars=self.settings.max_text_chars,
         )
 
     @cached_property

@@ -1,6 +1,7 @@
 """What happens to conversations and tickets, whichever desk or channel asks for it.
 
-Every function works inside the caller's transaction and never commits.
+Every function works inside the caller's transaction and never commits. Whatever changes an owner first locks the
+conversation's row, so that two changes at once happen one after the other, each seeing what the other did.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from handoff.errors import ConversationNotFoundError, OwnershipError, TicketNotFoundError, TicketStateError
 from handoff.hours import WorkingHours
 from handoff.records import (
+    NOTE,
     Attachment,
     Author,
     Conversation,
@@ -33,26 +36,45 @@ SUBJECT_CHARS = 120
 async def open_conversation(
     session: AsyncSession, *, channel: str, account: str, chat_id: str, now: datetime
 ) -> Conversation:
-    """The conversation of this customer in this channel; a new one belongs to the assistant."""
-    found = await session.scalar(
-        select(Conversation).where(
-            Conversation.channel == channel, Conversation.account == account, Conversation.chat_id == chat_id
-        )
+    """The conversation of this customer in this channel, locked; a new one belongs to the assistant."""
+    query = (
+        select(Conversation)
+        .where(Conversation.channel == channel, Conversation.account == account, Conversation.chat_id == chat_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
     )
+    found: Conversation | None = await session.scalar(query)
     if found is not None:
         return found
-    conversation = Conversation(
-        channel=channel,
-        account=account,
-        chat_id=chat_id,
-        owner=Owner.ASSISTANT,
-        epoch=0,
-        state={},
-        created_at=now,
-        updated_at=now,
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    # Two processes may open the same one at once; both get the one that is made.
+    await session.execute(
+        insert(Conversation)
+        .values(
+            channel=channel,
+            account=account,
+            chat_id=chat_id,
+            owner=Owner.ASSISTANT,
+            epoch=0,
+            state={},
+            created_at=now,
+            updated_at=now,
+        )
+        .on_conflict_do_nothing()
     )
-    session.add(conversation)
-    await session.flush()
+    return (await session.scalars(query)).one()
+
+
+async def lock_conversation(session: AsyncSession, conversation_id: int) -> Conversation:
+    """The conversation as it is now; nobody else changes it before this transaction ends."""
+    conversation: Conversation | None = await session.scalar(
+        select(Conversation)
+        .where(Conversation.id == conversation_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    if conversation is None:
+        raise ConversationNotFoundError(conversation_id)
     return conversation
 
 
@@ -63,27 +85,55 @@ async def get_conversation(session: AsyncSession, conversation_id: int) -> Conve
     return conversation
 
 
-async def transcript(session: AsyncSession, conversation_id: int, *, after_id: int = 0) -> Sequence[Message]:
-    """The messages of a conversation in the order of writing."""
-    rows = await session.scalars(
-        select(Message)
-        .where(Message.conversation_id == conversation_id, Message.id > after_id)
-        .order_by(Message.id)
-        .execution_options(populate_existing=True)
-    )
+async def transcript(
+    session: AsyncSession, conversation_id: int, *, after_id: int = 0, notes: bool = True
+) -> Sequence[Message]:
+    """The messages of a conversation in the order of writing. notes: with what is meant for agents alone."""
+    query = select(Message).where(Message.conversation_id == conversation_id, Message.id > after_id)
+    if not notes:
+        query = query.where(Message.kind != NOTE)
+    rows = await session.scalars(query.order_by(Message.id).execution_options(populate_existing=True))
     return rows.all()
 
 
-async def customer_texts(session: AsyncSession, conversation: Conversation) -> list[str]:
+async def note(
+    session: AsyncSession,
+    conversation_id: int,
+    text: str,
+    *,
+    agent_name: str | None = None,
+    about: dict[str, Any] | None = None,
+    now: datetime,
+) -> Message:
+    """Write what agents alone see: an agent's own note, or the program's when `agent_name` is not given.
+
+    about: what it is about, for programs.
+    """
+    message = Message(
+        conversation_id=conversation_id,
+        author=Author.AGENT if agent_name else Author.SYSTEM,
+        agent_name=agent_name,
+        kind=NOTE,
+        text=text,
+        decision=about,
+        sent_at=now,
+        created_at=now,
+    )
+    session.add(message)
+    await session.flush()
+    return message
+
+
+async def customer_texts(session: AsyncSession, conversation_id: int) -> list[str]:
     """What the customer said since the last resolved ticket, newest first."""
     since = await session.scalar(
         select(Ticket.resolved_at)
-        .where(Ticket.conversation_id == conversation.id, Ticket.resolved_at.is_not(None))
+        .where(Ticket.conversation_id == conversation_id, Ticket.resolved_at.is_not(None))
         .order_by(Ticket.resolved_at.desc())
         .limit(1)
     )
     query = select(Message.text).where(
-        Message.conversation_id == conversation.id, Message.author == Author.CUSTOMER, Message.text != ""
+        Message.conversation_id == conversation_id, Message.author == Author.CUSTOMER, Message.text != ""
     )
     if since is not None:
         query = query.where(Message.created_at > since)
@@ -113,6 +163,7 @@ async def hand_off(
 
     Raises OwnershipError when a person already has the conversation.
     """
+    conversation = await lock_conversation(session, conversation.id)
     if conversation.owner is Owner.PERSON:
         raise OwnershipError(conversation.id, conversation.owner)
     subject = " ".join(subject.split()) or route.topic.title_in(conversation.lang or "en")
@@ -163,6 +214,7 @@ async def reply(session: AsyncSession, ticket: Ticket, text: str, *, agent_name:
 
     Raises TicketStateError when the ticket is no longer open: the conversation is the assistant's again.
     """
+    _, ticket = await _lock_ticket(session, ticket)
     if ticket.status is not TicketStatus.OPEN:
         raise TicketStateError(ticket.id, ticket.status, "answered")
     message = Message(
@@ -181,16 +233,23 @@ async def reply(session: AsyncSession, ticket: Ticket, text: str, *, agent_name:
 async def resolve(session: AsyncSession, ticket: Ticket, *, now: datetime) -> Conversation:
     """End the ticket and give the conversation back to the assistant, who starts anew: nothing of the ended
     episode is remembered."""
+    conversation, ticket = await _lock_ticket(session, ticket)
     if ticket.status is not TicketStatus.OPEN:
         raise TicketStateError(ticket.id, ticket.status, "resolved")
     ticket.status = TicketStatus.RESOLVED
     ticket.resolved_at = now
-    conversation = await get_conversation(session, ticket.conversation_id)
     conversation.owner = Owner.ASSISTANT
     conversation.epoch += 1
     conversation.state = {"greeted": True}
     conversation.updated_at = now
     return conversation
+
+
+async def _lock_ticket(session: AsyncSession, ticket: Ticket) -> tuple[Conversation, Ticket]:
+    """Lock the ticket's conversation; the ticket as it is then."""
+    conversation = await lock_conversation(session, ticket.conversation_id)
+    query = select(Ticket).where(Ticket.id == ticket.id).execution_options(populate_existing=True)
+    return conversation, (await session.scalars(query)).one()
 
 
 @dataclass(frozen=True)
@@ -252,6 +311,8 @@ def _message_json(message: Message) -> dict[str, Any]:
         "decision": message.decision,
         "delivery": message.delivery,
         "delivery_error": message.delivery_error,
+        "edits": message.edits,
+        "deleted_at": message.deleted_at.isoformat() if message.deleted_at else None,
         "attachments": [_attachment_json(attachment) for attachment in message.attachments],
     }
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     DateTime,
     Dialect,
     Enum,
     ForeignKey,
     Index,
+    Integer,
     MetaData,
     String,
     Text,
@@ -20,7 +22,12 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+StoredJson = JSON().with_variant(JSONB(), "postgresql")
+BigId = Annotated[int, mapped_column(BigInteger().with_variant(Integer(), "sqlite"))]
+"""Ids of tables that grow without end. SQLite numbers rows by itself for its own INTEGER alone, which has 64 bits."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -55,8 +62,8 @@ class Base(DeclarativeBase):
     )
     type_annotation_map = {  # noqa: RUF012
         datetime: UtcDateTime(),
-        dict[str, Any]: JSON,
-        list[Any]: JSON,
+        dict[str, Any]: StoredJson,
+        list[Any]: StoredJson,
         StrEnum: Enum(
             StrEnum,
             native_enum=False,
@@ -78,6 +85,12 @@ class Author(StrEnum):
     CUSTOMER = "customer"
     ASSISTANT = "assistant"
     AGENT = "agent"
+    SYSTEM = "system"
+    """The program itself, to the agents: only ever in notes."""
+
+
+NOTE = "note"
+"""Kind of a message that is written for the agents, and is never sent to the customer or shown to him."""
 
 
 class Reason(StrEnum):
@@ -89,6 +102,8 @@ class Reason(StrEnum):
     SENSITIVE = "sensitive"
     COMPLAINT = "complaint"
     ERROR = "error"
+    UNDELIVERED = "undelivered"
+    """The answer was given, and did not reach the customer."""
 
 
 class Delivery(StrEnum):
@@ -96,7 +111,11 @@ class Delivery(StrEnum):
 
     QUEUED = "queued"
     SENDING = "sending"
+    """The platform is being called, or was when a process died."""
     SENT = "sent"
+    """The platform took it."""
+    DELIVERED = "delivered"
+    READ = "read"
     FAILED = "failed"
     DISCARDED = "discarded"
     """Computed before the ownership changed, and therefore never sent."""
@@ -113,7 +132,7 @@ class Conversation(Base):
     __tablename__ = "conversations"
     __table_args__ = (UniqueConstraint("channel", "account", "chat_id"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[BigId] = mapped_column(primary_key=True)
     channel: Mapped[str] = mapped_column(String(32))
     account: Mapped[str] = mapped_column(String(64), default="")
     chat_id: Mapped[str] = mapped_column(String(128))
@@ -131,10 +150,18 @@ class Message(Base):
     """One message of a transcript, by whomever it was written. `id` gives the order within a conversation."""
 
     __tablename__ = "messages"
-    __table_args__ = (Index("ix_messages_conversation", "conversation_id", "id"),)
+    __table_args__ = (
+        Index("ix_messages_conversation", "conversation_id", "id"),
+        Index(
+            "ix_messages_external",
+            "external_id",
+            sqlite_where=text("external_id IS NOT NULL"),
+            postgresql_where=text("external_id IS NOT NULL"),
+        ),
+    )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    conversation_id: Mapped[int] = mapped_column(ForeignKey("conversations.id"))
+    id: Mapped[BigId] = mapped_column(primary_key=True)
+    conversation_id: Mapped[BigId] = mapped_column(ForeignKey("conversations.id"))
     author: Mapped[Author]
     agent_name: Mapped[str | None] = mapped_column(String(200))
     kind: Mapped[str] = mapped_column(String(32), default="text")
@@ -144,9 +171,16 @@ class Message(Base):
     decision: Mapped[dict[str, Any] | None]
     """All that the assistant knew when it answered: intent, confidence, hits, thresholds, rule, model version."""
     external_id: Mapped[str | None] = mapped_column(String(128))
-    """The platform's id of it."""
+    """The platform's id of it; of a message that went out in parts, the last one's."""
     delivery: Mapped[Delivery | None]
     delivery_error: Mapped[str | None] = mapped_column(Text)
+    """The platform's reason for the last refusal."""
+    repeats: Mapped[int] = mapped_column(default=0, server_default="0")
+    """How often it was sent again without knowing whether it had arrived, because a process died while sending."""
+    edits: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
+    """What it said before the customer edited it: [{"text", "at"}], the oldest first."""
+    deleted_at: Mapped[datetime | None]
+    """When the customer took it back. Its text stays, for the agent."""
     sent_at: Mapped[datetime]
     """The sender's own time where the platform tells it."""
     created_at: Mapped[datetime]
@@ -167,13 +201,13 @@ class Attachment(Base):
 
     __tablename__ = "attachments"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    message_id: Mapped[int] = mapped_column(ForeignKey("messages.id"), index=True)
+    id: Mapped[BigId] = mapped_column(primary_key=True)
+    message_id: Mapped[BigId] = mapped_column(ForeignKey("messages.id"), index=True)
     kind: Mapped[str] = mapped_column(String(32))
     state: Mapped[AttachmentState]
     file_name: Mapped[str | None] = mapped_column(String(255))
     mime_type: Mapped[str | None] = mapped_column(String(127))
-    size_bytes: Mapped[int | None]
+    size_bytes: Mapped[BigId | None]
     sha256: Mapped[str | None] = mapped_column(String(64))
     source: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """The platform's own reference, and what needs no file (coordinates, a phone number)."""
@@ -195,8 +229,8 @@ class Ticket(Base):
         ),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    conversation_id: Mapped[int] = mapped_column(ForeignKey("conversations.id"))
+    id: Mapped[BigId] = mapped_column(primary_key=True)
+    conversation_id: Mapped[BigId] = mapped_column(ForeignKey("conversations.id"))
     status: Mapped[TicketStatus] = mapped_column(default=TicketStatus.OPEN)
     reason: Mapped[Reason]
     topic: Mapped[str] = mapped_column(String(64))

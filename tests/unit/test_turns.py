@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from databases import MakeDatabase
 from site_harness import DATA, Clock, Keywords
 from sqlalchemy import func, select
 
@@ -26,7 +27,7 @@ from bot.turn import Turns
 from bot.understanding import Understander
 from handoff import desk
 from handoff.hours import WorkingHours
-from handoff.records import AttachmentState, Author, Conversation, Delivery, Message, Owner, Reason, Ticket
+from handoff.records import NOTE, AttachmentState, Author, Conversation, Delivery, Message, Owner, Reason, Ticket
 from handoff.routing import load_topics
 
 COMMON = {"shop": "Klyon", "hours": "9–21", "privacy_url": "https://klyon.example/p", "first_reply_minutes": 10}
@@ -63,10 +64,17 @@ class Recorder:
 
 
 class World:
-    def __init__(self, var: Path, replies: Path = DATA / "replies", understander: Understander | None = None) -> None:
+    def __init__(
+        self,
+        var: Path,
+        replies: Path = DATA / "replies",
+        understander: Understander | None = None,
+        database: str | None = None,
+        gather_seconds: float = 0.2,
+    ) -> None:
         self.clock = Clock()
         self.channel = Recorder()
-        self.engine, self.sessions = open_database(f"sqlite+aiosqlite:///{var / 'otvet.sqlite3'}")
+        self.engine, self.sessions = open_database(database or f"sqlite+aiosqlite:///{var / 'otvet.sqlite3'}")
         mind = understander or Keywords()
         turns = Turns(
             understander=lambda: mind,
@@ -82,6 +90,7 @@ class World:
             channels=[self.channel],
             attachments=AttachmentStore(var / "attachments", 10_000),
             clock=self.clock,
+            gather_seconds=gather_seconds,
         )
 
     def message(self, text: str = "", *, key: str | None = None, chat: str = "c", **more: object) -> InboundMessage:
@@ -110,8 +119,8 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path)
+async def world(tmp_path: Path, make_database: MakeDatabase) -> AsyncIterator[World]:
+    made = World(tmp_path, database=make_database())
     await migrate(made.engine)
     yield made
     await made.engine.dispose()
@@ -222,10 +231,18 @@ async def test_a_refused_message_is_sent_again_after_the_time_that_the_platform_
     assert {m.delivery for m in await world.transcript() if m.author is not Author.CUSTOMER} == {Delivery.SENT}
 
 
-async def test_a_customer_who_blocked_the_bot_fails_the_message_and_not_the_assistant(world: World) -> None:
+async def test_what_never_reached_a_customer_ends_at_a_person_and_stops_nobody_else(world: World) -> None:
     world.channel.refusals = [DeliveryError("blocked", permanent=True)] * 2
     await world.hear("where is my order")
-    assert [m.delivery for m in await world.transcript()][1:] == [Delivery.FAILED, Delivery.FAILED]
+    _, greeting, answer, *notes = await world.transcript()
+    assert (greeting.delivery, answer.delivery) == (Delivery.FAILED, Delivery.FAILED)
+    assert answer.delivery_error == "blocked"
+    assert [(note.kind, note.author, (note.decision or {})["undelivered"]) for note in notes] == [
+        (NOTE, Author.SYSTEM, greeting.id),
+        (NOTE, Author.SYSTEM, answer.id),
+    ]
+    (ticket,) = await world.tickets()
+    assert (ticket.reason, ticket.subject) == (Reason.UNDELIVERED, "where is my order")
     assert len(await world.hear("where is my order", chat="other")) == 2
 
 
