@@ -13,10 +13,13 @@ from bot.language import detect
 from handoff.records import Reason
 from kb_index.articles import Article
 from kb_index.search import Hit, SearchIndex
+from nlu.features import fold
 from nlu.intents import IntentPrediction
 from nlu.training_data import IntentSpec
 
 MAX_PARTS = 4
+MAX_FOLDED = 1000
+"""`nlu.features.fold` keeps so many characters."""
 
 
 class IntentEngine(Protocol):
@@ -130,11 +133,8 @@ class Understander:
         if len(text) > self.policy.max_text_chars:
             return Understood(detect(text, remembered_lang), (Understanding(text),), {"too_long": len(text)})
         lang = detect(self.index.readings(text)[-1], remembered_lang)
-        whole, hits = self._one(text, lang)
-        parts = [whole]
         sentences = split_questions(text)
-        if len(sentences) > 1:
-            parts += [self._one(sentence, lang)[0] for sentence in sentences]
+        (whole, hits), *rest = self._each([text, *sentences] if len(sentences) > 1 else [text], lang)
         record = {
             "lang": lang,
             "intent": whole.intent,
@@ -143,20 +143,29 @@ class Understander:
             "thresholds": self.policy.for_json(lang),
             "model_version": self.version,
         }
-        return Understood(lang, tuple(parts), record)
+        return Understood(lang, (whole, *(part for part, _ in rest)), record)
 
     def search(self, text: str, lang: str | None, limit: int) -> tuple[Hit, ...]:
         """Articles for a text, with what the intents say for them as evidence."""
-        return self._one(text, lang or detect(self.index.readings(text)[-1]), limit)[1]
+        return self._each([text], lang or detect(self.index.readings(text)[-1]), limit)[0][1]
 
-    def _one(self, text: str, lang: str, limit: int = 5) -> tuple[Understanding, tuple[Hit, ...]]:
-        intent, confidence, evidence = None, 0.0, {}
+    def _each(self, texts: Sequence[str], lang: str, limit: int = 5) -> list[tuple[Understanding, tuple[Hit, ...]]]:
+        """Each text with its hits. The classifier encodes all of them at once, on all cores; the search finds the
+        same vectors in the encoder's memory, since it is asked for the same folded text."""
+        predictions: Sequence[IntentPrediction | None] = [None] * len(texts)
         if self.classifier:
             # What was typed in the wrong layout or in Latin letters is classified as it was meant.
-            prediction = self.classifier.predict([self.index.readings(text)[-1]])[0]
+            predictions = self.classifier.predict([self.index.readings(text)[-1] for text in texts])
+        return [self._one(text, lang, prediction, limit) for text, prediction in zip(texts, predictions, strict=True)]
+
+    def _one(
+        self, text: str, lang: str, prediction: IntentPrediction | None, limit: int
+    ) -> tuple[Understanding, tuple[Hit, ...]]:
+        intent, confidence, evidence = None, 0.0, {}
+        if prediction:
             intent, confidence = prediction.intent, prediction.confidence
             evidence = evidence_of(prediction, self.outcomes)
-        hits = self.index.search(text, lang=lang, limit=limit, evidence=evidence)
+        hits = self.index.search(_searched(text), lang=lang, limit=limit, evidence=evidence)
         outcome = self.outcomes.get(intent, Outcome()) if intent else Outcome()
         if intent not in self.intents:
             intent = None  # an article's own class is no intent that anybody named
@@ -185,6 +194,12 @@ def _versions(index: SearchIndex) -> dict[str, dict[str, Article]]:
     for article in index.articles:
         versions.setdefault(article.id, {})[article.lang] = article
     return versions
+
+
+def _searched(text: str) -> str:
+    """What is searched for: the form that the intents are told from, so that one encoding serves both. A text of which
+    that form is a part only is searched for as it is."""
+    return fold(text) if len(text) <= MAX_FOLDED else text
 
 
 def split_questions(text: str) -> list[str]:

@@ -25,6 +25,7 @@ TextKind = Literal["query", "passage"]
 MAX_TOKENS = 512
 MAX_CHARACTERS = 16 * MAX_TOKENS  # no piece is longer than 16 characters, so the rest could not count
 CACHED_QUERIES = 2048  # 3 MB of vectors
+REMEMBERED_AT_ONCE = 16  # so many texts may belong to one message; more are bulk work
 
 _LOAD_ERRORS = (ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.NotImplemented, ort_errors.RuntimeException)
 _RUN_ERRORS = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.RuntimeException)
@@ -58,7 +59,7 @@ def load_encoder(
 
     Any other name is a SentenceTransformer folder or a model hub's name. `folder` keeps what is prepared once,
     about 600 MB and 20 seconds; several processes may prepare it at the same time. `progress` is told what takes
-    long. The vectors of the last `cached_queries` single queries are kept in memory.
+    long. The vectors of the last `cached_queries` queries, bulk work excepted, are kept in memory.
     Raises EncoderUnavailable with the remedy.
     """
     if name in ("", MODEL_NAME):
@@ -98,12 +99,12 @@ class OnnxEncoder:
     def encode(self, texts: Sequence[str], kind: TextKind = "query") -> FloatMatrix:
         """See Encoder.encode."""
         cleaned = [clean(text) for text in texts]
-        if len(cleaned) == 1:
-            return unit_rows(
-                (self.query_vector(cleaned[0]) if kind == "query" else self._vector(cleaned[0], kind))[None]
-            )
+        remembered = kind == "query" and len(cleaned) <= REMEMBERED_AT_ONCE
+        vector = self.query_vector if remembered else lambda text: self._vector(text, kind)
         rows = np.empty((len(cleaned), self.dim), np.float32)
-        for index, row in enumerate(self._pool.map(lambda text: self._vector(text, kind), cleaned)):
+        # A pool for one text would only add a change of threads.
+        found = self._pool.map(vector, cleaned) if len(cleaned) > 1 else map(vector, cleaned)
+        for index, row in enumerate(found):
             rows[index] = row
         return unit_rows(rows)
 
@@ -148,8 +149,8 @@ class SentenceTransformerEncoder:
         cleaned = [clean(text) for text in texts]
         if not cleaned:
             return np.empty((0, self.dim), np.float32)
-        if len(cleaned) == 1 and kind == "query":
-            return unit_rows(self.query_vector(cleaned[0])[None])
+        if kind == "query" and len(cleaned) <= REMEMBERED_AT_ONCE:
+            return unit_rows(np.stack([self.query_vector(text) for text in cleaned]))
         return unit_rows(self._rows(cleaned, kind))
 
     def _rows(self, texts: list[str], kind: TextKind) -> FloatMatrix:
