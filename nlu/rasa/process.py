@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import threading
 from collections import deque
@@ -16,9 +17,15 @@ from nlu.errors import RasaFailed, RasaNotInstalled
 from nlu.rasa.project import ENVIRONMENT
 
 _EPOCHS: Final = re.compile(r"Epochs:.*?(\d+)/(\d+)")
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _KEPT_LINES: Final = 40
 _STOP_SECONDS: Final = 5.0
 _MAX_REASON: Final = 400
+
+
+def is_installed(folder: Path) -> bool:
+    """Whether a folder is an environment with Rasa 3.6's Python and Rasa in it."""
+    return (folder / "bin" / "python").exists() and (folder / "lib/python3.10/site-packages/rasa/__init__.py").is_file()
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class RasaPython:
 
     def check(self) -> None:
         """Raises RasaNotInstalled."""
-        if not self.python.exists() or not any(self.folder.glob("lib/python3.10/site-packages/rasa/__init__.py")):
+        if not is_installed(self.folder):
             raise RasaNotInstalled(self.folder)
 
 
@@ -94,6 +101,8 @@ class RasaProcess:
         return self._last_words(self._child.poll())
 
     def _last_words(self, status: int | None) -> str:
+        if status is not None and status < 0:
+            return f"it was ended by {signal.Signals(-status).name}"
         errors = [line for line in self._said if "Error" in line or "Exception" in line]
         last = (errors or list(self._said) or ["it said nothing"])[-1]
         return f"it ended with status {status}: {last.strip()[:_MAX_REASON]}"
@@ -144,7 +153,7 @@ class RasaProcess:
                 *whole, rest = re.split(rb"[\r\n]+", rest + piece)
                 rest = rest[-65536:]
                 for line in whole:
-                    if text := line.decode("utf-8", "replace").strip():
+                    if text := _COLOUR.sub("", line.decode("utf-8", "replace")).strip():
                         self._said.append(text[:1000])
                         self._on_line(text)
 

@@ -109,7 +109,13 @@ class RasaServer:
         client = self._client
         if not self._state.ready or client is None:
             raise RasaUnavailable(self._state.reason)
-        return client.parse(text)
+        try:
+            return client.parse(text)
+        except RasaUnavailable as error:
+            # No other message waits for it until a look at its health has gone well.
+            self._set(False, error.reason)
+            self._wake.set()
+            raise
 
     def close(self) -> None:
         """Stop the server; safe to call again."""
@@ -179,13 +185,14 @@ class RasaServer:
                 self._ready(wanted[1])
             try:
                 self._loaded = client.model_id()
+                self._ready(wanted[1])
                 failures = 0
             except RasaUnavailable as error:
                 failures += 1
                 if failures >= _FAILED_CHECKS:
                     raise RasaUnavailable(f"it lives but does not answer: {error.reason}") from error
             # Checked often enough to notice at once that the process has died.
-            for _ in range(int(_HEALTH_SECONDS / 0.25)):
+            for _ in range(int((_HEALTH_SECONDS if not failures else 1) / 0.25)):
                 if self._wake.wait(0.25) or not process.running:
                     self._wake.clear()
                     break

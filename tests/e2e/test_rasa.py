@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 
+from bot.doctor import _rasa
+from bot.settings import Settings
+from bot.wiring import Installation
 from nlu.encoder import Encoder
-from nlu.errors import RasaFailed, RasaUnavailable
+from nlu.errors import RasaFailed, RasaNotInstalled, RasaUnavailable
 from nlu.intents import IntentClassifier
 from nlu.rasa.client import RasaClient
-from nlu.rasa.engine import RasaClassifier, RasaModel
+from nlu.rasa.engine import RasaClassifier, RasaModel, read_model_id
 from nlu.rasa.process import RasaPython
 from nlu.rasa.project import ENVIRONMENT
-from nlu.rasa.server import RasaServer, RasaState, RemoteRasa
+from nlu.rasa.server import START_SECONDS, RasaServer, RasaState, RemoteRasa
 from nlu.training_data import TrainingData, load_intents
 
 pytestmark = pytest.mark.e2e
@@ -231,34 +235,35 @@ def test_while_the_killed_server_is_away_the_embedded_engine_answers_and_it_is_s
     away = [classifier.predict(["where is my parcel"])[0] for _ in range(3)]
 
     assert away == embedded.predict(["where is my parcel"]) * 3
+    deadline = time.monotonic() + START_SECONDS
+    while server.pid in (None, before) and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert server.wait(), server.state
     classifier.predict(["where is my parcel"])
-    assert server.pid != before
     assert [each is None for each in changes] == [False, True]
-    assert any("started again" in state.reason for state in states)
+    assert any("SIGKILL; it is started again in 1 s" in state.reason for state in states)
 
 
-def test_a_hanging_server_costs_a_message_no_more_than_the_time_limit(
+def test_a_hanging_server_costs_one_message_the_time_limit_and_is_back_by_itself(
     server: RasaServer, model: RasaModel, embedded: IntentClassifier
 ) -> None:
     assert server.pid is not None
-    assert server._client is not None
-    client = RasaClient(server._client.url, server._client._http.params["token"], 0.5)
-    classifier = RasaClassifier(RemoteRasa(client), model, embedded)
+    classifier = RasaClassifier(server, model, embedded)
     os.kill(server.pid, signal.SIGSTOP)
     try:
         started = time.monotonic()
-        for _ in range(20):
+        for _ in range(10):
             classifier.predict(["where is my parcel"])
         seconds = time.monotonic() - started
     finally:
         os.kill(server.pid, signal.SIGCONT)
-        client.close()
 
     assert classifier.down is not None
     assert "did not answer in time" in classifier.down
-    # After the first failure it is left alone for a while: 20 messages don't wait 20 times.
-    assert seconds < 5
+    assert 5 <= seconds < 9
+    assert server.wait(30), server.state
+    assert classifier.predict(["where is my parcel"])
+    assert classifier.down is None
 
 
 def test_the_server_dies_with_its_parent_even_when_that_is_killed(
@@ -276,8 +281,6 @@ while server.pid is None:
 print(server.pid, flush=True)
 time.sleep(600)
 """
-    import sys
-
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
@@ -302,10 +305,95 @@ def test_a_fault_of_rasa_is_one_line_with_its_reason(
     assert len(str(caught.value)) < 500
 
 
-def test_a_server_without_its_model_answers_nothing_and_says_so(python: RasaPython, tmp_path: Path) -> None:
-    server = RasaServer(python, tmp_path, 5.0)
-
+def test_a_server_that_was_not_started_says_so(python: RasaPython, tmp_path: Path) -> None:
     with pytest.raises(RasaUnavailable, match="not started"):
-        server.parse("hello")
-    with httpx.Client() as client, pytest.raises(httpx.HTTPError):
-        client.get("http://127.0.0.1:9/status", timeout=1)
+        RasaServer(python, tmp_path, 5.0).parse("hello")
+
+
+def test_a_missing_environment_is_named_with_the_command_that_makes_it(
+    model: RasaModel, encoder_folder: Path, tmp_path: Path
+) -> None:
+    nowhere = RasaPython(tmp_path / "none", encoder_folder)
+
+    with pytest.raises(RasaNotInstalled, match="make rasa"):
+        RasaServer(nowhere, tmp_path, 5.0).use(model.archive, model.model_id)
+
+
+def test_another_version_is_loaded_into_the_running_server_and_back(
+    server: RasaServer, model: RasaModel, embedded: IntentClassifier
+) -> None:
+    assert server.wait(), server.state
+    before = server.pid
+    other = model.archive.with_name("rehearsal.tar.gz")  # a real model too, on fewer intents
+
+    server.use(other, read_model_id(other))
+    meanwhile = RasaClassifier(server, model, embedded).predict(["refund please"])
+    assert server.wait(), server.state
+    promoted = server.model_id
+    server.use(model.archive, model.model_id)
+    assert server.wait(), server.state
+
+    assert meanwhile == embedded.predict(["refund please"])
+    assert (promoted, server.model_id) == (read_model_id(other), model.model_id)
+    assert server.pid == before
+
+
+async def test_an_installation_trains_both_engines_and_the_doctor_says_who_answers(
+    python: RasaPython, encoder_folder: Path, tmp_path: Path
+) -> None:
+    project = tmp_path / "project"
+    (project / "data").mkdir(parents=True)
+    (project / "kb" / "en").mkdir(parents=True)
+    (project / "domain.yml").write_text("intents: [status, refund]\n")
+    items = {"status": "order-status", "refund": "refund-time"}
+    intents = {"status": TEXTS["order_status"], "refund": TEXTS["refund"]}
+    for article in items.values():
+        body = f"---\nid: {article}\ntitle: About {article}\nquestions: [what about {article}]\n---\nIt is so.\n"
+        (project / "kb" / "en" / f"{article}.md").write_text(body)
+    (project / "data" / "nlu.en.yml").write_text(
+        "nlu:\n"
+        + "".join(
+            f"- intent: {name}\n  metadata: {{article: {items[name]}}}\n  examples: |\n"
+            + "".join(f"    - {text}\n" for text in texts.split("|"))
+            for name, texts in intents.items()
+        )
+    )
+    config = tmp_path / "config.yml"
+    config.write_text(
+        "pipeline:\n- name: WhitespaceTokenizer\n- name: otvet_featurizer.OtvetFeaturizer\n"
+        "- name: LogisticRegressionClassifier\n"
+    )
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / "encoder").symlink_to(encoder_folder)
+    settings = Settings(
+        _env_file=None,
+        var=tmp_path / "var",
+        data=project,
+        nlu_engine="rasa",
+        rasa_environment=python.folder,
+        rasa_config=config,
+        rasa_timeout_seconds=5,
+    )
+    installation = Installation(settings)
+    try:
+        await asyncio.to_thread(installation.train, promote=True)
+        version = installation.store.live()
+        assert version is not None
+        assert version.manifest["engine"] == "rasa"
+        assert {"intents/intents.json", "rasa/model.tar.gz", "rasa/rasa.json"} <= set(version.manifest["files"])
+        assert installation.is_current(version)
+        understander = installation.understander()
+        classifier = understander.classifier
+        assert isinstance(classifier, RasaClassifier)
+        first = understander.understand("where is my parcel please").parts[0]
+        assert classifier.down is not None  # Rasa takes its time to start, the customer need not
+        await asyncio.to_thread(installation.await_rasa)
+        second = understander.understand("where is my parcel please").parts[0]
+        assert classifier.down is None
+        assert (first.intent, second.intent) == ("status", "status")
+        assert (await _rasa(installation)).detail.startswith("the server is ready since")
+    finally:
+        await installation.close()
+    stopped = await _rasa(Installation(settings))
+    assert not stopped.ok
+    assert "the embedded engine answers" in stopped.detail
