@@ -24,7 +24,7 @@ from nlu.intents import IntentClassifier
 from nlu.rasa.client import RasaClient
 from nlu.rasa.engine import RasaClassifier, RasaModel, read_model_id
 from nlu.rasa.process import RasaPython
-from nlu.rasa.project import ENVIRONMENT
+from nlu.rasa.project import ENVIRONMENT, write_project
 from nlu.rasa.server import START_SECONDS, RasaServer, RasaState, RemoteRasa
 from nlu.training_data import TrainingData, load_intents
 
@@ -290,6 +290,33 @@ time.sleep(600)
     while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not Path(f"/proc/{child}").exists()
+
+
+def test_ctrl_c_ends_a_training_with_its_child(
+    python: RasaPython, data: TrainingData, pipeline: Path, tmp_path: Path
+) -> None:
+    project = write_project(data, tmp_path / "project", python.encoder, pipeline)
+    job = {"config": str(project.config), "domain": str(project.domain), "data": str(project.data)}
+    job["model"] = str(tmp_path / "model.tar.gz")
+    program = f"""
+from pathlib import Path
+from nlu.rasa.process import RasaPython, run_training
+python = RasaPython(Path({str(python.folder)!r}), Path({str(python.encoder)!r}))
+run_training(python, [{job!r}], Path({str(tmp_path)!r}), print)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE) as parent:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        deadline = time.monotonic() + 30
+        while not children.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        child = int(children.read_text().split()[0])
+        time.sleep(1)
+        parent.send_signal(signal.SIGINT)
+        parent.wait(20)
+
+    assert parent.returncode != 0
+    assert not Path(f"/proc/{child}").exists()
+    assert not (tmp_path / "model.tar.gz").exists()
 
 
 def test_a_fault_of_rasa_is_one_line_with_its_reason(
