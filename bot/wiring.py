@@ -22,6 +22,7 @@ from filelock import FileLock
 from sqlalchemy.ext.asyncio import AsyncEngine
 from threadpoolctl import threadpool_limits
 
+from bot import metrics
 from bot.articles import ArticleBase
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore
@@ -96,8 +97,11 @@ def utc_now() -> datetime:
 def _log_engine(reason: str | None) -> None:
     """Say once that another engine answers from now on."""
     if reason is None:
+        metrics.RASA_UP.set(1)
         log.info("nlu.engine_changed", engine="rasa")
     else:
+        metrics.RASA_UP.set(0)
+        metrics.RASA_LOST.inc()
         log.warning("nlu.engine_changed", engine="embedded", reason=reason)
 
 

@@ -182,8 +182,8 @@ class RasaClassifier:
 
     `source` has the server; `model` is the one of this version or None. A server with another model than this is one
     that was trained elsewhere: its probabilities are taken as they are, times the embedded engine's probability of
-    being in scope at all, and its intents need not be ours. `on_change` is told each change of who answers: a reason
-    when the embedded engine takes over, None when Rasa answers again.
+    being in scope at all, and its intents need not be ours. `on_change` is told who answers first and each change: a
+    reason when the embedded engine takes over, None when Rasa answers.
     """
 
     def __init__(
@@ -198,6 +198,7 @@ class RasaClassifier:
         self._embedded = embedded
         self._on_change = on_change
         self._down: str | None = None
+        self._has_answered = False
 
     @property
     def down(self) -> str | None:
@@ -213,8 +214,8 @@ class RasaClassifier:
                 self._down = error.reason
                 self._on_change(error.reason)
             return self._embedded.predict(texts)
-        if self._down is not None:
-            self._down = None
+        if self._down is not None or not self._has_answered:
+            self._down, self._has_answered = None, True
             self._on_change(None)
         if self._model and self._source.model_id == self._model.model_id:
             return self._model.judge(texts, parsed)

@@ -124,6 +124,24 @@ def test_a_broken_article_is_named_with_its_line_and_the_others_work(otvet: Run,
     assert b"bad.md:4" in done.stdout
 
 
+def test_an_example_under_two_intents_is_a_fault_with_its_place(otvet: Run, tmp_path: Path) -> None:
+    intents = tmp_path / "own" / "intents"
+    intents.mkdir(parents=True)
+    (tmp_path / "own" / "kb").mkdir()
+    items = "".join(f"- intent: {name}\n  metadata: {{reply: hello}}\n  examples: |\n    - hi\n" for name in "ab")
+    (intents / "en.yml").write_text(f"nlu:\n{items}")
+    done = otvet("kb", "check", "--json", OTVET_DATA=str(tmp_path / "own"), fails=True)
+    (fault,) = json.loads(done.stdout)["faults"]
+    assert "en.yml:9: 'hi' is an example of 'b', in en.yml:5 of 'a'" in fault
+
+
+def test_the_training_data_can_be_taken_to_rasa(otvet: Run, tmp_path: Path) -> None:
+    otvet("intents", "export", str(tmp_path / "project"))
+    ours = Path(__file__).parents[2] / "data" / "intents" / "ru.yml"
+    assert (tmp_path / "project" / "data" / "ru.yml").read_bytes() == ours.read_bytes()
+    assert b"is not empty" in otvet("intents", "export", str(tmp_path / "project"), fails=True).stderr
+
+
 def test_a_wrong_setting_stops_the_start_and_is_named(otvet: Run) -> None:
     done = otvet("doctor", OTVET_PORT="eighty", fails=True)
     assert b"OTVET_PORT" in done.stderr
