@@ -97,7 +97,7 @@ class RasaModel:
 
         The rehearsal lacks a quarter of each intent's examples and, whole, every seventh intent: what Rasa says about
         them is what the confidence and its thresholds are fitted to. Blocks for minutes. Raises NotEnoughData under
-        two intents, RasaFailed, RasaNotInstalled, EncodingError.
+        two intents or with one example in each, RasaFailed, RasaNotInstalled, EncodingError.
         """
         python.check()
         examples = data.examples
@@ -108,6 +108,8 @@ class RasaModel:
         labels = np.searchsorted(intents, names).astype(np.int64)
         kept, held, absent = _rehearsal(labels, intents, seed)
         held_rows = np.flatnonzero(held)
+        if not (held & ~absent).any():
+            raise NotEnoughData("Rasa needs intents with two examples or more. Add examples to the training data.")
         texts = [fold(each.text) for each in examples]
         progress(f"Encoding {len(texts)} examples")
         embedding, vectors = Embedding.fit(encoder, companion, texts)
