@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 import structlog
-from sqlalchemy import Index, LargeBinary, String, Text, UniqueConstraint, func, select, text, update
+from sqlalchemy import Index, LargeBinary, String, Text, UniqueConstraint, func, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -35,8 +35,12 @@ from bot.channels.whatsapp_updates import (
     TemplateChange,
     parse,
 )
-from bot.ledger import InboxRow, Sessions
+from bot.errors import WindowClosedError
+from bot.ledger import InboxRow, Sessions, address_of
+from bot.message_templates import note_template
+from bot.window import Windows
 from handoff.records import Author, Base, Conversation, Delivery, Message
+from handoff.window import Window
 
 log = structlog.get_logger()
 
@@ -84,22 +88,11 @@ class AliasRow(Base):
     chat_id: Mapped[str] = mapped_column(String(128))
 
 
-class TemplateRow(Base):
-    """What Meta said last of a template: approved, rejected, paused …"""
+OnFailed = Callable[[AsyncSession, Message, str], Awaitable[None]]
+"""What follows when the platform took a message and reports later that it did not arrive, and why."""
 
-    __tablename__ = "template_states"
-    __table_args__ = (UniqueConstraint("name", "language"),)
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(String(512))
-    language: Mapped[str] = mapped_column(String(16))
-    status: Mapped[str] = mapped_column(String(64))
-    reason: Mapped[str] = mapped_column(Text, default="")
-    updated_at: Mapped[datetime]
-
-
-OnReceipt = Callable[[AsyncSession, Receipt], Awaitable[None]]
-"""Notes what became of a message that we sent."""
+OPENING_KINDS = frozenset({"text", "start", "choice", "attachment", "unsupported"})
+"""What counts as the customer's message for the window."""
 
 
 class WhatsAppRecord:
@@ -110,14 +103,16 @@ class WhatsAppRecord:
         *,
         sessions: Sessions,
         receive: Callable[[InboundMessage], Awaitable[bool]],
-        on_receipt: OnReceipt,
+        windows: Windows,
+        on_failed: OnFailed,
         accounts: Collection[str],
         clock: Callable[[], datetime],
     ) -> None:
         """accounts: ids of our numbers; a webhook about another number is kept, and nobody answers it."""
         self._sessions = sessions
         self._receive = receive
-        self._on_receipt = on_receipt
+        self._windows = windows
+        self._on_failed = on_failed
         self._accounts = frozenset(accounts)
         self._clock = clock
 
@@ -168,9 +163,12 @@ class WhatsAppRecord:
                 async with self._sessions.begin() as session:
                     address = await resolve(session, event)
                 await self._receive(replace(event.message, address=address))
+                if event.message.kind in OPENING_KINDS:
+                    async with self._sessions.begin() as session:
+                        await self._windows.opened(session, address, event.message.sent_at)
             case Receipt():
                 async with self._sessions.begin() as session:
-                    await self._on_receipt(session, event)
+                    await note_receipt(session, event, self._windows, self._on_failed)
             case NumberChange():
                 async with self._sessions.begin() as session:
                     await move(session, event)
@@ -226,7 +224,7 @@ async def move(session: AsyncSession, change: NumberChange) -> None:
     if taken:
         log.info("whatsapp.number_known_already")
         return
-    for table in (Conversation, InboxRow, AliasRow):
+    for table in (Conversation, InboxRow, AliasRow, Window):
         await session.execute(
             update(table)
             .where(table.channel == CHANNEL, table.account == change.account, table.chat_id == old)
@@ -240,41 +238,51 @@ async def move(session: AsyncSession, change: NumberChange) -> None:
     log.info("whatsapp.number_changed")
 
 
-async def note_receipt(session: AsyncSession, receipt: Receipt) -> None:
+async def note_receipt(session: AsyncSession, receipt: Receipt, windows: Windows, on_failed: OnFailed) -> None:
     """Write what became of our message into the transcript. What comes late or twice never takes back more."""
     message = await _message_of(session, receipt)
-    if message is None or receipt.state not in _STEPS:
-        log.info("whatsapp.receipt_unmatched", state=receipt.state, known=message is not None)
+    if message is None:
+        log.info("whatsapp.receipt_unmatched", state=receipt.state)
         return
     if receipt.state == "failed":
-        message.delivery = Delivery.FAILED
-        message.delivery_error = str(delivery_error(receipt.error_code, receipt.error))
+        if message.delivery in (Delivery.FAILED, Delivery.HELD):
+            return
+        problem = delivery_error(receipt.error_code, receipt.error)
         log.warning("whatsapp.failed", message=message.id, code=receipt.error_code)
+        conversation = await session.get_one(Conversation, message.conversation_id)
+        message.delivery, message.delivery_error = Delivery.FAILED, str(problem)
+        if isinstance(problem, WindowClosedError):
+            await windows.shut(session, address_of(conversation))
+            await windows.hold(session, message)
+        else:
+            await on_failed(session, message, str(problem))
+        return
+    step = _STEPS.get(receipt.state)
+    if step is not None and message.delivery in _STEPS_BEFORE[step]:
+        message.delivery = step
 
 
-_STEPS = ("sent", "delivered", "read", "failed")
+_STEPS = {"delivered": Delivery.DELIVERED, "read": Delivery.READ}
+_STEPS_BEFORE = {
+    Delivery.DELIVERED: (Delivery.SENDING, Delivery.SENT),
+    Delivery.READ: (Delivery.SENDING, Delivery.SENT, Delivery.DELIVERED),
+}
 
 
 async def _message_of(session: AsyncSession, receipt: Receipt) -> Message | None:
     """Ours by Meta's id, or by our own, which went with it: a status may be here before its call has answered."""
     ours = Conversation.channel == CHANNEL, Conversation.account == receipt.account
     query = select(Message).join(Conversation, Conversation.id == Message.conversation_id).where(*ours)
-    found: Message | None = await session.scalar(query.where(Message.external_id == receipt.external_id).limit(1))
+    query = query.where(Message.author != Author.CUSTOMER).limit(1)
+    found: Message | None = await session.scalar(query.where(Message.external_id == receipt.external_id))
     if found is None and receipt.message_id is not None:
-        found = await session.scalar(query.where(Message.id == receipt.message_id))
-    return found if found is not None and found.author is not Author.CUSTOMER else None
-
-
-async def note_template(session: AsyncSession, change: TemplateChange, *, now: datetime) -> None:
-    row = await session.scalar(
-        select(TemplateRow).where(TemplateRow.name == change.name, TemplateRow.language == change.language)
-    )
-    if row is None:
-        row = TemplateRow(name=change.name[:512], language=change.language[:16])
-        session.add(row)
-    row.status, row.reason, row.updated_at = change.status[:64], change.reason, now
-    if change.status != "APPROVED":
-        log.warning("whatsapp.template", name=change.name, language=change.language, status=change.status)
+        known = [name for name in (receipt.chat_id, receipt.user_id) if name]
+        chats = select(AliasRow.chat_id).where(
+            AliasRow.channel == CHANNEL, AliasRow.account == receipt.account, AliasRow.alias.in_(known)
+        )
+        mine = or_(Conversation.chat_id.in_(known), Conversation.chat_id.in_(chats))
+        found = await session.scalar(query.where(Message.id == receipt.message_id, mine))
+    return found
 
 
 async def stuck_webhooks(session: AsyncSession, *, before: datetime) -> int:

@@ -137,9 +137,10 @@ class GraphApi:
         """base: another address of the API, for a stand-in. proxy: http://, https:// or socks5:// address."""
         self._base = (base or GRAPH).rstrip("/")
         self._version = version
-        headers = {"Authorization": f"Bearer {token}", "User-Agent": "otvet"}
+        self._headers = {"Authorization": f"Bearer {token}", "User-Agent": "otvet"}
+        self._proxy = proxy or None
         try:
-            self._http = httpx.AsyncClient(headers=headers, timeout=CALL_SECONDS, proxy=proxy or None)
+            self._open_http = self._client()
         except (ValueError, ImportError) as error:
             raise SettingsError(f"OTVET_WHATSAPP_PROXY: {error}") from error
 
@@ -195,7 +196,17 @@ class GraphApi:
                     yield chunk
 
     async def close(self) -> None:
-        await self._http.aclose()
+        """Close the connections. Safe to repeat; a later call opens them again."""
+        await self._open_http.aclose()
+
+    @property
+    def _http(self) -> httpx.AsyncClient:
+        if self._open_http.is_closed:
+            self._open_http = self._client()
+        return self._open_http
+
+    def _client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(headers=self._headers, timeout=CALL_SECONDS, proxy=self._proxy)
 
     def _trusted(self, url: str) -> str:
         parts, own = urlsplit(url), urlsplit(self._base)
