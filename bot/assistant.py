@@ -14,10 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bot import ledger
 from bot.attachments import AttachmentStore, TooLargeError
 from bot.channels.base import Address, Channel, InboundAttachment, InboundMessage, Option, OutboundMessage, fit
-from bot.errors import DeliveryError
+from bot.errors import DeliveryError, WindowClosedError
 from bot.gathering import Waiting, patience, utterance_length
 from bot.ledger import Claim
 from bot.turn import FetchedAttachment, Turns
+from bot.window import Windows, template_of
 from bot.work import Sessions, enqueue
 from handoff.records import AttachmentState, Author, Delivery, Message, Owner
 
@@ -47,16 +48,19 @@ class Assistant:
         channels: Sequence[Channel],
         attachments: AttachmentStore,
         clock: Callable[[], datetime],
+        windows: Windows | None = None,
         gather_seconds: float = 1.2,
         max_text_chars: int = 4000,
     ) -> None:
-        """gather_seconds: how long to wait for what a customer is about to add; 0: each message is a turn."""
+        """windows: what is held back where a platform takes messages for a time only; None: nothing.
+        gather_seconds: how long to wait for what a customer is about to add; 0: each message is a turn."""
         self.sessions = sessions
         self.work = sessions.work
         self.clock = clock
         self.channels = {channel.name: channel for channel in channels}
         self._turns = turns
         self._attachments = attachments
+        self._windows = windows
         self._gather = timedelta(seconds=gather_seconds)
         self._max_text_chars = max_text_chars
         self._background: set[asyncio.Task[None]] = set()
@@ -64,6 +68,10 @@ class Assistant:
     async def receive(self, message: InboundMessage) -> bool:
         """Store a message durably; False when it was there already. Its turn follows by itself."""
         return await ledger.receive(self.sessions, message, now=self.clock())
+
+    async def on_failed(self, session: AsyncSession, message: Message, problem: str) -> None:
+        """A platform took a message and reports later that it did not arrive: then a person has to know."""
+        await self._turns.undelivered(session, message, problem, permanent=True)
 
     async def run(self) -> None:
         """Serve every channel until cancelled. What is in hand then is finished; the rest goes to other workers, or
@@ -206,14 +214,21 @@ class Assistant:
         """
         channel = self.channels[address.channel]
         parts = fit(_outbound(claim.message), channel.capabilities)
-        external_id, error = None, None
+        external_id: str | None = None
+        error: DeliveryError | None = None
         try:
             for number, part in enumerate(parts[claim.parts_sent :], claim.parts_sent + 1):
+                if part.template is None and not await self._may_send(address):
+                    return await self._hold(address, claim)
                 external_id = await channel.send(address, part)
                 if number < len(parts):
                     async with self.sessions.begin() as session:
                         if not await ledger.part_sent(session, claim, number):
                             return None
+        except WindowClosedError as failure:
+            if self._windows is not None and parts[0].template is None:
+                return await self._hold(address, claim, shut=True)
+            error = failure
         except DeliveryError as failure:
             error = failure
         except (OperationalError, InterfaceError):
@@ -231,6 +246,23 @@ class Assistant:
                 await enqueue(session, address)
             if not settled or self.work.stopping:
                 return None
+            return await ledger.claim_next(session, address, now=self.clock())
+
+    async def _may_send(self, address: Address) -> bool:
+        if self._windows is None or self.channels[address.channel].capabilities.window is None:
+            return True
+        async with self.sessions.reading() as session:
+            return await self._windows.is_open(session, address)
+
+    async def _hold(self, address: Address, claim: Claim, *, shut: bool = False) -> Claim | None:
+        """Keep a claimed message until the customer's window is open again. The next one, claimed."""
+        assert self._windows is not None  # noqa: S101 - only it says that a window is closed
+        async with self.sessions.begin() as session:
+            if shut:
+                await self._windows.shut(session, address)
+            if not await ledger.settle(session, claim, Delivery.HELD):
+                return None
+            await self._windows.hold(session, claim.message.id)
             return await ledger.claim_next(session, address, now=self.clock())
 
     async def _refused(self, session: AsyncSession, address: Address, claim: Claim, error: DeliveryError) -> bool:
@@ -264,4 +296,5 @@ def _outbound(message: Message) -> OutboundMessage:
         author="agent" if message.author is Author.AGENT else "assistant",
         agent_name=message.agent_name,
         decision=message.decision,
+        template=template_of(message),
     )

@@ -23,6 +23,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    case,
     delete,
     func,
     literal_column,
@@ -349,6 +350,11 @@ async def settle(
     if not gone.rowcount:  # type: ignore[attr-defined]
         return _fenced(claim)
     values: dict[str, Any] = {"delivery": delivery, "delivery_error": error}
+    if delivery is Delivery.SENT:
+        # The platform's own report may be here before its answer: what it says goes further than "sent".
+        for column in ("delivery", "delivery_error"):
+            kept = getattr(Message, column)
+            values[column] = case((Message.delivery == Delivery.SENDING, values[column]), else_=kept)
     if external_id is not None:
         values["external_id"] = external_id
     await session.execute(update(Message).where(Message.id == claim.message.id).values(**values))

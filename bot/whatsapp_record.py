@@ -36,7 +36,7 @@ from bot.channels.whatsapp_updates import (
     parse,
 )
 from bot.errors import WindowClosedError
-from bot.ledger import InboxRow, Sessions, address_of
+from bot.ledger import InboxRow, InboxState, Sessions, address_of
 from bot.message_templates import note_template
 from bot.window import Windows
 from handoff.records import Author, Base, Conversation, Delivery, Message
@@ -224,7 +224,18 @@ async def move(session: AsyncSession, change: NumberChange) -> None:
     if taken:
         log.info("whatsapp.number_known_already")
         return
-    for table in (Conversation, InboxRow, AliasRow, Window):
+    waiting = await session.scalars(
+        select(InboxRow).where(
+            InboxRow.channel == CHANNEL,
+            InboxRow.account == change.account,
+            InboxRow.chat_id == old,
+            InboxRow.state == InboxState.PENDING,
+        )
+    )
+    for row in waiting.all():
+        row.chat_id = change.new
+        row.payload = {**row.payload, "address": {**row.payload["address"], "chat_id": change.new}}
+    for table in (Conversation, AliasRow, Window):
         await session.execute(
             update(table)
             .where(table.channel == CHANNEL, table.account == change.account, table.chat_id == old)
@@ -253,7 +264,7 @@ async def note_receipt(session: AsyncSession, receipt: Receipt, windows: Windows
         message.delivery, message.delivery_error = Delivery.FAILED, str(problem)
         if isinstance(problem, WindowClosedError):
             await windows.shut(session, address_of(conversation))
-            await windows.hold(session, message)
+            await windows.hold(session, message.id)
         else:
             await on_failed(session, message, str(problem))
         return

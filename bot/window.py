@@ -87,8 +87,9 @@ class Windows:
         await set_closing(session, self._clock(), **asdict(address))
         await cancel_timer(session, _timer(address))
 
-    async def hold(self, session: AsyncSession, message: Message) -> None:
+    async def hold(self, session: AsyncSession, message_id: int) -> None:
         """Keep a message until the customer answers, and ask him to by a template, unless one is on its way."""
+        message = await session.get_one(Message, message_id)
         conversation = await desk.lock_conversation(session, message.conversation_id)
         message.delivery = Delivery.HELD
         message.delivery_error = "the window is closed: it follows when the customer answers"

@@ -28,11 +28,12 @@ from bot.assistant import Assistant
 from bot.attachments import AttachmentStore
 from bot.calibration import Targets, policy_from_json
 from bot.channels.base import Channel
-from bot.channels.whatsapp import WhatsAppChannel
+from bot.channels.whatsapp import WINDOW, WhatsAppChannel
 from bot.database import migrate, open_database
 from bot.dialogue import Outcome
 from bot.errors import NotReadyError, SettingsError
 from bot.ledger import Sessions
+from bot.message_templates import load_templates
 from bot.replies import Replies
 from bot.settings import Settings
 from bot.shared import LocalShared, Shared
@@ -51,7 +52,8 @@ from bot.training import (
 from bot.turn import Turns
 from bot.understanding import IntentEngine, IntentTopics, Understander
 from bot.web.webhooks import Webhooks, WhatsAppHook
-from bot.whatsapp_record import WhatsAppRecord, note_receipt
+from bot.whatsapp_record import WhatsAppRecord
+from bot.window import Windows
 from handoff.hours import WorkingHours
 from handoff.routing import Topics, load_topics
 from kb_index.article_files import ArticleFiles
@@ -525,8 +527,22 @@ class Installation:
             channels=channels,
             attachments=self.attachments,
             clock=clock,
+            windows=self.windows,
             gather_seconds=self.settings.gather_seconds,
             max_text_chars=self.settings.max_text_chars,
+        )
+
+    @cached_property
+    def windows(self) -> Windows:
+        folders = (self.data, shipped_data())
+        found = next((folder for folder in folders if (folder / "templates.yml").exists()), self.data)
+        return Windows(
+            lengths={"whatsapp": WINDOW},
+            templates=load_templates(found / "templates.yml"),
+            replies=self.replies,
+            shop={"ru": self.settings.shop_ru, "en": self.settings.shop_en},
+            clock=utc_now,
+            zone=ZoneInfo(self.settings.timezone),
         )
 
     @cached_property
@@ -555,7 +571,8 @@ class Installation:
             record = WhatsAppRecord(
                 sessions=self.database.sessions,
                 receive=assistant.receive,
-                on_receipt=note_receipt,
+                windows=self.windows,
+                on_failed=assistant.on_failed,
                 accounts=self.whatsapp.accounts,
                 clock=clock,
             )

@@ -93,6 +93,10 @@ NOTE = "note"
 """Kind of a message that is written for the agents, and is never sent to the customer or shown to him."""
 
 
+TEMPLATE = "template"
+"""Kind of a message that the platform approved beforehand; which one stands in its `decision`."""
+
+
 class Reason(StrEnum):
     """Why the assistant gave up."""
 
@@ -112,6 +116,8 @@ class Delivery(StrEnum):
     QUEUED = "queued"
     SENDING = "sending"
     """The platform is being called, or was when a process died."""
+    HELD = "held"
+    """The platform's window is closed: it goes out when the customer has answered a template."""
     SENT = "sent"
     """The platform took it."""
     DELIVERED = "delivered"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -178,10 +178,11 @@ def _message(
         yield common.received("start")
     elif kind == "system":
         system = _map(raw.get("system"))
-        yield common.received("note", _text(system.get("body")), event=_text(system.get("type")) or "system")
         new = _digits(system.get("wa_id") or system.get("new_wa_id"))
         if new and common.wa_id and new != common.wa_id:
             yield NumberChange(account, common.wa_id, new)
+            common = replace(common, wa_id=new, user_id=None)
+        yield common.received("note", _text(system.get("body")), event=_text(system.get("type")) or "system")
     else:
         reported = _errors(raw.get("errors") or errors)[1]
         unknown = InboundAttachment("other", {"message": dict(raw)}, fetchable=False)

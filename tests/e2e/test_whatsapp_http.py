@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -263,9 +264,12 @@ class TestWhatCanHappen:
         error = {"code": 131026, "title": "Message undeliverable"}
         status = {"id": graph.sent[-1]["wamid"], "status": "failed", "recipient_id": ANNA, "errors": [error]}
         await graph.deliver({"statuses": [status]})
-        message = (await world.transcript(ANNA))[-1]
+        *_, message, note = await world.until(ANNA, lambda found: found[-1].kind == "note")
         assert message.delivery is Delivery.FAILED
         assert "131026" in (message.delivery_error or "")
+        assert "131026" in note.text
+        [ticket] = await world.tickets()
+        assert ticket.reason == "undelivered"
 
     async def test_a_new_number_goes_on_with_the_same_conversation(self, world: WhatsAppWorld) -> None:
         graph, new = world.graph, "79120000002"
@@ -278,3 +282,105 @@ class TestWhatCanHappen:
         [ticket] = await world.tickets()
         await world.agent_says(ticket.id, "Hello again")
         await graph.until(lambda: graph.to(new))
+
+
+class TestTheWindow:
+    async def test_a_late_reply_becomes_a_template_and_follows_when_the_customer_answers(
+        self, world: WhatsAppWorld
+    ) -> None:
+        graph = world.graph
+        graph.templates = {("ticket_answer", "ru"): 2, ("ticket_answer", "en"): 2}
+        await graph.say(ANNA, "a person please")
+        await graph.until(lambda: len(graph.to(ANNA)) >= 2)
+        [ticket] = await world.tickets()
+        world.clock.advance(25 * 3600)
+        await world.agent_says(ticket.id, "Your parcel is here")
+        await world.agent_says(ticket.id, "Come before nine")
+        await graph.until(lambda: len(graph.to(ANNA)) >= 3)
+        asked = graph.to(ANNA)[2]["template"]
+        assert (asked["name"], asked["language"]["code"]) == ("ticket_answer", "en")
+        assert [p["text"] for p in asked["components"][0]["parameters"]] == [str(ticket.id), "Klyon"]
+        messages = await world.until(ANNA, lambda found: [m.delivery for m in found][-3:-1] != [None, None])
+        await world.until(ANNA, lambda found: sum(m.delivery == "held" for m in found) == 2)
+        assert any(m.kind == "template" and str(ticket.id) in m.text for m in messages)
+
+        await graph.say(ANNA, "yes?")
+        await graph.until(lambda: len(graph.to(ANNA)) >= 5)
+        assert [words(message) for message in graph.to(ANNA)[3:]] == [
+            "*Ольга*\nYour parcel is here",
+            "*Ольга*\nCome before nine",
+        ]
+        assert graph.refused == []
+
+    async def test_a_refusal_that_comes_late_leads_to_the_same(self, world: WhatsAppWorld) -> None:
+        graph = world.graph
+        graph.templates, graph.late_window = {("ticket_answer", "en"): 2}, True
+        await graph.say(ANNA, "a person please")
+        await graph.until(lambda: len(graph.to(ANNA)) >= 2)
+        [ticket] = await world.tickets()
+        graph._last[ANNA] -= timedelta(days=2)  # Meta's clock is not ours
+        await world.agent_says(ticket.id, "Your parcel is here")
+        await graph.until(lambda: len(graph.to(ANNA)) >= 4)
+        assert graph.to(ANNA)[3]["type"] == "template"
+        await graph.say(ANNA, "yes?")
+        await graph.until(lambda: len(graph.to(ANNA)) >= 5)
+        assert words(graph.to(ANNA)[4]) == "*Ольга*\nYour parcel is here"
+
+    async def test_a_refusal_at_once_leads_to_the_same(self, world: WhatsAppWorld) -> None:
+        graph = world.graph
+        graph.templates = {("ticket_answer", "en"): 2}
+        await graph.say(ANNA, "a person please")
+        await graph.until(lambda: len(graph.to(ANNA)) >= 2)
+        [ticket] = await world.tickets()
+        graph._last[ANNA] -= timedelta(days=2)
+        await world.agent_says(ticket.id, "Your parcel is here")
+        await graph.until(lambda: len(graph.to(ANNA)) >= 3)
+        assert graph.to(ANNA)[2]["type"] == "template"
+        assert [code for code, _ in graph.refused] == [131047]
+
+    async def test_a_template_that_meta_paused_is_passed_over_and_without_any_the_agents_are_told(
+        self, world: WhatsAppWorld
+    ) -> None:
+        graph = world.graph
+        await graph.say(ANNA, "a person please")
+        await graph.until(lambda: len(graph.to(ANNA)) >= 2)
+        [ticket] = await world.tickets()
+        for name in ("ticket_answer", "question_answer"):
+            for language in ("ru", "en"):
+                paused = {"message_template_name": name, "message_template_language": language, "event": "PAUSED"}
+                await graph.deliver(paused, "message_template_status_update")
+        world.clock.advance(25 * 3600)
+        await world.agent_says(ticket.id, "Your parcel is here")
+        messages = await world.until(ANNA, lambda found: found[-1].kind == "note")
+        assert "no approved template" in messages[-1].text
+        assert len(graph.to(ANNA)) == 2
+
+    async def test_a_customer_who_waits_is_asked_to_keep_the_window_open_and_one_press_does(
+        self, world: WhatsAppWorld
+    ) -> None:
+        graph = world.graph
+        await graph.say(ANNA, "a person please")
+        await graph.until(lambda: len(graph.to(ANNA)) >= 2)
+        assert await world.timers.fire_due() == 0
+        world.clock.advance(23.5 * 3600)
+        await world.timers.fire_due()
+        await graph.until(lambda: len(graph.to(ANNA)) >= 3)
+        assert labels(graph.to(ANNA)[2]) == ["I'm waiting"]
+        await graph.press(ANNA, graph.to(ANNA)[2], "I'm waiting")
+        world.clock.advance(23 * 3600)
+        [ticket] = await world.tickets()
+        await world.agent_says(ticket.id, "Your parcel is here")
+        await graph.until(lambda: len(graph.to(ANNA)) >= 4)
+        assert words(graph.to(ANNA)[3]) == "*Ольга*\nYour parcel is here"
+
+    async def test_nobody_is_reminded_who_has_been_answered(self, world: WhatsAppWorld) -> None:
+        graph = world.graph
+        await graph.say(ANNA, "a person please")
+        await graph.until(lambda: len(graph.to(ANNA)) >= 2)
+        [ticket] = await world.tickets()
+        await world.agent_says(ticket.id, "Your parcel is here")
+        await graph.until(lambda: len(graph.to(ANNA)) >= 3)
+        world.clock.advance(23.5 * 3600)
+        await world.timers.fire_due()
+        await asyncio.sleep(0.3)
+        assert len(graph.to(ANNA)) == 3

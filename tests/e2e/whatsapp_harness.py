@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,14 +20,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore
 from bot.channels.site import SiteChannel
-from bot.channels.whatsapp import WhatsAppChannel
+from bot.channels.whatsapp import WINDOW, WhatsAppChannel
 from bot.database import migrate, open_database
 from bot.ledger import queue
+from bot.message_templates import load_templates
 from bot.replies import Replies
+from bot.timers import Timers
 from bot.turn import Turns
 from bot.web.app import create_app
 from bot.web.webhooks import WHATSAPP_PATH, Webhooks, WhatsAppHook
-from bot.whatsapp_record import WhatsAppRecord, note_receipt
+from bot.whatsapp_record import WhatsAppRecord
+from bot.window import CLOSING, Windows
 from handoff import desk
 from handoff.hours import WorkingHours
 from handoff.records import Conversation, Message, Ticket
@@ -39,24 +43,41 @@ class WhatsAppWorld:
     def __init__(self, var: Path, graph: GraphApi, clock: Clock, *, body_seconds: float = 10) -> None:
         self.graph, self.clock = graph, clock
         self.engine, self.sessions = open_database(f"sqlite+aiosqlite:///{var / 'otvet.sqlite3'}")
+        replies = Replies((DATA / "replies",), {"ru": COMMON, "en": COMMON})
+        self.windows = Windows(
+            lengths={"whatsapp": WINDOW},
+            templates=load_templates(DATA / "templates.yml"),
+            replies=replies,
+            shop={"ru": "Клён", "en": "Klyon"},
+            clock=clock,
+            zone=ZoneInfo("Europe/Moscow"),
+        )
+        self.timers = Timers(self.sessions, clock)
+        self.timers.register(CLOSING, self.windows.remind)
         self.store = AttachmentStore(var / "attachments", 20_000_000)
         self.channel = WhatsAppChannel(TOKEN, [PHONE], api_base=graph.base)
         mind = Keywords()
         turns = Turns(
             understander=lambda: mind,
-            replies=Replies((DATA / "replies",), {"ru": COMMON, "en": COMMON}),
+            replies=replies,
             topics=load_topics(DATA / "topics.yml"),
             hours=WorkingHours(),
             clock=clock,
             limit_mb=20,
         )
         self.assistant = Assistant(
-            sessions=self.sessions, turns=turns, channels=[self.channel], attachments=self.store, clock=clock
+            sessions=self.sessions,
+            turns=turns,
+            channels=[self.channel],
+            attachments=self.store,
+            clock=clock,
+            windows=self.windows,
         )
         self.record = WhatsAppRecord(
             sessions=self.sessions,
             receive=self.assistant.receive,
-            on_receipt=note_receipt,
+            windows=self.windows,
+            on_failed=self.assistant.on_failed,
             accounts=[PHONE],
             clock=clock,
         )

@@ -9,18 +9,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import ledger
 from bot.channels.base import InboundMessage
+from bot.channels.whatsapp import WINDOW
 from bot.channels.whatsapp_updates import NumberChange, Receipt, Received, TemplateChange, parse
 from bot.database import migrate, open_database
 from bot.ledger import InboxRow
-from bot.whatsapp_record import WebhookRow, WebhookState, WhatsAppRecord, note_receipt
+from bot.message_templates import MessageTemplates
+from bot.replies import Replies
+from bot.whatsapp_record import WebhookRow, WebhookState, WhatsAppRecord
+from bot.window import Windows
+from handoff.records import Message
 
 HERE = Path(__file__).parent
 OWN: dict[str, Any] = json.loads((HERE.parent / "payloads/whatsapp/webhooks.json").read_text(encoding="utf-8"))
@@ -153,8 +160,23 @@ async def taken_whole(payload: Any, database: Path) -> None:
     async def receive(message: InboundMessage) -> bool:
         return await ledger.receive(sessions, message, now=NOW)
 
+    async def on_failed(session: AsyncSession, message: Message, problem: str) -> None:
+        raise AssertionError("nothing was sent")
+
     record = WhatsAppRecord(
-        sessions=sessions, receive=receive, on_receipt=note_receipt, accounts=[account], clock=lambda: NOW
+        sessions=sessions,
+        receive=receive,
+        windows=Windows(
+            lengths={"whatsapp": WINDOW},
+            templates=MessageTemplates(),
+            replies=Replies((), {}),
+            shop={},
+            clock=lambda: NOW,
+            zone=ZoneInfo("UTC"),
+        ),
+        on_failed=on_failed,
+        accounts=[account],
+        clock=lambda: NOW,
     )
     body = json.dumps(payload).encode()
     assert await record.take(body)
