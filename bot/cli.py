@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -378,6 +379,8 @@ def tickets_show(ticket_id: int, as_json: AsJson = False) -> None:
         f"{packet['priority']}; reason: {packet['reason']}; answer promised by {packet['promised_at']}"
     )
     print(f"{who['channel']}, {who['customer_name'] or who['chat_id']}, {who['lang']}\n")
+    if who["window_closes_at"]:
+        print(_window(datetime.fromisoformat(who["window_closes_at"])))
     for message in packet["transcript"]:
         print(f"[{message['at'][:16]}] {message['agent_name'] or message['author']}: {message['text']}")
         for attachment in message["attachments"]:
@@ -386,9 +389,23 @@ def tickets_show(ticket_id: int, as_json: AsJson = False) -> None:
             print(f"    {number}. {option['label']}")
 
 
+def _window(closing: datetime) -> str:
+    """How long the customer may still be written to, in words."""
+    left = closing - datetime.now(UTC)
+    if left <= timedelta():
+        return "The window is closed: a reply waits until the customer answers a template, which goes out with it.\n"
+    hours, minutes = divmod(int(left.total_seconds()) // 60, 60)
+    return f"The customer may be written to for {hours} h {minutes:02} min (until {closing:%Y-%m-%d %H:%M} UTC).\n"
+
+
 @tickets_app.command("reply")
 def tickets_reply(
-    ticket_id: int, text: str, agent: Annotated[str, typer.Option(help="The name the customer sees.")] = ""
+    ticket_id: int,
+    text: str,
+    agent: Annotated[str, typer.Option(help="The name the customer sees.")] = "",
+    template: Annotated[
+        str, typer.Option(help="The template that asks the customer to answer, if his window is closed.")
+    ] = "",
 ) -> None:
     """Answer the customer in his own chat."""
 
@@ -397,9 +414,15 @@ def tickets_reply(
         from bot.wiring import utc_now
         from handoff import desk
 
-        async with _transaction(_installation()) as session:
+        installation = _installation()
+        if template and template not in installation.templates.ids:
+            known = ", ".join(installation.templates.ids) or "none"
+            raise typer.BadParameter(f"there is no template {template}; there are: {known}", param_hint="--template")
+        async with _transaction(installation) as session:
             ticket = await desk.get_ticket(session, ticket_id)
             message = await desk.reply(session, ticket, text, agent_name=agent or getpass.getuser(), now=utc_now())
+            if template:
+                message.decision = {"template_id": template}
             conversation = await desk.get_conversation(session, ticket.conversation_id)
             await ledger.queue(session, conversation, message, guarded=False, now=utc_now())
 

@@ -39,6 +39,7 @@ async def serve(installation: Installation, host: str, port: int, role: Role = R
     if role is not Role.WEB:
         await asyncio.to_thread(installation.understander)
         parts |= {"assistant": assistant.run(), "models": installation.follow()}
+        parts["timers"] = installation.timers.run()
     server: uvicorn.Server | None = None
     if role is not Role.WORKER:
         server = _AnnouncingServer(_web(installation, site, assistant, host, port), installation, role)

@@ -3,6 +3,7 @@ committed with its removal, whichever process dies."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from handoff.records import Base, BigId
 
 log = structlog.get_logger()
 
+TICK_SECONDS = 1.0
 FIRST_RETRY = timedelta(seconds=10)
 LONGEST_RETRY = timedelta(hours=1)
 
@@ -70,6 +72,15 @@ class Timers:
     def register(self, kind: str, fire: Fire) -> None:
         """What to do for timers of a kind. Timers of a kind that nobody registered wait."""
         self._kinds[kind] = fire
+
+    async def run(self) -> None:
+        """Fire what is due, every second, until cancelled."""
+        while True:
+            try:
+                await self.fire_due()
+            except (OperationalError, InterfaceError):
+                log.exception("timers.database_away")
+            await asyncio.sleep(TICK_SECONDS)
 
     async def fire_due(self) -> int:
         """Fire everything that is due, the oldest first; how many. One whose work breaks is tried again later, and

@@ -33,10 +33,11 @@ from bot.database import migrate, open_database
 from bot.dialogue import Outcome
 from bot.errors import NotReadyError, SettingsError
 from bot.ledger import Sessions
-from bot.message_templates import load_templates
+from bot.message_templates import MessageTemplates, load_templates
 from bot.replies import Replies
 from bot.settings import Settings
 from bot.shared import LocalShared, Shared
+from bot.timers import Timers
 from bot.training import (
     ARTICLE,
     Progress,
@@ -53,7 +54,7 @@ from bot.turn import Turns
 from bot.understanding import IntentEngine, IntentTopics, Understander
 from bot.web.webhooks import Webhooks, WhatsAppHook
 from bot.whatsapp_record import WhatsAppRecord
-from bot.window import Windows
+from bot.window import CLOSING, Windows
 from handoff.hours import WorkingHours
 from handoff.routing import Topics, load_topics
 from kb_index.article_files import ArticleFiles
@@ -533,17 +534,26 @@ class Installation:
         )
 
     @cached_property
-    def windows(self) -> Windows:
+    def templates(self) -> MessageTemplates:
         folders = (self.data, shipped_data())
-        found = next((folder for folder in folders if (folder / "templates.yml").exists()), self.data)
+        return load_templates(next((path for f in folders if (path := f / "templates.yml").exists()), self.data))
+
+    @cached_property
+    def windows(self) -> Windows:
         return Windows(
             lengths={"whatsapp": WINDOW},
-            templates=load_templates(found / "templates.yml"),
+            templates=self.templates,
             replies=self.replies,
             shop={"ru": self.settings.shop_ru, "en": self.settings.shop_en},
             clock=utc_now,
             zone=ZoneInfo(self.settings.timezone),
         )
+
+    @cached_property
+    def timers(self) -> Timers:
+        timers = Timers(self.database.sessions, utc_now)
+        timers.register(CLOSING, self.windows.remind)
+        return timers
 
     @cached_property
     def whatsapp(self) -> WhatsAppChannel | None:

@@ -29,6 +29,7 @@ from handoff.records import (
     TicketStatus,
 )
 from handoff.routing import Route
+from handoff.window import closes_at
 
 SUBJECT_CHARS = 120
 
@@ -259,6 +260,8 @@ class Packet:
     ticket: Ticket
     conversation: Conversation
     messages: Sequence[Message]
+    window_closes_at: datetime | None = None
+    """Until when the customer may be written to freely; None where there is no such limit."""
 
     def as_json(self) -> dict[str, Any]:
         ticket, conversation = self.ticket, self.conversation
@@ -288,6 +291,7 @@ class Packet:
                 "lang": conversation.lang,
                 "owner": conversation.owner,
                 "epoch": conversation.epoch,
+                "window_closes_at": self.window_closes_at.isoformat() if self.window_closes_at else None,
             },
             "transcript": [_message_json(message) for message in self.messages],
         }
@@ -296,7 +300,10 @@ class Packet:
 async def packet(session: AsyncSession, ticket_id: int) -> Packet:
     ticket = await get_ticket(session, ticket_id)
     conversation = await get_conversation(session, ticket.conversation_id)
-    return Packet(ticket, conversation, await transcript(session, conversation.id))
+    closing = await closes_at(
+        session, channel=conversation.channel, account=conversation.account, chat_id=conversation.chat_id
+    )
+    return Packet(ticket, conversation, await transcript(session, conversation.id), closing)
 
 
 def _message_json(message: Message) -> dict[str, Any]:
