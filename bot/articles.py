@@ -16,7 +16,10 @@ from bot.language import detect
 from bot.ledger import Sessions
 from kb_index.article_files import ArticleFiles
 from kb_index.articles import Article
+from kb_index.importers.reader import Progress as Reading
+from kb_index.importers.reader import read_path
 from kb_index.importing import Options, Plan, apply_import, plan_import
+from kb_index.importing import Progress as Writing
 from kb_index.library import Library, published
 from kb_index.seeding import SEED, read_seed
 
@@ -44,10 +47,7 @@ class ArticleBase:
 
         async def work() -> list[Article]:
             async with self._sessions() as sessions:
-                async with sessions.begin() as session:
-                    empty = not await Library(session, author=_AUTHOR, now=self.clock()).count()
-                if empty:
-                    self._tell(await self._take(sessions))
+                await self._seed_if_empty(sessions)
                 async with sessions.begin() as session:
                     return await published(session, self.clock(), audiences=self.audiences)
 
@@ -63,6 +63,44 @@ class ArticleBase:
         plan = _finish(work())
         self._tell(plan)
         return plan
+
+    def import_path(
+        self,
+        path: Path,
+        *,
+        author: str,
+        topic: str = "",
+        publish: bool = False,
+        overwrite: bool = False,
+        dry_run: bool = False,
+        reading: Reading | None = None,
+        writing: Writing | None = None,
+    ) -> Plan:
+        """Import whatever is at the path, and tell what was done; `dry_run`: what would be done. Blocks.
+
+        Raises ImportSourceError when there is nothing at the path.
+        """
+
+        async def work() -> Plan:
+            options = Options(detect, topic=topic, status="published" if publish else "draft", overwrite=overwrite)
+            found = list(read_path(path, progress=reading))
+            async with self._sessions() as sessions:
+                if not dry_run:
+                    await self._seed_if_empty(sessions)
+                async with sessions.begin() as session:
+                    plan = await plan_import(session, found, options)
+                if dry_run:
+                    return plan
+                now = self.clock()
+                return await apply_import(sessions, plan, author=author, now=now, files=self.files, progress=writing)
+
+        return _finish(work())
+
+    async def _seed_if_empty(self, sessions: Sessions) -> None:
+        async with sessions.begin() as session:
+            empty = not await Library(session, author=_AUTHOR, now=self.clock()).count()
+        if empty:
+            self._tell(await self._take(sessions))
 
     async def _take(self, sessions: Sessions) -> Plan:
         options = Options(detect=detect, status="published", mirrored=SEED)

@@ -146,7 +146,7 @@ class Pictures:
             path = unquote(target.partition("#")[0].partition("?")[0])
             if target in known or not is_local(target) or _is_text(path):
                 continue
-            data = self.file.beside(posixpath.join(posixpath.dirname(self.file.name), path))
+            data = self.file.beside(posixpath.normpath(posixpath.join(posixpath.dirname(self.file.name), path)))
             if data is None:
                 self.notes.append(f"{target} is not there")
             elif len(data) > LARGEST_PICTURE_BYTES or len(self.found) >= MOST_PICTURES:

@@ -75,6 +75,8 @@ class WordImporter:
         except NestingError as error:
             yield Problem(file.path, str(error), "Copy the text into a new document")
             return
+        except (MemoryError, RecursionError):
+            raise  # the child process says these
         except Exception as error:  # noqa: BLE001 - whatever a foreign file makes of the library is the finding
             yield Problem(file.path, f"can't be read as a Word document ({_said(error)})", "Open it and save it anew")
             return
@@ -141,8 +143,12 @@ class PdfImporter:
                     yield Problem(file.path, f"has {len(pdf.pages)} pages, more than {MOST_PAGES}", "Split it")
                     return
                 lines, empty = _pdf_lines(pdf.pages)
-        except Exception as error:  # noqa: BLE001 - whatever a foreign file makes of the library is the finding
+        except (MemoryError, RecursionError):
+            raise  # the child process says these
+        except Exception as error:
             cause = error.args[0] if isinstance(error, PdfminerException) and error.args else error
+            if isinstance(cause, MemoryError | RecursionError):
+                raise cause from error  # the child process says these
             if isinstance(cause, PDFPasswordIncorrect):
                 yield Problem(file.path, "the PDF needs a password", "Save it without one")
             else:

@@ -18,6 +18,8 @@ from kb_index.importers.base import LARGEST_FILE_BYTES, Draft, Problem
 from kb_index.importers.worker import RESULT
 
 SECONDS_PER_FILE = 120.0
+MEMORY_BYTES = 1_000_000_000
+"""Of the child process, its libraries included."""
 MOST_FILES = 100_000
 LARGEST_ARCHIVE_BYTES = 2_000_000_000
 LARGEST_RESULT_BYTES = 200_000_000
@@ -48,7 +50,11 @@ class Place:
 
 
 def read_path(
-    path: Path, *, progress: Progress | None = None, seconds_per_file: float = SECONDS_PER_FILE
+    path: Path,
+    *,
+    progress: Progress | None = None,
+    seconds_per_file: float = SECONDS_PER_FILE,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> Iterator[Draft | Problem]:
     """Every article in a file, a folder or a zip. Blocks.
 
@@ -60,7 +66,7 @@ def read_path(
     found = list(_places(path))
     total = sum(isinstance(each, Place) for each in found)
     done = 0
-    with _Reader(seconds_per_file) as reader:
+    with _Reader(seconds_per_file, memory_bytes) as reader:
         for each in found:
             if isinstance(each, Problem):
                 yield each
@@ -167,8 +173,9 @@ def _too_large(shown: str, size: int) -> Problem:
 class _Reader:
     """One child after the other: a new one where the last one died or was stopped."""
 
-    def __init__(self, seconds_per_file: float) -> None:
+    def __init__(self, seconds_per_file: float, memory_bytes: int) -> None:
         self._seconds = seconds_per_file
+        self._memory = memory_bytes
         self._child: subprocess.Popen[bytes] | None = None
         self._pending = b""
 
@@ -215,8 +222,8 @@ class _Reader:
     def _start(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:
             self._pending = b""
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "kb_index.importers.worker"],
+            self._child = subprocess.Popen(  # noqa: S603 - this program's own module
+                [sys.executable, "-m", "kb_index.importers.worker", str(self._memory)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

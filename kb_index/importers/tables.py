@@ -102,6 +102,8 @@ class WorkbookImporter:
                 yield Problem(file.path, problem, "Split it; is it a workbook at all?")
                 return
             book = openpyxl.load_workbook(io.BytesIO(file.data), read_only=True, data_only=True, keep_links=False)
+        except (MemoryError, RecursionError):
+            raise  # the child process says these
         except Exception as error:  # noqa: BLE001 - whatever a foreign file makes of the library is the finding
             said = "no workbook" if isinstance(error, zipfile.BadZipFile) else type(error).__name__
             yield Problem(file.path, f"can't be read as an Excel workbook ({said})", "Open it and save it anew")
@@ -113,6 +115,8 @@ class WorkbookImporter:
                     (number, ["" if cell is None else str(cell) for cell in row])
                     for number, row in enumerate(_limited(cells), 1)
                 ]
+            except (MemoryError, RecursionError):
+                raise
             except Exception as error:  # noqa: BLE001 - as above
                 said = f"the sheet can't be read ({type(error).__name__})"
                 yield Problem(file.path, said, "Open the workbook and save it anew", f"sheet {sheet.title}")

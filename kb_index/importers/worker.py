@@ -31,9 +31,6 @@ from kb_index.importers.html import PageImporter
 from kb_index.importers.markdown import MarkdownImporter, TextImporter
 from kb_index.importers.tables import CsvImporter, WorkbookImporter
 
-MEMORY_BYTES = 1_500_000_000
-"""Of address space; what the libraries need to be loaded included."""
-
 IMPORTERS: Sequence[Importer] = (
     MarkdownImporter(),
     PageImporter(),
@@ -85,8 +82,9 @@ def _archive(path: str) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def main() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+def main(memory_bytes: int) -> None:
+    """memory_bytes: limit on address space, with what the libraries need to be loaded."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin:
@@ -111,4 +109,4 @@ def _write(line: bytes) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))
