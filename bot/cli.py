@@ -255,6 +255,28 @@ def models_rollback() -> None:
     print(f"Live now: {_installation().store.rollback().id}")
 
 
+@intents_app.command("import")
+def intents_import(
+    project: Path,
+    folder: Annotated[Path, typer.Argument(help="A new data folder.")],
+    lang: Annotated[str, typer.Option(help="The bot's language: ru or en.")] = "en",
+    as_json: AsJson = False,
+) -> None:
+    """Make a data folder of a Rasa project: its training data as it stands, its one-turn answers as replies."""
+    from nlu.rasa.migration import import_project
+
+    if lang not in ("ru", "en"):
+        raise typer.BadParameter("expected ru or en", param_hint="--lang")
+    imported = import_project(project, folder, lang)
+    if as_json:
+        _print_json(asdict(imported))
+        return
+    for line in imported.left:
+        print(line)
+    print(f"{imported.examples} examples of {imported.intents} intents, {len(imported.replies)} with their replies")
+    _progress(f"Now put articles into {folder / 'kb'}, and set OTVET_DATA={folder}")
+
+
 @intents_app.command("export")
 def intents_export(folder: Path) -> None:
     """Write the training data as a Rasa project into a new folder; your own files stay byte for byte."""

@@ -442,7 +442,7 @@ class Installation:
         )
 
     def export_rasa(self, folder: Path) -> Path:
-        """Write the training data as a project for Rasa users; raises RasaFailed where the folder is not empty."""
+        """Write the training data as a project for Rasa users; raises FolderNotEmpty."""
         whole, made = taught_data(self.seed)
         source = intents_folder(self.data, shipped_data())
         return export_project(source, made, whole, folder, self.rasa_python.encoder).folder

@@ -5,6 +5,7 @@ NluError
 │   ├── EncoderUnavailable   the encoder cannot be prepared or loaded; `remedy` says what to do
 │   └── EncodingError        the model failed on a text or gave a row that is not finite
 ├── TrainingDataError        training data cannot be read; `path`, `line`, `problem`, `remedy`
+├── FolderNotEmpty           files would be written where others lie; `folder`
 ├── ModelError
 │   ├── NotEnoughData        too few intents or examples to train from
 │   ├── EncoderMismatch      trained with another encoder; `trained_with`, `given`
@@ -50,6 +51,14 @@ class TrainingDataError(NluError):
         self.line = line
         self.problem = problem
         self.remedy = remedy
+
+
+class FolderNotEmpty(NluError):  # noqa: N818 - a state of the disk, not a failed call
+    """Files would be written into a folder that holds some already."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} is not empty. Name a new folder.")
+        self.folder = folder
 
 
 class ModelError(NluError):

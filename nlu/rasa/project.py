@@ -10,7 +10,7 @@ from typing import Any, Final
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from nlu.errors import RasaFailed
+from nlu.errors import FolderNotEmpty, RasaFailed
 from nlu.training_data import TrainingData, load_intents, training_sources
 from nlu.training_writer import to_rasa
 
@@ -71,10 +71,10 @@ def export_project(
     """Write a project for a Rasa user into an empty or missing folder.
 
     `source` is a folder of training data: its YAML is copied byte for byte, comments and all. `made` is what stands in
-    no such file; `whole` is both. Raises RasaFailed where the folder holds something, TrainingDataError, OSError.
+    no such file; `whole` is both. Raises FolderNotEmpty, TrainingDataError, OSError.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise RasaFailed(f"{folder} is not empty. Name a new folder.")
+        raise FolderNotEmpty(folder)
     project = write_project(whole, folder, encoder, pipeline)
     (project.data / "nlu.yml").unlink()
     for path in training_sources(source):

@@ -5,10 +5,15 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from nlu.errors import RasaFailed
+from bot.replies import Replies
+from nlu.errors import FolderNotEmpty, RasaFailed
 from nlu.rasa.engine import without_metadata
+from nlu.rasa.migration import import_project
 from nlu.rasa.project import DEFAULT, LIGHT, export_project, is_project, write_project
 from nlu.training_data import from_rows, load_intents
+
+BOTS = Path(__file__).parents[2].parent / "shared" / "rasa_data"
+needs_bots = pytest.mark.skipif(not BOTS.is_dir(), reason=f"no public Rasa bots in {BOTS}: clone them there")
 
 SOURCE = """\
 version: "3.1"
@@ -105,8 +110,106 @@ def test_an_exported_project_has_the_files_byte_for_byte_and_is_read_again(sourc
     assert (folder / "data" / "more" / "en.yml").read_text().endswith("# soon\n")
     assert is_project(folder)
     assert set(load_intents(folder).intents) == {"order_status", "faq/hours", "bye", "hello", "article:return"}
-    with pytest.raises(RasaFailed, match="is not empty"):
+    with pytest.raises(FolderNotEmpty):
         export_project(source, made, load_intents(source), folder, tmp_path)
+
+
+BOT = {
+    "domain.yml": """\
+intents: [greet, bye, order, joke]
+responses:
+  utter_hi:
+  - text: Hello!
+  - text: Hi there
+  utter_help:
+  - text: "Ask me {{ anything }}"
+  utter_bye:
+  - text: Bye, {name}
+  utter_faq/hours:
+  - text: From 9 to 21
+""",
+    "data/nlu.yml": """\
+version: "3.1"
+nlu:
+# the first
+- intent: greet   # often
+  examples: |
+    - hi
+- intent: bye
+  examples: |
+    - bye
+- intent: order
+  examples: |
+    - order a pizza
+- intent: faq/hours
+  examples: |
+    - when do you open
+- intent: joke
+  metadata: {handoff: jokes}
+  examples: |
+    - a joke
+""",
+    "data/rules.yml": """\
+rules:
+- rule: bye
+  steps:
+  - intent: bye
+  - action: utter_bye
+- rule: form
+  steps:
+  - intent: order
+  - action: order_form
+  - active_loop: order_form
+""",
+    "data/stories.yml": """\
+stories:
+- story: hello
+  steps:
+  - intent: greet
+  - action: utter_hi
+  - action: utter_help
+  - intent: order
+  - action: order_form
+""",
+}
+
+
+def test_a_rasa_bot_comes_over_with_its_answers_and_says_what_it_leaves(tmp_path: Path) -> None:
+    for name, text in BOT.items():
+        path = tmp_path / "bot" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    imported = import_project(tmp_path / "bot", tmp_path / "own", "en")
+
+    assert imported.replies == {"greet": "rasa_greet", "faq/hours": "rasa_faq_hours"}
+    replies = Replies((tmp_path / "own" / "replies",), {})
+    assert replies.render("rasa_greet", "en") == "Hello!\n\nAsk me {{ anything }}"
+    assert replies.render("rasa_faq_hours", "en") == "From 9 to 21"
+    assert [line.split(":")[0] for line in imported.left] == ["intent bye", "intent order"]
+    written = (tmp_path / "own" / "intents" / "nlu.en.yml").read_text()
+    added = "  metadata:\n    reply: rasa_{}\n"
+    expected = BOT["data/nlu.yml"].replace("# often\n", f"# often\n{added.format('greet')}")
+    assert written == expected.replace("faq/hours\n", f"faq/hours\n{added.format('faq_hours')}")
+    data = load_intents(tmp_path / "own" / "intents")
+    assert data.intents["joke"].metadata == {"handoff": "jokes"}
+    assert {each.lang for each in data.examples} == {"en"}
+    with pytest.raises(FolderNotEmpty):
+        import_project(tmp_path / "bot", tmp_path / "own", "en")
+
+
+@needs_bots
+@pytest.mark.parametrize(("bot", "greeting"), [("helpdesk-assistant", "Hallo!"), ("financial-demo", "")])
+def test_a_public_bot_comes_over(bot: str, greeting: str, tmp_path: Path) -> None:
+    project = BOTS / f"RasaHQ__{bot}"
+
+    imported = import_project(project, tmp_path / "own", "en")
+
+    before, after = load_intents(project), load_intents(tmp_path / "own" / "intents")
+    assert [(each.raw, each.intent) for each in after.examples] == [(e.raw, e.intent) for e in before.examples]
+    assert len(imported.replies) + len(imported.left) >= len(before.intents) - 2
+    texts = [path.read_text() for path in (tmp_path / "own" / "replies").rglob("*.j2")]
+    assert any(greeting in text for text in texts)
 
 
 def test_rasa_is_not_told_what_concerns_otvet_alone(source: Path) -> None:
