@@ -21,6 +21,7 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bot.errors import OtvetError
 from bot.settings import load_settings
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from bot.wiring import Installation
+    from kb_index.explain import Explanation
     from kb_index.exporting import Export
     from kb_index.library import Library, Revision, Stored
     from nlu.models import ModelVersion
@@ -294,14 +296,57 @@ def kb_search(
     installation = _installation()
     installation.prepare()
     installation.await_rasa()
-    hits = installation.understander().search(query, lang, limit)
+    explanation = installation.understander().explain(query, lang, limit)
     if as_json:
-        _print_json([asdict(hit) for hit in hits])
+        # A list of hits, each with its reasons.
+        found = [asdict(each) for each in explanation.hits]
+        _print_json([{**each.pop("hit"), **each, "reading": explanation.reading} for each in found])
+        return
+    _print_explanation(explanation)
+
+
+def _print_explanation(explanation: Explanation) -> None:
+    if explanation.reading != explanation.text:
+        print(f"Read as: {explanation.reading}")
+    for word, likely in explanation.likely_words.items():
+        print(f"{word}: perhaps {', '.join(likely)}")
+    hits = explanation.hits
+    if not hits:
+        print("Nothing is found: the text has no word, or there are no published articles.")
         return
     _table(
-        [[f"{hit.confidence:.2f}", hit.article_id, hit.title, hit.matched_question] for hit in hits],
-        ["confidence", "article", "title", "like the question"],
+        [
+            [
+                number,
+                f"{each.hit.confidence:.2f}",
+                each.hit.article_id,
+                each.hit.title,
+                each.hit.matched_question,
+                ", ".join(each.hit.matched_words),
+            ]
+            for number, each in enumerate(hits, 1)
+        ],
+        ["", "confidence", "article", "title", "like the question", "words found"],
     )
+    shown = hits[:4]
+    reasons = [{reason.name: reason for reason in each.reasons} for each in shown]
+    rows: list[list[object]] = [
+        [name, *(f"{own[name].value:.3f} {own[name].contribution:+.2f}" for own in reasons)]
+        for name in (reason.name for reason in shown[0].reasons)
+    ]
+    _table(
+        [*rows, ["score", *(f"{each.score:+.2f}" for each in shown)]],
+        [
+            "evidence: value, and what it adds",
+            *(f"{number} {each.hit.article_id}" for number, each in enumerate(shown, 1)),
+        ],
+    )
+    first = hits[0]
+    passage = Text(first.hit.passage.text)
+    for start, end in first.highlights:
+        passage.stylize("bold reverse", start, end)
+    print(" / ".join((first.hit.title, *first.hit.passage.headings)))
+    Console().print(passage)
 
 
 @kb_app.command("import")
@@ -528,7 +573,7 @@ def _cell(value: object) -> object:
 @kb_app.command("check")
 def kb_check(
     advice: Annotated[
-        bool, typer.Option(help="Also what takes a while: examples that mean the same, unclear questions.")
+        bool, typer.Option(help="Also what takes a while: examples of intents that mean the same.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -551,15 +596,16 @@ def kb_check(
         *(str(problem) for problem in installation.replies.problems(replies)),
     ]
     if advice:
-        _progress("Reading every example and asking every example question: this takes a while")
+        _progress("Reading every example: this takes a while")
     findings = check_training_data(seed.intents, installation.encoder if advice else None)
     faults += [str(each) for each in findings if each.fault]
     hints = [str(each) for each in findings if not each.fault]
-    if advice:
-        for finding in check_articles(installation.index):
-            hints.append(f"{finding.path or finding.article_id}: {finding.message.rstrip('.')}. {finding.remedy}")
+    _progress("Asking every example question: a few seconds for a hundred articles")
+    found = check_articles(installation.index)
+    for finding in found:
+        (faults if finding.is_fault else hints).append(str(finding))
     if as_json:
-        _print_json({"faults": faults, "advice": hints})
+        _print_json({"faults": faults, "advice": hints, "articles": [asdict(finding) for finding in found]})
     else:
         articles = len({article.id for article in seed.articles.articles})
         print(

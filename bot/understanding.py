@@ -12,6 +12,7 @@ from bot.dialogue import ANY_TOPIC, Candidate, Outcome, Policy, Understanding
 from bot.language import detect
 from handoff.records import Reason
 from kb_index.articles import Article
+from kb_index.explain import Explanation, explain
 from kb_index.search import Hit, SearchIndex
 from nlu.features import fold
 from nlu.intents import IntentPrediction
@@ -148,6 +149,14 @@ class Understander:
     def search(self, text: str, lang: str | None, limit: int) -> tuple[Hit, ...]:
         """Articles for a text, with what the intents say for them as evidence."""
         return self._each([text], lang or detect(self.index.readings(text)[-1]), limit)[0][1]
+
+    def explain(self, text: str, lang: str | None, limit: int) -> Explanation:
+        """What `search` finds, and why."""
+        evidence = {}
+        if self.classifier:
+            evidence = evidence_of(self.classifier.predict([self.index.readings(text)[-1]])[0], self.outcomes)
+        lang = lang or detect(self.index.readings(text)[-1])
+        return explain(self.index, _searched(text), lang=lang, limit=limit, evidence=evidence)
 
     def _each(self, texts: Sequence[str], lang: str, limit: int = 5) -> list[tuple[Understanding, tuple[Hit, ...]]]:
         """Each text with its hits. The classifier encodes all of them at once, on all cores; the search finds the

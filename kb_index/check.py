@@ -53,16 +53,19 @@ class Finding:
     remedy: str
     others: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        where = (
+            f"{self.path}:{self.line}" if self.path and self.line else self.path or f"{self.article_id} ({self.lang})"
+        )
+        return f"{where}: {self.message.rstrip('.')}. {self.remedy}"
+
     @property
     def is_fault(self) -> bool:
         return self.kind in FAULTS
 
 
-def check_articles(index: SearchIndex, *, asking: bool = True) -> tuple[Finding, ...]:
-    """Every finding, ordered by article. Without `asking` only what is seen at once.
-
-    With it each title and example question is searched for, some 3 ms each: the call blocks.
-    """
+def check_articles(index: SearchIndex) -> tuple[Finding, ...]:
+    """Every finding, ordered by article. Blocks: each title and example question is searched for, about 2 ms each."""
     index = index.compact()
     found = [
         *_links(index.articles),
@@ -70,9 +73,8 @@ def check_articles(index: SearchIndex, *, asking: bool = True) -> tuple[Finding,
         *_languages(index.articles),
         *_same_texts(index),
         *_questions(index),
+        *_unfound(index),
     ]
-    if asking:
-        found += _unfound(index)
     return tuple(sorted(found, key=lambda finding: (finding.article_id, finding.lang, finding.kind, finding.message)))
 
 

@@ -103,7 +103,7 @@ def evaluate_index(index: SearchIndex, queries: Sequence[QueryRow]) -> SearchRep
     ranks: list[float] = []
     milliseconds: list[float] = []
     for query in queries:
-        keeping.encode(view.readings_searched(query.text), "query")
+        keeping.encode(list(map(view.corrected, view.readings_searched(query.text))), "query")
         started = perf_counter()
         hits = view.search_without(query.text, lang=query.lang, limit=_DEPTH)  # not from what is remembered
         milliseconds.append((perf_counter() - started) * 1000)

@@ -87,6 +87,17 @@ class Ranker:
             confidences = sigmoid(self.judge(judge_features(evidence[order], scores[order])))
         return Ranking(order, scores[order], np.minimum.accumulate(confidences))
 
+    def contributions(self, evidence: Matrix) -> Matrix:
+        """How much each kind of evidence (columns) lifts each candidate's score (rows) above the candidates' mean."""
+        parts = built_in_parts(evidence)
+        if self.scorer is not None:
+            rates = np.array(self.scorer.weights) / np.array(self.scorer.scale)
+            weighed = scorer_features(evidence)[:, 1:] * rates[1:]
+            kinds = weighed.reshape(len(evidence), -1, len(EVIDENCE))
+            parts = parts * rates[0] + kinds.sum(axis=1)
+        centred: Matrix = parts - parts.mean(axis=0)
+        return centred
+
     def save(self, path: Path) -> None:
         """Write as JSON. The built-in ranker is written too."""
         path.write_text(
@@ -121,17 +132,32 @@ def built_in_scores(evidence: Matrix) -> Vector:
     A lexical score that stands out counts in full when half of what the text says was found, and less below that:
     one chance word in common must not decide. The scales were chosen on development questions.
     """
+    scores: Vector = built_in_parts(evidence).sum(axis=1)
+    return scores
+
+
+def built_in_parts(evidence: Matrix) -> Matrix:
+    """What each kind of evidence adds to the built-in score: a row for each candidate, columns as in EVIDENCE."""
     column = {name: evidence[:, number] for number, name in enumerate(EVIDENCE)}
-    meaning = (column["passage"] + column["sentence"]) / 2
-    asked = np.where(column["question"] > 0, (column["question"] + column["questions"]) / 2, meaning)
-    scores: Vector = (meaning + asked) / 2 / _COSINE_SCALE + _MEMORY * column["memory"] + _INTENT * column["intent"]
+    asked = column["question"] > 0  # an article without questions is judged by its text alone
+    of_text = np.where(asked, 0.25, 0.5) / _COSINE_SCALE
+    of_questions = np.where(asked, 0.25, 0.0) / _COSINE_SCALE
+    parts = {
+        "question": of_questions * column["question"],
+        "questions": of_questions * column["questions"],
+        "passage": of_text * column["passage"],
+        "sentence": of_text * column["sentence"],
+        "memory": _MEMORY * column["memory"],
+        "intent": _INTENT * column["intent"],
+    }
     for name, weight in _LEXICAL.items():
         values = column[name]
         spread = values.std()
         if spread > 1e-6:
             standing = np.clip((values - values.mean()) / spread, -3, 6)
-            scores = scores + weight * min(1.0, 2 * float(values.max())) * standing
-    return scores
+            parts[name] = weight * min(1.0, 2 * float(values.max())) * standing
+    nothing = np.zeros(len(evidence))
+    return np.column_stack([parts.get(name, nothing) for name in EVIDENCE])
 
 
 def standardised(evidence: Matrix) -> Matrix:

@@ -1,5 +1,6 @@
 """Search: which articles answer a text, in what order, and how probably."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kb_index.articles import Article
+from kb_index.dictionary import is_word
 from kb_index.encoder import Encoder, FloatMatrix
 from kb_index.lexical import Spelling, stem, stems, word_parts
 from kb_index.memory import NEIGHBOURS, QuestionMemory
@@ -29,6 +31,7 @@ from kb_index.segment import (
 from kb_index.vectors import FloatVector, IntVector
 
 KEPT_ANSWERS = 2048  # of questions that repeat; a few kilobytes each
+_LETTERS = re.compile(r"[^\W\d_]+")
 _LIKELY_TYPO = 0.7  # weight of a known word that a misspelt one may stand for
 _FOREIGN_SPELLING = 0.5  # weight of a part of a word spelt in the other script
 _FRESH_PASSAGES = 300  # so many edited passages may lie beside the large part before it ought to be made anew,
@@ -314,17 +317,18 @@ class SearchIndex:
         """The readings of a text, encoded; none when there is no letter or digit in it, or nothing to search."""
         # One by one: encoders keep the vectors of single queries, for those that repeat.
         return tuple(
-            self._query(reading, self.encoder.encode([reading], "query")[0]) for reading in self.readings_searched(text)
+            self._query(reading, self.encoder.encode([self.corrected(reading)], "query")[0])
+            for reading in self.readings_searched(text)
         )
 
     def readings_searched(self, text: str) -> tuple[str, ...]:
-        """The texts that a search for `text` encodes; none when there is nothing to search for."""
+        """The readings that a search for `text` looks at; none when there is nothing to search for."""
         return self.readings(query_text(text)) if self.articles and words(text) else ()
 
     def queries_of(self, texts: Sequence[str], progress: Progress | None = None) -> list[Query | None]:
         """Many texts encoded at once, each as its likeliest reading; None for one with nothing to search for."""
         found = [(self.readings_searched(text) or ("",))[-1] for text in texts]
-        vectors = encode_all(self.encoder, found, "query", progress)
+        vectors = encode_all(self.encoder, list(map(self.corrected, found)), "query", progress)
         return [
             self._query(reading, vector) if reading else None for reading, vector in zip(found, vectors, strict=True)
         ]
@@ -464,6 +468,16 @@ class SearchIndex:
                 root = stem(near)
                 found[root] = max(found.get(root, 0.0), _LIKELY_TYPO * likeness)
         return {**found, **weighted}
+
+    def corrected(self, reading: str) -> str:
+        """A reading as it is encoded: misspelt words give way to the likeliest words of the articles."""
+
+        def likeliest(match: re.Match[str]) -> str:
+            word = fold(match.group())
+            likely = () if is_word(word) else self.likely_words(word)
+            return likely[0][0] if likely else match.group()
+
+        return _LETTERS.sub(likeliest, reading)
 
     def likely_words(self, word: str) -> tuple[tuple[str, float], ...]:
         """Known words that a folded, misspelt one may stand for, with a likeness 0..1; none for a known word."""

@@ -82,3 +82,31 @@ def test_an_article_that_its_own_questions_do_not_find_is_found() -> None:
         questions=("what is alpha beta gamma", "what is delta epsilon zeta"),
     )
     assert ("lost", "not_found") in kinds(lost, loud)
+
+
+def test_a_version_that_has_not_kept_up_is_found() -> None:
+    steps = "\n\n".join(f"## Шаг {number}\n\nСделайте вот это и ещё вот то." for number in range(5))
+    assert ("a", "language_behind") in kinds(Article("a", "ru", "Шаги", steps), Article("a", "en", "Steps", LONG))
+
+
+def test_a_title_that_does_not_find_its_article_is_found() -> None:
+    others = [Article(f"o{number}", "en", f"alpha {number}", f"alpha beta {LONG}") for number in range(4)]
+    assert ("a", "title_not_found") in kinds(Article("a", "en", "alpha beta", "Cards are taken at the door."), *others)
+
+
+def test_two_articles_that_answer_the_same_questions_are_found() -> None:
+    asked = ("where is my parcel now", "where is my parcel today", "where is the parcel now", "gift wrapping costs")
+    first = Article("a", "en", "Parcel", LONG, questions=asked)
+    own = ("parcel now where is my", "today where is my parcel")
+    second = Article("b", "en", "Where is my parcel", "where is my parcel now or today: see the page", questions=own)
+    index = SearchIndex.build([first, second], WordEncoder())
+    assert any(finding.kind == "same_answer" and finding.others for finding in check_articles(index))
+
+
+def test_a_finding_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.md"
+    path.write_text(f"---\ntitle: A\n---\n{LONG}\n\nSee [this](gone.md).\n")
+    index = SearchIndex.build([Article("a", "en", "A", f"{LONG} See [this](gone.md).", path=path)], WordEncoder())
+    (finding,) = check_articles(index)
+    assert str(finding) == f"{path}:6: the link 'gone.md' leads to nothing. Correct or remove it"
+    assert finding.is_fault

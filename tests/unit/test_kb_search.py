@@ -11,6 +11,7 @@ from kb_index.articles import Article
 from kb_index.encoder import FloatMatrix, TextKind
 from kb_index.errors import ForeignSnapshotError, KnowledgeBaseError, RankerError, TornSnapshotError
 from kb_index.evaluation import PassageRow, QueryRow, evaluate_index, evaluate_search, passage_row, query_row
+from kb_index.explain import explain
 from kb_index.memory import QuestionMemory
 from kb_index.noise import rough_copies
 from kb_index.ranker import EVIDENCE, Ranker
@@ -298,3 +299,45 @@ def test_only_what_changed_is_encoded_again(index: SearchIndex) -> None:
     np.testing.assert_array_equal(
         rebuilt.base.vectors.questions, SearchIndex.build(edited, LetterEncoder()).base.vectors.questions
     )
+
+
+def test_a_misspelt_word_is_encoded_as_the_articles_spell_it_but_a_word_of_the_dictionary_stays() -> None:
+    index = SearchIndex.build(shop(), LetterEncoder())
+    assert index.corrected("когда превезут пасылку, мост?") == "когда привезут посылку, мост?"
+    assert index.corrected("my kettel brok, waranty") == "my kettle broke, warranty"
+    assert index.corrected("sbrosit 12345 🙂") == "sbrosit 12345 🙂"
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_an_explanation_has_the_hits_of_the_search_and_reasons_that_add_up(
+    index: SearchIndex, is_trained: bool
+) -> None:
+    used = index.with_ranker(train_ranker(index, labelled()).ranker) if is_trained else index
+    text = "когда превезут мою посылку"
+    explanation = explain(used, text, lang="ru", evidence={"delivery": 0.9})
+    assert tuple(each.hit for each in explanation.hits) == used.search(text, lang="ru", evidence={"delivery": 0.9})
+    assert explanation.likely_words == {"превезут": ("привезут",)}
+    for each in explanation.hits:
+        assert {reason.name for reason in each.reasons} == set(EVIDENCE)
+        assert each.score == pytest.approx(sum(reason.contribution for reason in each.reasons))
+    scores = [each.score for each in explanation.hits]
+    assert scores == sorted(scores, reverse=True)
+    courier = explain(used, "за три дня довезёт курьер", lang="ru").hits[0]
+    marked = [courier.hit.passage.text[start:end] for start, end in courier.highlights]
+    assert marked == ["за", "три", "дня", "курьером"]
+
+
+def test_an_explanation_names_the_reading_that_was_meant(index: SearchIndex) -> None:
+    explanation = explain(index, "rjulf ghbdtpen gjcskre")
+    assert explanation.reading == "когда привезут посылку"
+    assert [reading.text for reading in explanation.readings] == ["rjulf ghbdtpen gjcskre", "когда привезут посылку"]
+    assert explain(index, "?!").hits == ()
+
+
+def test_a_question_that_repeats_is_answered_from_memory_and_never_after_a_change() -> None:
+    index = SearchIndex.build(shop(), LetterEncoder())
+    first = index.search("сбросить пароль")
+    assert index.search("сбросить пароль ") is first
+    assert index.search("сбросить пароль", evidence={"bonus": 1.0}) is not first
+    without = index.updated([article for article in shop() if article.id != "password"])
+    assert "password" not in {hit.article_id for hit in without.search("сбросить пароль")}
