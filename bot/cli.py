@@ -846,6 +846,59 @@ def _print_figures(figures: Mapping[str, object], as_json: bool) -> None:
 
 
 @app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="A new file; holds personal data.")], as_json: AsJson = False
+) -> None:
+    """Write the whole state into one file, while the assistant works."""
+    from bot.backup import save
+
+    installation = _installation()
+
+    async def work() -> Any:
+        await installation.migrate()
+        try:
+            return await save(
+                file, engine=installation.database.engine, var=installation.settings.var, data=installation.own_data
+            )
+        finally:
+            await installation.close()
+
+    _print_summary(_run(work()), as_json, f"{file}")
+
+
+@app.command()
+def restore(
+    file: Path,
+    force: Annotated[bool, typer.Option(help="Replace an installation that is not empty.")] = False,
+    check: Annotated[bool, typer.Option(help="Only read the file and compare every checksum.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a backup in place, on SQLite or PostgreSQL, whichever it came from. Stop the assistant first."""
+    from bot import backup as backups
+
+    if check:
+        _print_summary(backups.check(file), as_json, f"{file} is complete")
+        return
+    installation = _installation()
+    settings = installation.settings
+    data = installation.restored_data
+    summary = _run(backups.restore(file, database_url=settings.database, var=settings.var, data=data, force=force))
+    _print_summary(summary, as_json, f"Restored {file}")
+    if data is None and summary.own_data:
+        _progress(f"OTVET_DATA was left as it is; the data folder of the backup lies in {settings.var / 'data'}")
+
+
+def _print_summary(summary: Any, as_json: bool, done: str) -> None:
+    if as_json:
+        _print_json(asdict(summary))
+    else:
+        print(
+            f"{done}: {summary.rows} rows ({summary.engine}, revision {summary.revision}), {summary.files} files, "
+            f"{summary.bytes / 2**20:.1f} MB, of {summary.created_at}"
+        )
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check settings, database, encoder, index, models, replies and channels. Exit status 1 if something is wrong."""
     from bot.doctor import examine

@@ -7,9 +7,10 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from bot.errors import SettingsError
 from bot.work import InProcessWork, Sessions
@@ -75,19 +76,34 @@ def _begin_sqlite(connection: Connection) -> None:
 
 async def migrate(engine: AsyncEngine) -> None:
     """Bring the tables up to date. Safe to repeat, and when several processes start at once."""
-
-    def upgrade(connection: Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
     async with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
-            from bot.procrastinate_work import apply_schema
-
             await connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('otvet:migrate', 0))"))
-            await connection.run_sync(upgrade)
-            await apply_schema(connection)
-        else:
-            await connection.run_sync(upgrade)
+        await connection.run_sync(upgrade)
+        await finish_schema(connection)
+
+
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Bring the program's own tables to a revision, inside the caller's transaction."""
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+async def finish_schema(connection: AsyncConnection) -> None:
+    """What belongs to the newest revision and is not Alembic's: the tables of the work engine."""
+    if connection.dialect.name == "postgresql":
+        from bot.procrastinate_work import apply_schema
+
+        await apply_schema(connection)
+
+
+def known_revisions() -> list[str]:
+    """The revisions of the tables that this release knows, the newest first."""
+    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config

@@ -5,6 +5,7 @@ OtvetError
 ├── DeliveryError      a platform refused or could not be reached: retry_after_seconds, permanent
 │   └── WindowClosedError   the platform takes nothing but an approved template now
 ├── ReplyError         a reply template is missing or broken: template, lang
+├── BackupError        a backup can't be written, read or put in place
 └── NotReadyError      something has to be made first: names the command
 """
 
@@ -45,3 +46,7 @@ class ReplyError(OtvetError):
 
 class NotReadyError(OtvetError):
     """Something that has to be made first is not there; the message names the command that makes it."""
+
+
+class BackupError(OtvetError):
+    """A backup that can't be written, read or put in place; the message says why, and nothing was changed."""

@@ -26,6 +26,7 @@ from bot import metrics
 from bot.articles import ArticleBase
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore
+from bot.backup import RESTORING
 from bot.calibration import Targets, policy_from_json
 from bot.channels.base import Channel
 from bot.channels.whatsapp import WINDOW, WhatsAppChannel
@@ -229,6 +230,7 @@ class Installation:
         return LocalShared()
 
     async def migrate(self) -> None:
+        self._refuse_half_restored()
         await migrate(self.database.engine)
 
     @property
@@ -350,6 +352,7 @@ class Installation:
 
         update: also take the data folder's edits, and train when the live version does not know the present data.
         """
+        self._refuse_half_restored()
         self.settings.var.mkdir(parents=True, exist_ok=True)
         if update:
             self.take_edits()
@@ -365,6 +368,21 @@ class Installation:
         except (NotReadyError, NluError, RankerError) as error:  # none yet, another encoder, an older or damaged one
             self.progress(f"Training, because {error}")
             self.train(promote=True)
+
+    def _refuse_half_restored(self) -> None:
+        if (self.settings.var / RESTORING).exists():
+            raise NotReadyError("a restore is at work, or was interrupted: run `otvet restore FILE --force` again")
+
+    @property
+    def own_data(self) -> Path | None:
+        """The data folder, where it is the operator's own and not the demo that ships."""
+        return None if self.data.resolve() == shipped_data().resolve() else self.data
+
+    @property
+    def restored_data(self) -> Path | None:
+        """Where a backup's data folder goes: to OTVET_DATA while nothing is there."""
+        folder = self.settings.data
+        return None if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) else folder
 
     def understander(self) -> Understander:
         """The live version, loaded; the same object until another one is promoted (`follow` sees to that)."""
