@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
@@ -11,12 +12,13 @@ import structlog
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bot import ledger
+from bot import ledger, metrics
 from bot.attachments import AttachmentStore, TooLargeError
 from bot.channels.base import Address, Channel, InboundAttachment, InboundMessage, Option, OutboundMessage, fit
-from bot.errors import DeliveryError, WindowClosedError
+from bot.errors import DeliveryError, PacedError, WindowClosedError
 from bot.gathering import Waiting, patience, utterance_length
 from bot.ledger import Claim
+from bot.shared import LocalShared, Shared
 from bot.turn import FetchedAttachment, Turns
 from bot.window import Windows, template_of
 from bot.work import Sessions, enqueue
@@ -30,6 +32,8 @@ FIRST_RETRY_SECONDS = 2.0
 LONGEST_RETRY_SECONDS = 600.0
 GIVE_UP_AFTER = timedelta(hours=6)
 """For a platform that asks to wait again and again."""
+SHORT_WAIT_SECONDS = 0.5
+"""For a platform's limit, instead of putting the message back."""
 PATIENCE_STEP_SECONDS = 0.4
 """How often it is looked whether a customer who may be typing on has added something."""
 ANSWERED_KINDS = frozenset({"text", "choice", "attachment"})
@@ -51,6 +55,7 @@ class Assistant:
         windows: Windows | None = None,
         gather_seconds: float = 1.2,
         max_text_chars: int = 4000,
+        shared: Shared | None = None,
     ) -> None:
         """windows: what is held back where a platform takes messages for a time only; None: nothing.
         gather_seconds: how long to wait for what a customer is about to add; 0: each message is a turn."""
@@ -63,11 +68,14 @@ class Assistant:
         self._windows = windows
         self._gather = timedelta(seconds=gather_seconds)
         self._max_text_chars = max_text_chars
+        self._shared = shared or LocalShared()
         self._background: set[asyncio.Task[None]] = set()
 
     async def receive(self, message: InboundMessage) -> bool:
         """Store a message durably; False when it was there already. Its turn follows by itself."""
-        return await ledger.receive(self.sessions, message, now=self.clock())
+        new = await ledger.receive(self.sessions, message, now=self.clock())
+        metrics.RECEIVED.labels(message.address.channel, "no" if new else "yes").inc()
+        return new
 
     async def on_failed(self, session: AsyncSession, message: Message, problem: str) -> None:
         """A platform took a message and reports later that it did not arrive: then a person has to know."""
@@ -151,7 +159,9 @@ class Assistant:
             for message in utterance
         ]
         try:
-            plan = await self._turns.think(self.sessions, situation, utterance, fetched)
+            with metrics.TURN_SECONDS.labels("understand").time():
+                plan = await self._turns.think(self.sessions, situation, utterance, fetched)
+            saving = time.perf_counter()
             async with self.sessions() as session, session.begin() as transaction:
                 if not await self._turns.save(session, plan, rows, utterance, fetched):
                     # Something has changed while it was thought about: think again.
@@ -159,12 +169,15 @@ class Assistant:
                     await transaction.rollback()
                     return True, None
                 claim = await ledger.claim_next(session, address, now=self.clock())
+            metrics.TURN_SECONDS.labels("save").observe(time.perf_counter() - saving)
+            metrics.TURNS.labels(address.channel, plan.decision.rule).inc()
         except (OperationalError, InterfaceError):
             # Not the message's fault: the database went away, or chose this transaction to end a deadlock.
             raise
         except Exception as error:
             # Edge: whatever breaks inside a turn, the customer ends at a person and not in silence.
             log.exception("turn.failed", inbox=rows[0].id, channel=address.channel)
+            metrics.TURNS.labels(address.channel, "error").inc()
             async with self.sessions.begin() as session:
                 await self._turns.fail(session, rows, utterance, fetched, error)
                 claim = await ledger.claim_next(session, address, now=self.clock())
@@ -220,6 +233,7 @@ class Assistant:
             for number, part in enumerate(parts[claim.parts_sent :], claim.parts_sent + 1):
                 if part.template is None and not await self._may_send(address):
                     return await self._hold(address, claim)
+                await self._keep_pace(channel, address, claim)
                 external_id = await channel.send(address, part)
                 if number < len(parts):
                     async with self.sessions.begin() as session:
@@ -240,6 +254,9 @@ class Assistant:
         async with self.sessions.begin() as session:
             if error is None:
                 settled = await ledger.settle(session, claim, Delivery.SENT, external_id=external_id)
+                metrics.SENDS.labels(address.channel, "sent").inc()
+                took = (self.clock() - claim.created_at).total_seconds()
+                metrics.REPLY_SECONDS.labels(address.channel).observe(max(took, 0))
             else:
                 settled = await self._refused(session, address, claim, error)
             if self.work.stopping:
@@ -265,9 +282,21 @@ class Assistant:
             await self._windows.hold(session, claim.message.id)
             return await ledger.claim_next(session, address, now=self.clock())
 
+    async def _keep_pace(self, channel: Channel, address: Address, claim: Claim) -> None:
+        """Wait a moment for the platform's limit, or raise PacedError when it takes longer."""
+        ticket, rates = f"{address.channel}:{claim.message.id}", channel.capabilities.rates(address)
+        while wait := await self._shared.book(ticket, *rates):
+            if wait > SHORT_WAIT_SECONDS:
+                metrics.RATE_LIMITED.labels(f"send:{address.channel}").inc()
+                raise PacedError("waits for its turn within the platform's limits", retry_after_seconds=wait)
+            await asyncio.sleep(wait)
+
     async def _refused(self, session: AsyncSession, address: Address, claim: Claim, error: DeliveryError) -> bool:
         """Try again later, or give up: then a person has to know."""
         now, problem = self.clock(), str(error)
+        if isinstance(error, PacedError) and error.retry_after_seconds:
+            due_at = now + timedelta(seconds=error.retry_after_seconds)
+            return await ledger.postpone(session, claim, address, attempts=claim.attempts, error=problem, due_at=due_at)
         limited = error.retry_after_seconds is not None
         # A platform that asks to wait has refused nothing.
         attempts = claim.attempts + (0 if limited else 1)
@@ -277,7 +306,9 @@ class Assistant:
             if not await ledger.settle(session, claim, Delivery.FAILED, error=problem):
                 return False
             await self._turns.undelivered(session, claim.message, problem, permanent=error.permanent)
+            metrics.SENDS.labels(address.channel, "failed").inc()
             return True
+        metrics.SENDS.labels(address.channel, "retried").inc()
         # With some chance in it, so that not all conversations come back at once.
         if error.retry_after_seconds is not None:
             pause = error.retry_after_seconds + random.uniform(0, 0.9)  # noqa: S311

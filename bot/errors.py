@@ -3,7 +3,8 @@
 OtvetError
 ├── SettingsError      a setting is wrong; names the variable
 ├── DeliveryError      a platform refused or could not be reached: retry_after_seconds, permanent
-│   └── WindowClosedError   the platform takes nothing but an approved template now
+│   ├── WindowClosedError   the platform takes nothing but an approved template now
+│   └── PacedError     our own limit for the platform: nothing was tried yet
 ├── ReplyError         a reply template is missing or broken: template, lang
 ├── BackupError        a backup can't be written, read or put in place
 └── NotReadyError      something has to be made first: names the command
@@ -35,6 +36,10 @@ class DeliveryError(OtvetError):
 
 class WindowClosedError(DeliveryError):
     """Too long ago since the customer wrote. The message waits for him to answer a template."""
+
+
+class PacedError(DeliveryError):
+    """Not tried, so that the platform's limit is kept; this message's own moment comes in retry_after_seconds."""
 
 
 class ReplyError(OtvetError):

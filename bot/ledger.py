@@ -36,6 +36,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column, raiseload
 
 from bot.channels.base import Address, InboundMessage, Option
+from bot.metrics import SENDS
 from bot.work import Sessions as Sessions
 from bot.work import enqueue
 from handoff.records import Author, Base, BigId, Conversation, Delivery, Message
@@ -320,12 +321,14 @@ async def claim_next(session: AsyncSession, address: Address, *, now: datetime) 
             message.delivery = Delivery.DISCARDED
             if row.claimed_at is not None:
                 message.delivery_error = "a process died while sending it: it may have arrived"
+            SENDS.labels(address.channel, "discarded").inc()
             log.info("outbox.discarded", conversation=conversation.id, message=message.id)
             await session.delete(row)
             await session.flush()
             continue
         if row.claimed_at is not None:
             message.repeats += 1
+            SENDS.labels(address.channel, "uncertain").inc()
             log.warning("outbox.uncertain", conversation=conversation.id, message=message.id, repeats=message.repeats)
         row.claims += 1
         row.claimed_at = now

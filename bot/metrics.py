@@ -16,14 +16,15 @@ INBOX_OLDEST_SECONDS = Gauge("otvet_inbox_oldest_seconds", "Age of the oldest of
 OUTBOX_WAITING = Gauge("otvet_outbox_waiting", "Replies queued and not yet sent.", ["channel"])
 OUTBOX_LATE_SECONDS = Gauge("otvet_outbox_late_seconds", "How long the most overdue reply is overdue.", ["channel"])
 TICKETS_OPEN = Gauge("otvet_tickets_open", "Tickets not yet resolved.")
+TIMERS_WAITING = Gauge("otvet_timers_waiting", "Timers that are set.")
+TIMERS_LATE_SECONDS = Gauge("otvet_timers_late_seconds", "How long the most overdue timer is overdue.")
 
 # What this process did since its start.
 RECEIVED = Counter("otvet_received", "Messages that came in; repeat: it was stored already.", ["channel", "repeat"])
 TURNS = Counter("otvet_turns", "Turns by the rule that decided; error: it broke.", ["channel", "rule"])
-TURN_SECONDS = Histogram("otvet_turn_seconds", "Parts of a turn: understand, save, all.", ["part"], buckets=SECONDS)
+TURN_SECONDS = Histogram("otvet_turn_seconds", "Parts of a turn: understand, save.", ["part"], buckets=SECONDS)
 REPLY_SECONDS = Histogram("otvet_reply_seconds", "From a reply's writing to its sending.", ["channel"], buckets=SECONDS)
-SENDS = Counter("otvet_sends", "Attempts to send: sent, discarded, retried, failed for good.", ["channel", "state"])
-DEAD_LETTERS = Counter("otvet_dead_letters", "Replies given up after the last try.", ["channel"])
+SENDS = Counter("otvet_sends", "Replies: sent, retried, failed for good, discarded, uncertain.", ["channel", "state"])
 RATE_LIMITED = Counter("otvet_rate_limited", "Sends put off and requests refused by a rate limit.", ["where"])
 TIMERS = Counter("otvet_timers", "Timers that fired.", ["kind"])
 STREAMS = Gauge("otvet_streams", "Site chats that listen to this process.")

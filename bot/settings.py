@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; the web is reachable from this machine alone.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
+    metrics_host: str = Field("127.0.0.1", description="Address of the port for /metrics, /healthz and /readyz.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="That port, in every role; 0: none.")
     encoder: str = Field("", description="Any sentence-transformers model name or folder; empty: the one that ships.")
     nlu_engine: Literal["embedded", "rasa"] = Field(
         "embedded", description="What tells intents apart: `embedded`, or `rasa` with the embedded engine as its spare."

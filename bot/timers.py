@@ -15,6 +15,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
+from bot.metrics import TIMERS
 from bot.work import Sessions
 from handoff.records import Base, BigId
 
@@ -128,5 +129,6 @@ class Timers:
                     .values(failures=timer.failures + 1, error=repr(error)[:2000], due_at=now + pause)
                 )
             return True
+        TIMERS.labels(timer.kind).inc()
         log.info("timer.fired", kind=timer.kind, late_seconds=round((now - timer.due_at).total_seconds(), 1))
         return True

@@ -35,6 +35,7 @@ from bot.dialogue import Outcome
 from bot.errors import NotReadyError, SettingsError
 from bot.ledger import Sessions
 from bot.message_templates import MessageTemplates, load_templates
+from bot.monitor import Monitor
 from bot.replies import Replies
 from bot.settings import Settings
 from bot.shared import LocalShared, Shared
@@ -531,6 +532,16 @@ class Installation:
                 # Edge: the version in use goes on answering.
                 log.exception("model.reload_failed")
 
+    def monitor(self, channels: Sequence[Channel], *, answers: bool) -> Monitor:
+        """answers: whether this process runs turns, and so needs the models."""
+        return Monitor(
+            sessions=self.database.sessions,
+            clock=utc_now,
+            channels=[channel.name for channel in channels],
+            listeners=self.shared.listeners,
+            model=(lambda: self._live.version if self._live else None) if answers else None,
+        )
+
     def assistant(self, channels: Sequence[Channel], clock: Callable[[], datetime] = utc_now) -> Assistant:
         turns = Turns(
             understander=self.understander,
@@ -549,6 +560,7 @@ class Installation:
             windows=self.windows,
             gather_seconds=self.settings.gather_seconds,
             max_text_chars=self.settings.max_text_chars,
+            shared=self.shared,
         )
 
     @cached_property

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bot.errors import DeliveryError as DeliveryError
+from bot.shared import Rate
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,21 @@ class Capabilities:
     typing: bool = False
     chat_pace: Pace | None = None
     """How fast one customer may be written to."""
+    group_pace: Pace | None = None
+    """How fast a chat of several people may be written to: Telegram's, whose ids are negative."""
     account_pace: Pace | None = None
     """How fast all customers of one bot or number together may be written to."""
     window: timedelta | None = None
     """How long after the customer's last message anything may be sent; afterwards a template only. None: always."""
+
+    def rates(self, address: Address) -> tuple[Rate | None, Rate | None]:
+        """What limits a message to this address: its own rate, and the one of all chats of its account."""
+        account = f"send:{address.channel}:{address.account}"
+        chat = self.group_pace if self.group_pace and address.chat_id.startswith("-") else self.chat_pace
+        return (
+            Rate(f"{account}:{address.chat_id}", chat.every_seconds, chat.burst) if chat else None,
+            Rate(account, self.account_pace.every_seconds, self.account_pace.burst) if self.account_pace else None,
+        )
 
 
 Receive = Callable[[InboundMessage], Awaitable[bool]]

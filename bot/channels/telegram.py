@@ -26,7 +26,7 @@ from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, LinkPrevie
 from aiogram.utils.token import TokenValidationError
 from aiohttp import ClientResponseError
 
-from bot.channels.base import Address, Capabilities, InboundAttachment, Option, OutboundMessage, Receive
+from bot.channels.base import Address, Capabilities, InboundAttachment, Option, OutboundMessage, Pace, Receive
 from bot.channels.telegram_text import compose
 from bot.channels.telegram_updates import CHANNEL, CHOSEN_TOKEN, WANTED_UPDATES, Press, parse, press_of
 from bot.errors import DeliveryError, SettingsError
@@ -55,7 +55,15 @@ class TelegramChannel:
     """One bot. `close` it when nothing will be sent any more; `run` closes it at its end."""
 
     name = CHANNEL
-    capabilities = Capabilities(max_text_chars=4000, max_buttons=8)
+    capabilities = Capabilities(
+        max_text_chars=4000,
+        max_buttons=8,
+        # 30 a second in all, about one a second to a chat with short bursts, 20 a minute to a group: no window of that
+        # length gets more.
+        account_pace=Pace(1 / 27, burst=3),
+        chat_pace=Pace(1.0, burst=3),
+        group_pace=Pace(3.5, burst=3),
+    )
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from bot.channels.base import InboundMessage
 from bot.channels.site import SiteChannel
 from bot.ledger import Sessions
+from bot.monitor import readiness
 from bot.web.chat_api import MAX_TEXT_CHARS, create_router
 from bot.web.guards import BodyLimit, SecurityHeaders, on_http_error, pick_language, refuse
 from bot.web.webhooks import WEBHOOKS
@@ -33,6 +34,10 @@ _PAGE_POLICY = (
 )
 
 
+async def _no_problems() -> Sequence[str]:
+    return ()
+
+
 def create_app(
     *,
     sessions: Sessions,
@@ -43,8 +48,8 @@ def create_app(
     allowed_origins: tuple[str, ...] = (),
     messages_a_minute: int = 20,
     long_text_chars: int = 4000,
-    ready: Callable[[], bool] = lambda: True,
     webhooks: APIRouter | None = None,
+    problems: Callable[[], Awaitable[Sequence[str]]] = _no_problems,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
     idle_poll_seconds: float = 20,
 ) -> FastAPI:
@@ -55,7 +60,7 @@ def create_app(
     allowed_origins: other sites that may embed the chat, such as `https://shop.example`; `*` allows any.
     long_text_chars: a longer message is kept but not interpreted, and the writer is told beforehand.
     webhooks: what platforms call.
-    ready: whether the assistant can answer yet, for /readyz.
+    problems: what keeps the assistant from answering, for /readyz.
     """
     app = FastAPI(title="Otvet", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_middleware(
@@ -124,7 +129,7 @@ def create_app(
 
     @app.get("/readyz", include_in_schema=False)
     async def is_ready() -> JSONResponse:
-        return JSONResponse({"status": "ready"}) if ready() else JSONResponse({"status": "starting"}, 503)
+        return readiness(await problems())
 
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     return app

@@ -479,7 +479,10 @@ def test_accept_language_is_read_with_its_weights(accept: str | None, lang: str)
 
 
 async def test_readiness_is_told_apart_from_life(tmp_path: Path) -> None:
-    site = Site(tmp_path, ready=lambda: False)
+    async def problems() -> list[str]:
+        return ["no model is loaded"]
+
+    site = Site(tmp_path, problems=problems)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(site.app), base_url="http://site") as client:
         assert (await client.get("/healthz")).status_code == 200
         assert (await client.get("/readyz")).status_code == 503
