@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 from collections.abc import Coroutine
 from enum import StrEnum
@@ -15,6 +16,7 @@ import uvicorn
 from bot.assistant import Assistant
 from bot.channels.base import Channel
 from bot.channels.site import SiteChannel
+from bot.monitor import Monitor
 from bot.web.app import create_app
 from bot.wiring import Installation, utc_now
 
@@ -32,17 +34,24 @@ class Role(StrEnum):
 async def serve(installation: Installation, host: str, port: int, role: Role = Role.ALL) -> None:
     """Serve until a signal comes. What is in hand then is finished; the rest waits in the ledger for other workers,
     or for the next start."""
+    installation.alone = role is Role.ALL
     await installation.migrate()
     site = SiteChannel(installation.attachments, installation.shared)
-    assistant = installation.assistant(_channels(installation, site))
+    channels = _channels(installation, site)
+    assistant = installation.assistant(channels)
+    monitor = installation.monitor(channels, answers=role is not Role.WEB)
     parts: dict[str, Coroutine[Any, Any, None]] = {"live updates": installation.shared.run()}
     if role is not Role.WEB:
         await asyncio.to_thread(installation.understander)
         parts |= {"assistant": assistant.run(), "models": installation.follow()}
         parts["timers"] = installation.timers.run()
+    if installation.settings.metrics_port:
+        parts["metrics"] = monitor.serve(installation.settings.metrics_host, installation.settings.metrics_port)
     server: uvicorn.Server | None = None
     if role is not Role.WORKER:
-        server = _AnnouncingServer(_web(installation, site, assistant, host, port), installation, role)
+        _allow_many_connections()
+        web = _web(installation, site, assistant, monitor, host, port)
+        server = _AnnouncingServer(web, installation, role)
         parts["web"] = server.serve()
     else:
         parts["stop"] = _until_stopped()
@@ -76,7 +85,16 @@ def _channels(installation: Installation, site: SiteChannel) -> list[Channel]:
     return channels
 
 
-def _web(installation: Installation, site: SiteChannel, assistant: Assistant, host: str, port: int) -> uvicorn.Config:
+def _allow_many_connections() -> None:
+    """Each open chat is a file to the system, which begins with as few as 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _web(
+    installation: Installation, site: SiteChannel, assistant: Assistant, monitor: Monitor, host: str, port: int
+) -> uvicorn.Config:
     settings = installation.settings
     app = create_app(
         sessions=installation.database.sessions,
@@ -86,8 +104,10 @@ def _web(installation: Installation, site: SiteChannel, assistant: Assistant, ho
         shop={"ru": settings.shop_ru, "en": settings.shop_en},
         allowed_origins=tuple(origin.strip() for origin in settings.site_origins.split(",") if origin.strip()),
         messages_a_minute=settings.site_messages_a_minute,
+        max_streams=settings.site_streams,
         long_text_chars=settings.max_text_chars,
         webhooks=installation.webhooks(assistant).router,
+        problems=monitor.problems,
     )
     return uvicorn.Config(
         app,
@@ -95,6 +115,7 @@ def _web(installation: Installation, site: SiteChannel, assistant: Assistant, ho
         port=port,
         log_config=None,
         access_log=False,
+        forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=3,  # live connections never end by themselves
     )
 

@@ -88,6 +88,10 @@ class Settings(BaseSettings):
         20, ge=1, le=2000, description="A larger file is not fetched, and the customer is told."
     )
     site_messages_a_minute: int = Field(20, ge=1, description="How many messages one site chat may send in a minute.")
+    site_streams: int = Field(5000, ge=1, description="How many site chats one process keeps open at a time.")
+    trusted_proxies: str = Field(
+        "127.0.0.1", description="Proxies whose word on the caller's address counts, comma-separated; `*`: any."
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
 
     @field_validator("timezone")

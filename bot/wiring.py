@@ -122,6 +122,8 @@ class Installation:
     def __init__(self, settings: Settings, progress: Progress = lambda _: None) -> None:
         self.settings = settings
         self.progress = progress
+        self.alone = True
+        """Whether this process does everything itself, so that there is no other to hear from."""
         self._live: Understander | None = None
         self._index: SearchIndex | None = None
         self._index_version: str | None = None
@@ -228,7 +230,7 @@ class Installation:
             from bot.shared_redis import RedisShared
 
             return RedisShared(url)
-        return LocalShared()
+        return LocalShared(alone=self.alone)
 
     async def migrate(self) -> None:
         self._refuse_half_restored()

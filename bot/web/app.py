@@ -47,6 +47,7 @@ def create_app(
     shop: Mapping[str, str],
     allowed_origins: tuple[str, ...] = (),
     messages_a_minute: int = 20,
+    max_streams: int = 5000,
     long_text_chars: int = 4000,
     webhooks: APIRouter | None = None,
     problems: Callable[[], Awaitable[Sequence[str]]] = _no_problems,
@@ -80,6 +81,7 @@ def create_app(
             clock=clock,
             site=site,
             messages_a_minute=messages_a_minute,
+            max_streams=max_streams,
             idle_poll_seconds=idle_poll_seconds,
         )
     )

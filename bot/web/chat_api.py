@@ -26,6 +26,7 @@ from bot.attachments import TooLargeError
 from bot.channels.base import Address, InboundMessage
 from bot.channels.site import CHUNK_BYTES, NAME, SiteChannel
 from bot.ledger import InboxRow, InboxState, Sessions
+from bot.metrics import RATE_LIMITED
 from bot.shared import Rate
 from bot.web.guards import Refusal
 from bot.web.markup import render
@@ -36,6 +37,8 @@ MAX_TEXT_CHARS = 100_000
 MAX_STREAMS = 20
 """Tabs of one session that may listen at once."""
 SESSIONS_A_MINUTE = 30
+"""From one address."""
+FILES_A_MINUTE = 10
 PING_SECONDS = 15
 DEAF_POLL_SECONDS = 1.0
 """How often a stream looks while other processes can't wake it."""
@@ -82,6 +85,7 @@ def create_router(
     clock: Callable[[], datetime],
     site: SiteChannel,
     messages_a_minute: int,
+    max_streams: int,
     idle_poll_seconds: float = 20,
 ) -> APIRouter:
     """The routes. idle_poll_seconds: how often a quiet stream looks by itself all the same."""
@@ -90,6 +94,7 @@ def create_router(
     async def count(kind: str, who: str, a_minute: int) -> None:
         """Raises Refusal, with the time to wait, when there were too many."""
         if wait := await site.shared.take(Rate(f"{kind}:{who}", 60 / a_minute, burst=a_minute)):
+            RATE_LIMITED.labels(kind).inc()
             raise Refusal("too_often", retry_after_seconds=wait)
 
     async def authenticated(authorization: Annotated[str, Header()] = "") -> Session:
@@ -146,6 +151,7 @@ def create_router(
         lang: Annotated[Literal["ru", "en"] | None, Form()] = None,
     ) -> dict[str, bool]:
         await count("site-messages", me.chat_id, messages_a_minute)
+        await count("site-files", me.chat_id, FILES_A_MINUTE)
         try:
             attachment = await site.keep(_chunks(file), file.filename or "")
         except TooLargeError as error:
@@ -192,7 +198,8 @@ def create_router(
         Events: `message` (its id is the message's), `state` (who has the conversation), `live` (all that was
         there has been sent).
         """
-        if site.listeners(me.chat_id) >= MAX_STREAMS:
+        if site.listeners(me.chat_id) >= MAX_STREAMS or site.shared.listeners() >= max_streams:
+            RATE_LIMITED.labels("site-streams").inc()
             raise Refusal("too_often", retry_after_seconds=PING_SECONDS)
         return EventSourceResponse(stream(me, last_event_id), ping=PING_SECONDS, headers={"Cache-Control": "no-store"})
 

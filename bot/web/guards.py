@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from collections.abc import Mapping
+from math import inf
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -16,6 +19,7 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
     "no_session": (401, "Этого разговора больше нет. Начните новый.", "This conversation is gone. Start a new one."),
     "not_found": (404, "Здесь ничего нет.", "There is nothing here."),
     "not_allowed": (405, "Так делать нельзя.", "That can't be done here."),
+    "too_slow": (408, "Запрос шёл слишком долго.", "The request took too long to arrive."),
     "too_large": (413, "Файл или сообщение больше допустимого.", "The file or message is larger than allowed."),
     "invalid": (422, "Сообщение не подходит по форме.", "The message has a wrong form."),
     "too_long": (
@@ -69,29 +73,52 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     return refuse(request, code, error.headers)
 
 
-class BodyLimit:
-    """Refuses a body larger than its path allows, whether it says so beforehand or not. Paths under `free` see to it
-    themselves."""
+BODY_SECONDS = 30.0
+"""For a body to arrive, and longer by what has come already at BODY_BYTES_A_SECOND."""
+BODY_BYTES_A_SECOND = 8 * 1024
 
-    def __init__(self, app: ASGIApp, *, default_bytes: int, by_path: Mapping[str, int], free: str) -> None:
+
+class BodyLimit:
+    """Refuses a body larger than its path allows, whether it says so beforehand or not, and one that only trickles.
+    Paths under `free` see to the size themselves."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        default_bytes: int,
+        by_path: Mapping[str, int],
+        free: str,
+        seconds: float = BODY_SECONDS,
+    ) -> None:
         self._app, self._default, self._by_path, self._free = app, default_bytes, by_path, free
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(self._free):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._by_path.get(scope["path"], self._default)
+        free = scope["path"].startswith(self._free)
+        limit = inf if free else self._by_path.get(scope["path"], self._default)
         said = Headers(scope=scope).get("content-length", "0")
         if said.isdecimal() and int(said) > limit:
             # The connection stays open: closing it on a body still coming would lose the answer on its way.
             await refuse(Request(scope), "too_large")(scope, receive, send)
             return
-        seen = 0
+        seen, whole, begun = 0, False, time.monotonic()
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, whole
+            if whole:  # what comes now is the end of the connection
+                return await receive()
+            left = begun + self._seconds + seen / BODY_BYTES_A_SECOND - time.monotonic()
+            try:
+                async with asyncio.timeout(max(left, 0)):
+                    message = await receive()
+            except TimeoutError:
+                raise Refusal("too_slow") from None
             seen += len(message.get("body", b""))
+            whole = not message.get("more_body")
             if seen > limit:
                 raise Refusal("too_large")
             return message

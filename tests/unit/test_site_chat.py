@@ -15,6 +15,11 @@ import httpx
 import pytest
 from site_harness import Running, Site, running
 from sqlalchemy import func, select
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from bot.channels.site import safe_name, sniff
 from bot.ledger import InboxRow
@@ -22,7 +27,7 @@ from bot.shared import LocalShared, Shared
 from bot.shared_redis import RedisShared
 from bot.web.app import create_app
 from bot.web.chat_api import read_page
-from bot.web.guards import pick_language
+from bot.web.guards import BodyLimit, on_http_error, pick_language
 from bot.web.markup import render
 from handoff.records import Attachment, Conversation, Delivery, Message
 
@@ -476,6 +481,48 @@ async def test_pages_speak_the_visitors_language(web: httpx.AsyncClient) -> None
 )
 def test_accept_language_is_read_with_its_weights(accept: str | None, lang: str) -> None:
     assert pick_language(accept) == lang
+
+
+@pytest.mark.parametrize(("pause", "status"), [(0.0, 200), (0.2, 408)])
+async def test_a_body_that_only_trickles_is_not_waited_for(pause: float, status: int) -> None:
+    async def length(request: Request) -> Response:
+        return JSONResponse({"length": len(await request.body())})
+
+    async def trickle() -> AsyncIterator[bytes]:
+        for _ in range(5):
+            yield b"x"
+            await asyncio.sleep(pause)
+
+    app = Starlette(routes=[Route("/", length, methods=["POST"])], exception_handlers={HTTPException: on_http_error})
+    app.add_middleware(BodyLimit, default_bytes=100, by_path={}, free="/free", seconds=0.5)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://site") as client:
+        answer = await client.post("/", content=trickle())
+    assert answer.status_code == status
+
+
+async def test_a_process_keeps_no_more_chats_open_than_it_was_told(tmp_path: Path) -> None:
+    with running(lambda: Site(tmp_path, max_streams=1)) as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=10) as web:
+            one, other = await Browser.open(web), await Browser.open(web)
+            async with one.stream() as events:
+                await anext(events)
+                refused = await web.get("/api/chat/events", headers=other.headers)
+                assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_often")
+            async with asyncio.timeout(5):
+                while server.site.channel.shared.listeners():  # noqa: ASYNC110 - nothing tells when
+                    await asyncio.sleep(0.05)
+            await other.history()
+
+
+async def test_a_session_uploads_so_many_files_and_then_has_to_wait(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.prepare()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(site.app), base_url="http://site") as client:
+        browser = await Browser.open(client)
+        codes = [(await browser.upload("a.png", PNG)).status_code for _ in range(11)]
+        assert codes == [202] * 10 + [429]
+        assert (await browser.post(text="hi")).status_code == 202
+    await site.engine.dispose()
 
 
 async def test_readiness_is_told_apart_from_life(tmp_path: Path) -> None:
