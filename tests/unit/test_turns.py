@@ -18,11 +18,12 @@ from sqlalchemy import func, select
 from bot import ledger
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore
-from bot.channels.base import Address, Capabilities, InboundAttachment, InboundMessage, OutboundMessage, Receive
+from bot.channels.base import Address, Capabilities, InboundAttachment, InboundMessage, OutboundMessage, Pace, Receive
 from bot.database import migrate, open_database
 from bot.errors import DeliveryError
 from bot.ledger import InboxRow, InboxState, OutboxRow
 from bot.replies import Replies
+from bot.shared import LocalShared
 from bot.turn import Turns
 from bot.understanding import Understander
 from handoff import desk
@@ -91,6 +92,7 @@ class World:
             attachments=AttachmentStore(var / "attachments", 10_000),
             clock=self.clock,
             gather_seconds=gather_seconds,
+            shared=LocalShared(now=lambda: self.clock().timestamp()),
         )
 
     def message(self, text: str = "", *, key: str | None = None, chat: str = "c", **more: object) -> InboundMessage:
@@ -361,3 +363,38 @@ def _quiet() -> Iterator[None]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
     structlog.reset_defaults()
+
+
+async def test_a_reply_over_the_platforms_pace_waits_for_its_moment_and_costs_no_attempt(
+    tmp_path: Path, make_database: MakeDatabase
+) -> None:
+    world = World(tmp_path, database=make_database())
+    await migrate(world.engine)
+    world.channel.capabilities = replace(
+        Recorder.capabilities, chat_pace=Pace(every_seconds=30, burst=2), account_pace=Pace(every_seconds=10, burst=3)
+    )
+    assert len(await world.hear("where is my order")) == 2  # the greeting and the answer: the chat's whole burst
+    assert await world.hear("where is my order?", key="2") == []
+    assert len(await world.hear("where is my order", chat="other")) == 1  # the greeting; the account's burst ends here
+    async with world.sessions.reading() as session:
+        rows = list(await session.scalars(select(OutboxRow).order_by(OutboxRow.id)))
+    assert [row.attempts for row in rows] == [0, 0]
+    waits = [(row.due_at - world.clock()).total_seconds() for row in rows]
+    assert waits == pytest.approx([30, 10], abs=3)
+
+    world.clock.advance(11)
+    await world.assistant.drain()
+    assert len(world.channel.sent) == 4
+    world.clock.advance(20)
+    await world.assistant.drain()
+    assert len(world.channel.sent) == 5
+    assert all(message.delivery is not Delivery.FAILED for message in await world.transcript())
+    await world.engine.dispose()
+
+
+async def test_what_has_to_wait_but_a_moment_is_not_put_back(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await migrate(world.engine)
+    world.channel.capabilities = replace(Recorder.capabilities, account_pace=Pace(every_seconds=0.2, burst=1))
+    assert len(await world.hear("where is my order")) == 2
+    await world.engine.dispose()
