@@ -12,7 +12,7 @@ from typing import Any
 
 import promql_parser
 import pytest
-from compose_spec.models import ComposeSpecification
+from compose_spec import PyCompose
 from prometheus_client import REGISTRY
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
@@ -68,7 +68,11 @@ def test_every_metric_is_on_the_dashboard_or_among_the_alerts() -> None:
 
 
 def test_the_compose_file_is_what_its_specification_wants() -> None:
-    ComposeSpecification.model_validate(_plain(yaml("compose.yaml")))
+    spec = _plain(yaml("compose.yaml"))
+    PyCompose.from_json(json.dumps(spec)).validate()
+    spec["services"]["web"]["replicas"] = 2
+    with pytest.raises(ValueError, match="replicas"):
+        PyCompose.from_json(json.dumps(spec))
 
 
 def _plain(value: Any) -> Any:
