@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from prometheus_client import REGISTRY, Counter
 
+from bot import metrics
 from bot.cli import app
 from bot.settings import Settings
 
@@ -37,3 +39,22 @@ def test_no_setting_is_documented_that_does_not_exist() -> None:
 @pytest.mark.parametrize("command", _commands())
 def test_every_command_is_documented(command: str) -> None:
     assert f"`{command}" in (DOCS / "operator.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("metric", sorted({m.name for m in REGISTRY.collect() if m.name.startswith("otvet_")}))
+def test_every_metric_is_documented_with_its_labels(metric: str) -> None:
+    rows = {
+        line.split("`")[1]: [label.strip() for label in line.split("|")[2].split(",") if label.strip()]
+        for line in (DOCS / "operator.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `otvet_")
+    }
+    collector = next(each for each in vars(metrics).values() if getattr(each, "_name", None) == metric)
+    name = f"{metric}_total" if isinstance(collector, Counter) else metric
+    assert rows[name] == list(collector._labelnames)
+
+
+def test_no_metric_is_documented_that_does_not_exist() -> None:
+    known = {metric.name for metric in REGISTRY.collect()}
+    for line in (DOCS / "operator.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `otvet_"):
+            assert line.split("`")[1].removesuffix("_total") in known
