@@ -103,6 +103,11 @@ class Settings(BaseSettings):
             raise ValueError("expected a name of the IANA time zone database such as Europe/Moscow") from error
         return value
 
+    @field_validator("rasa_config", mode="before")
+    @classmethod
+    def _no_file(cls, value: object) -> object:
+        return value or None
+
     @field_validator("rasa_url")
     @classmethod
     def _http_address(cls, value: str) -> str:
