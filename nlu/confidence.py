@@ -10,11 +10,11 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax, softmax
-from sklearn.linear_model import LogisticRegression
 
-from nlu.kernel_head import Evidence, FloatMatrix, IntArray
+from nlu.kernel_head import Evidence
+from nlu.kernel_solver import ABSENT, BoolArray, FloatMatrix, IntArray
 
 OUTSIDE_SHARE: Final = 0.1
 """Share of messages that no intent covers, for confidence and thresholds: assumed, since training rows cannot show it.
@@ -36,20 +36,17 @@ class ConfidenceModel:
 
     @classmethod
     def fit(
-        cls, evidence: Evidence, labels: IntArray, outside: NDArray[np.bool_], outside_class: int | None
+        cls, evidence: Evidence, labels: IntArray, outside: BoolArray, outside_class: int | None
     ) -> "ConfidenceModel":
-        """Fit on left-out evidence; `labels` are ignored where `outside` is true (no intent is right there)."""
+        """Fit on left-out evidence; where `outside` is true no intent is right. `labels` tell an example of the
+        out-of-scope class from a row of a held-out class."""
         inside = ~outside
         scale = _fit_scale(evidence.scores[inside], labels[inside])
         features = _features(evidence, scale, outside_class)
         right = inside & (_top(evidence.scores, outside_class) == labels)
         if right.all() or not right.any():
             return cls(scale, (0.0,) * features.shape[1], 4.0 if right.all() else -4.0, outside_class)
-        centre, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
-        model = LogisticRegression(C=1.0, max_iter=1000)
-        model.fit((features - centre) / spread, right, sample_weight=row_weights(outside))
-        weights = model.coef_[0] / spread
-        bias = float(model.intercept_[0] - weights @ centre)
+        weights, bias = _fit_rising(features, right, row_weights(outside, outside & (labels == outside_class)))
         return cls(scale, tuple(float(each) for each in weights), bias, outside_class)
 
     def probabilities(self, evidence: Evidence) -> FloatMatrix:
@@ -83,17 +80,22 @@ class ConfidenceModel:
         return cls(saved["scale"], tuple(saved["weights"]), saved["bias"], saved["outside_class"])
 
 
-def row_weights(outside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Weights that give the rows outside together the assumed share; their mean is 1."""
-    count = int(outside.sum())
-    if count in (0, len(outside)):
+def row_weights(outside: BoolArray, example: BoolArray) -> NDArray[np.float64]:
+    """Weights that give the rows outside together the assumed share; their mean is 1.
+
+    Real examples of out-of-scope messages, marked in `example`, weigh as much as all rows of held-out classes: these
+    are many, and nearer to the intents than most of what is out of scope.
+    """
+    groups = [each for each in (outside & example, outside & ~example) if each.any()]
+    if not groups or outside.all():
         return np.ones(len(outside))
-    inside = len(outside) - count
-    weights = np.where(outside, OUTSIDE_SHARE / count, (1 - OUTSIDE_SHARE) / inside)
+    weights = np.where(outside, 0.0, (1 - OUTSIDE_SHARE) / (~outside).sum())
+    for each in groups:
+        weights[each] = OUTSIDE_SHARE / len(groups) / each.sum()
     return weights * len(outside)
 
 
-def best_threshold(confidence: FloatMatrix, right: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:
+def best_threshold(confidence: FloatMatrix, right: BoolArray, weights: NDArray[np.float64]) -> float:
     """The confidence from which on right answers outweigh wrong ones the most; an abstention counts for nothing."""
     order = np.argsort(-confidence, kind="stable")
     gained = np.cumsum((np.where(right, 1.0, -1.0) * weights)[order])
@@ -103,7 +105,7 @@ def best_threshold(confidence: FloatMatrix, right: NDArray[np.bool_], weights: N
 
 
 def precise_threshold(
-    confidence: FloatMatrix, right: NDArray[np.bool_], weights: NDArray[np.float64], precision: float
+    confidence: FloatMatrix, right: BoolArray, weights: NDArray[np.float64], precision: float
 ) -> float:
     """The lowest confidence from which on at least `precision` of the rows are right; above 1 if there is none."""
     order = np.argsort(-confidence, kind="stable")
@@ -134,26 +136,51 @@ def _top(scores: FloatMatrix, outside_class: int | None) -> IntArray:
     return top
 
 
-def _features(evidence: Evidence, scale: float, outside_class: int | None) -> FloatMatrix:
-    """How sure the head is, how far ahead the top class is, how near the nearest examples are: shape (k, 8)."""
-    scores, nearest = evidence.scores.copy(), evidence.nearest.copy()
+def _fit_rising(
+    features: NDArray[np.float64], right: BoolArray, row_weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Logistic regression whose weights are at least 0: more evidence never makes less sure, on few rows neither."""
+    spread = features.std(axis=0) + 1e-6
+    centre = features.mean(axis=0)
+    columns = np.column_stack([(features - centre) / spread, np.ones(len(features))])
+    signs = np.where(right, 1.0, -1.0)
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        margins = signs * (columns @ weights)
+        slopes = -row_weights * signs * expit(-margins)
+        norm = np.append(weights[:-1], 0.0)
+        return float(row_weights @ np.logaddexp(0, -margins) + 0.5 * norm @ norm), columns.T @ slopes + norm
+
+    bounds = [(0, None)] * features.shape[1] + [(None, None)]
+    found = minimize(loss, np.zeros(columns.shape[1]), jac=True, bounds=bounds, method="L-BFGS-B").x
+    weights = found[:-1] / spread
+    return weights, float(found[-1] - weights @ centre)
+
+
+def _features(evidence: Evidence, scale: float, outside_class: int | None) -> NDArray[np.float64]:
+    """How sure the head is, how far ahead the top class is, how near the nearest examples are; shape (k, 6), or 8 with
+    an out-of-scope class.
+
+    Each says more for the top class the larger it is.
+    """
+    scores, nearest = evidence.scores.astype(np.float64), evidence.nearest.astype(np.float64)
     probabilities = softmax(scale * scores, axis=1)
     rows = np.arange(len(scores))
-    outside = np.zeros((len(scores), 2))
     if outside_class is not None:
         outside = np.stack([scores[:, outside_class], nearest[:, outside_class]], axis=1)
         scores[:, outside_class] = nearest[:, outside_class] = -np.inf
     top = scores.argmax(axis=1)
+    best = scores[rows, top]
     second = np.partition(scores, -2, axis=1)[:, -2]
     probability = np.clip(probabilities[rows, top], 1e-6, 1 - 1e-6)
-    return np.column_stack(
-        [
-            np.log(probability / (1 - probability)),
-            scores[rows, top],
-            scores[rows, top] - np.maximum(second, -20),
-            nearest[rows, top],
-            nearest.max(axis=1),
-            evidence.lexical,
-            outside,
-        ]
-    )
+    columns = [
+        np.log(probability / (1 - probability)),
+        best,
+        best - np.maximum(second, ABSENT),
+        nearest[rows, top],
+        nearest[rows, top] - nearest.max(axis=1),
+        evidence.lexical,
+    ]
+    if outside_class is not None:
+        columns += [best - outside[:, 0], nearest[rows, top] - outside[:, 1]]
+    return np.column_stack(columns)

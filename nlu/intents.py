@@ -18,17 +18,17 @@ from nlu.embedding import Embedding, fingerprint
 from nlu.encoder import Encoder
 from nlu.errors import EncoderMismatch, ModelDamaged, NotEnoughData
 from nlu.features import fold
-from nlu.kernel_head import BoolArray, Evidence, FloatMatrix, IntArray, KernelHead
+from nlu.kernel_head import Evidence, HeadTraining, KernelHead
+from nlu.kernel_solver import BoolArray, FloatMatrix, IntArray
 from nlu.training_data import OUT_OF_SCOPE_INTENTS, Example, TrainingData
 
 RANKING_LENGTH: Final = 10
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _FOLDS: Final = 10
 _FOLDS_OF_MANY: Final = 3
 _MANY_ROWS: Final = 3000
 _CLASS_GROUPS: Final = 5
-_HELD_OUT_ROWS: Final = 3000
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,11 @@ class IntentClassifier:
         with threadpool_limits(1):
             progress("training")
             folds = _FOLDS if len(texts) <= _MANY_ROWS else _FOLDS_OF_MANY
-            head, evidence = KernelHead.fit_with_folds(
-                vectors, known_texts, known_labels, seed, folds, names=len(names_said)
-            )
+            training = HeadTraining(vectors, known_texts, known_labels, seed=seed, folds=folds, names=len(names_said))
+            head = training.head()
+            evidence = training.left_out(head)
             progress("calibrating on held-out intents")
-            held, held_rows = _hold_classes_out(
-                vectors, known_texts, known_labels, outside_class, seed, names=len(names_said)
-            )
+            held, held_rows = _hold_classes_out(training, len(intents), outside_class, seed)
             langs = [each.lang or "" for each in examples]
             # From here on, rows that were left out of training: first all examples, then those of held-out classes.
             evidence = Evidence.joined([evidence, *held])
@@ -127,7 +125,7 @@ class IntentClassifier:
                 np.array([each.confidence for each in predictions], dtype=np.float32),
                 np.array([each.intent == intents[label] for each, label in zip(predictions, labels, strict=True)])
                 & ~outside,
-                row_weights(outside),
+                row_weights(outside, outside & (labels == outside_class)),
                 (*langs, *(langs[row] for row in held_rows)),
             )
         return cls(embedding, intents, head, confidence, predictions[: len(examples)], calibration)
@@ -233,38 +231,19 @@ OUTSIDE: Final = "out_of_scope"
 
 
 def _hold_classes_out(
-    vectors: FloatMatrix,
-    texts: Sequence[str],
-    labels: IntArray,
-    outside_class: int | None,
-    seed: int,
-    names: int,
+    training: HeadTraining, count: int, outside_class: int | None, seed: int
 ) -> tuple[list[Evidence], IntArray]:
-    """Evidence about rows whose whole class was absent from training: what a foreign message looks like.
-
-    An absent class has the smallest logit and cosine. The last `names` rows are names of intents. At most 3,000 rows
-    are trained on at a time.
-    """
-    random = np.random.default_rng(seed)
-    classes = random.permutation([each for each in range(labels.max() + 1) if each != outside_class])
-    groups = min(_CLASS_GROUPS, len(classes) // 2 if len(classes) > 3 else len(classes))
+    """Evidence about rows whose whole class was absent from training: what a foreign message looks like."""
+    classes = np.random.default_rng(seed).permutation([each for each in range(count) if each != outside_class])
     if len(classes) < 3:
         return [], np.zeros(0, dtype=np.int64)
-    pool = np.sort(random.permutation(len(labels))[:_HELD_OUT_ROWS])
+    groups = min(_CLASS_GROUPS, len(classes) // 2 if len(classes) > 3 else len(classes))
     found, rows = [], []
     for group in range(groups):
-        absent = np.isin(labels[pool], classes[group::groups])
-        kept, held = pool[~absent], pool[absent & (pool < len(labels) - names)]
-        present, compact = np.unique(labels[kept], return_inverse=True)
-        if len(held) == 0 or len(present) < 2:
-            continue
-        head = KernelHead.fit(vectors[kept], [texts[row] for row in kept], compact, seed)
-        evidence = head.evidence(vectors[held], [texts[row] for row in held])
-        shape = (len(held), int(labels.max()) + 1)
-        scores, nearest = np.full(shape, -20, np.float32), np.full(shape, -1, np.float32)
-        scores[:, present], nearest[:, present] = evidence.scores, evidence.nearest
-        found.append(Evidence(scores, nearest, evidence.lexical))
-        rows.append(held)
+        evidence, held = training.without(np.isin(np.arange(count), classes[group::groups]))
+        if len(held):
+            found.append(evidence)
+            rows.append(held)
     return found, np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
 
 

@@ -1,8 +1,7 @@
-"""The trained part of the intent classifier: multinomial logistic regression over a sum of two kernels.
+"""The trained part of the intent classifier: a linear classifier over the sum of two kernels.
 
-The kernel adds the cosine of sentence vectors and that of TF-IDF rows. Its Cholesky factor over a set of anchors (all
-examples, or 3,000 of them: the Nyström method, Williams and Seeger 2001) turns it into ordinary features of at most as
-many columns as anchors, on which scikit-learn fits in seconds what takes minutes on the sparse columns themselves.
+The kernel adds the cosine of sentence vectors and that of TF-IDF rows. Few examples an intent are learned best by
+multinomial logistic regression, many by one squared hinge a class: left-out rows decide.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,35 +10,27 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
 from scipy.sparse import csr_matrix, save_npz
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from nlu.arrays import read_arrays, read_sparse
 from nlu.features import LexicalFeatures
+from nlu.kernel_solver import BoolArray, Fit, FloatMatrix, IntArray, KernelSolver, Loss
 
-FloatMatrix = NDArray[np.float32]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
-
-# Both are flat optima over draws of 10 examples an intent from BANKING77 and CLINC150 train rows, see
-# docs/decisions/0003-intent-engine.md.
-_LEXICAL_SHARE: Final = 0.3
-_INVERSE_REGULARISATION: Final = 20.0
-
-_MOST_ANCHORS: Final = 3000
-_JITTER: Final = 1e-4
+# A flat optimum over draws from BANKING77 and CLINC150 train rows, see docs/decisions/0003-intent-engine.md.
+_LEXICAL_SHARE: Final = 0.2
+_MANY_PER_CLASS: Final = 15  # below it the hinge never won
 _CHUNK: Final = 1024
+MOST_ROWS: Final = 16_000
+"""Training takes 4 bytes for each pair of rows: 1 GB. Of more rows, the same share of every class is learned."""
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What the head finds about k texts over c classes.
 
-    `scores`: (k, c), logits. `nearest`: (k, c), the cosine of the sentence vector with the nearest anchor of the class.
-    `lexical`: (k,), the largest TF-IDF cosine with any anchor.
+    `scores`: (k, c). `nearest`: (k, c), the cosine of the sentence vector with the nearest example of the class.
+    `lexical`: (k,), the largest TF-IDF cosine with any example.
     """
 
     scores: FloatMatrix
@@ -57,97 +48,43 @@ class Evidence:
 
 
 class KernelHead:
-    """A fitted head; `anchors` are training examples ordered by class, `starts` where each class begins in them."""
+    """A fitted head; `examples` are the training vectors ordered by class, `starts` where each class begins in them."""
 
     def __init__(
         self,
-        anchors: FloatMatrix,
+        examples: FloatMatrix,
         lexical: LexicalFeatures,
-        lexical_anchors: csr_matrix,
+        lexical_examples: csr_matrix,
         starts: IntArray,
         coefficients: FloatMatrix,
-        bias: FloatMatrix,
     ) -> None:
-        self._anchors = anchors
+        self._examples = examples
         self._lexical = lexical
-        self._lexical_anchors = lexical_anchors
-        self._lexical_columns = lexical_anchors.T.tocsr()
+        self._lexical_examples = lexical_examples
+        self._lexical_columns = lexical_examples.T.tocsr()
         self._starts = starts
         self._coefficients = coefficients
-        self._bias = bias
-
-    @classmethod
-    def fit(cls, vectors: FloatMatrix, texts: Sequence[str], labels: IntArray, seed: int) -> "KernelHead":
-        """Fit on unit vectors (n, d), folded texts and class numbers 0..c-1, each present, c at least 2."""
-        return cls.fit_with_folds(vectors, texts, labels, seed, folds=0)[0]
-
-    @classmethod
-    def fit_with_folds(
-        cls, vectors: FloatMatrix, texts: Sequence[str], labels: IntArray, seed: int, folds: int, names: int = 0
-    ) -> tuple["KernelHead", Evidence]:
-        """Fit, and give each row the evidence that it gets while its fold is left out (no folds: from the whole fit).
-
-        The last `names` rows belong to every fold's training and get no evidence: names of intents, not utterances.
-
-        A class whose examples all lie in one fold keeps the smallest logit there.
-        """
-        chosen = _anchor_rows(labels, seed)
-        lexical = LexicalFeatures.fit(texts)
-        rows = lexical.transform(texts)
-        anchors, lexical_anchors = vectors[chosen], rows[chosen]
-        starts = np.searchsorted(labels[chosen], np.arange(labels.max() + 1))
-        columns = lexical_anchors.T.tocsr()
-        classes = len(starts)
-        n = len(labels)
-        kernel = np.empty((n, len(chosen)), np.float32)
-        nearest = np.empty((n, classes), np.float32)
-        most_lexical = np.empty(n, np.float32)
-        place = np.full(n, -1)
-        place[chosen] = np.arange(len(chosen))
-        for part in _chunks(n):
-            cosines = vectors[part] @ anchors.T
-            lexical_cosines = (rows[part] @ columns).toarray()
-            kernel[part] = _kernel(cosines, lexical_cosines)
-            own = np.flatnonzero(place[part] >= 0)
-            cosines[own, place[part][own]] = -1
-            lexical_cosines[own, place[part][own]] = 0
-            nearest[part] = np.maximum.reduceat(cosines, starts, axis=1)
-            most_lexical[part] = lexical_cosines.max(axis=1)
-        factor = cholesky(kernel[chosen] + _JITTER * np.eye(len(chosen), dtype=np.float32), lower=True)
-        features = solve_triangular(factor, kernel.T, lower=True, overwrite_b=True).T
-        weights, bias = _fit_logits(features, labels, classes)
-        coefficients = solve_triangular(factor, weights, lower=True, trans="T")
-        head = cls(anchors, lexical, lexical_anchors, starts, coefficients.astype(np.float32), bias)
-        scores = features @ weights + bias
-        utterances = n - names
-        always = np.arange(utterances, n)
-        for part_kept, left in _folds(labels[:utterances], folds, seed) if folds else ():
-            kept = np.concatenate([part_kept, always])
-            weights, bias = _fit_logits(features[kept], labels[kept], classes)
-            scores[left] = features[left] @ weights + bias
-        return head, Evidence(scores[:utterances], nearest[:utterances], most_lexical[:utterances])
 
     def evidence(self, vectors: FloatMatrix, texts: Sequence[str]) -> Evidence:
         """Score unit vectors (k, d) with their folded texts."""
         parts = []
         for part in _chunks(len(texts)):
-            cosines = vectors[part] @ self._anchors.T
+            cosines = vectors[part] @ self._examples.T
             lexical_cosines = (self._lexical.transform(texts[part]) @ self._lexical_columns).toarray()
-            scores = _kernel(cosines, lexical_cosines) @ self._coefficients + self._bias
+            scores = _kernel(cosines, lexical_cosines) @ self._coefficients
             nearest = np.maximum.reduceat(cosines, self._starts, axis=1)
             parts.append(Evidence(scores, nearest, lexical_cosines.max(axis=1)))
         return Evidence.joined(parts)
 
     def save(self, folder: Path) -> None:
         """Write `head.npz` and `head-lexical.npz` into an existing folder."""
-        save_npz(folder / "head-lexical.npz", self._lexical_anchors)
+        save_npz(folder / "head-lexical.npz", self._lexical_examples)
         np.savez(
             folder / "head.npz",
-            anchors=self._anchors,
+            examples=self._examples,
             weights=self._lexical.weights,
             starts=self._starts,
             coefficients=self._coefficients,
-            bias=self._bias,
         )
 
     @classmethod
@@ -155,55 +92,139 @@ class KernelHead:
         """Read what `save` wrote; raises OSError, KeyError, ValueError or BadZipFile where it is not that."""
         saved = read_arrays(folder / "head.npz")
         return cls(
-            saved["anchors"],
+            saved["examples"],
             LexicalFeatures(saved["weights"]),
             read_sparse(folder / "head-lexical.npz"),
             saved["starts"],
             saved["coefficients"],
-            saved["bias"],
         )
 
 
+class HeadTraining:
+    """Fits heads on all rows and on parts of them, and says what was found about the rows that were left out."""
+
+    def __init__(
+        self, vectors: FloatMatrix, texts: Sequence[str], labels: IntArray, *, seed: int, folds: int, names: int = 0
+    ) -> None:
+        """Takes unit vectors (n, d), folded texts and class numbers 0..c-1, each present, c at least 2.
+
+        The last `names` rows are names of intents, no utterances: they are always learned and get no evidence.
+        The folds decide between the losses.
+        """
+        self._vectors, self._texts = vectors, texts
+        self._utterances = len(labels) - names
+        self._learned = _learned_rows(labels, seed)
+        self._labels = labels[self._learned]
+        self._classes = int(labels.max()) + 1
+        self._starts = np.searchsorted(self._labels, np.arange(self._classes))
+        self._lexical = LexicalFeatures.fit([texts[row] for row in self._learned])
+        self._examples = vectors[self._learned]
+        self._lexical_examples = self._lexical.transform([texts[row] for row in self._learned])
+        kernel = self._compare()
+        self._solver = KernelSolver(kernel)
+        parts = list(self._folds(folds, seed))
+        losses: list[Loss] = ["logistic"]
+        if len(self._labels) >= _MANY_PER_CLASS * self._classes:
+            losses.append("hinge")
+        tried = [self._left_out_scores(loss, parts) for loss in losses]
+        utterance = self._learned < self._utterances
+        right = [float((each.argmax(axis=1) == self._labels)[utterance].mean()) for each in tried]
+        best = int(np.argmax(right))
+        self.loss: Loss = losses[best]
+        self._scores = tried[best]
+
+    def head(self) -> KernelHead:
+        """The head of all rows."""
+        fitted = self._solver.fit(self._labels, self.loss)
+        return KernelHead(self._examples, self._lexical, self._lexical_examples, self._starts, fitted.coefficients)
+
+    def left_out(self, head: KernelHead) -> Evidence:
+        """For each utterance, in order, what was found while its fold was left out; `head` for those never learned.
+
+        A class whose examples all lie in one fold has the smallest score there.
+        """
+        place = np.full(len(self._texts), -1)
+        place[self._learned] = np.arange(len(self._learned))
+        place = place[: self._utterances]
+        found = Evidence(self._scores[place], self._nearest[place], self._most_lexical[place].max(axis=1))
+        missed = np.flatnonzero(place < 0)
+        if len(missed):
+            extra = head.evidence(self._vectors[missed], [self._texts[int(row)] for row in missed])
+            found.scores[missed], found.nearest[missed], found.lexical[missed] = (
+                extra.scores,
+                extra.nearest,
+                extra.lexical,
+            )
+        return found
+
+    def without(self, absent: BoolArray) -> tuple[Evidence, IntArray]:
+        """What is found about the utterances of the classes marked in `absent` (c,) if these had never been learned.
+
+        Also returns the utterances' row numbers. An absent class has the smallest score and cosine.
+        """
+        gone = absent[self._labels]
+        held = np.flatnonzero(gone & (self._learned < self._utterances))
+        fitted = self._solver.fit(self._labels, self.loss, rows=~gone, classes=~absent)
+        nearest = np.where(absent, np.float32(-1), self._nearest[held])
+        lexical = np.where(absent, np.float32(0), self._most_lexical[held]).max(axis=1)
+        return Evidence(fitted.scores[held], nearest, lexical), self._learned[held]
+
+    def _compare(self) -> FloatMatrix:
+        """The kernel; keeps each row's nearest other row of each class, (n, c), by vector and by words."""
+        n = len(self._labels)
+        columns = self._lexical_examples.T.tocsr()
+        kernel = np.empty((n, n), np.float32)
+        self._nearest = np.empty((n, self._classes), np.float32)
+        self._most_lexical = np.empty((n, self._classes), np.float32)
+        for part in _chunks(n):
+            cosines = self._examples[part] @ self._examples.T
+            lexical_cosines = (self._lexical_examples[part] @ columns).toarray()
+            kernel[part] = _kernel(cosines, lexical_cosines)
+            own = np.arange(len(cosines)), np.arange(n)[part]
+            cosines[own], lexical_cosines[own] = -1, 0
+            self._nearest[part] = np.maximum.reduceat(cosines, self._starts, axis=1)
+            self._most_lexical[part] = np.maximum.reduceat(lexical_cosines, self._starts, axis=1)
+        return kernel
+
+    def _left_out_scores(self, loss: Loss, parts: Sequence[IntArray]) -> FloatMatrix:
+        scores = np.zeros((len(self._labels), self._classes), np.float32)
+        for left in parts:
+            kept = np.ones(len(self._labels), np.bool_)
+            kept[left] = False
+            present = np.isin(np.arange(self._classes), self._labels[kept])
+            fitted: Fit = self._solver.fit(self._labels, loss, rows=kept, classes=present)
+            scores[left] = fitted.scores[left]
+        return scores
+
+    def _folds(self, folds: int, seed: int) -> Iterator[IntArray]:
+        """Stratified where every class has as many rows as there are folds, else plain; never more folds than rows."""
+        utterances = np.flatnonzero(self._learned < self._utterances)
+        labels = self._labels[utterances]
+        folds = min(folds, len(labels))
+        counts = np.bincount(labels)
+        kind = StratifiedKFold if counts[counts > 0].min() >= folds else KFold
+        for _, left in kind(folds, shuffle=True, random_state=seed).split(labels, labels):
+            yield utterances[left]
+
+
 def _kernel(cosines: FloatMatrix, lexical_cosines: FloatMatrix) -> FloatMatrix:
-    kernel: FloatMatrix = (1 - _LEXICAL_SHARE) * cosines + _LEXICAL_SHARE * lexical_cosines
+    """The constant stands for the bias of each class."""
+    share = np.float32(_LEXICAL_SHARE)
+    kernel: FloatMatrix = (1 - share) * cosines + share * lexical_cosines + np.float32(1)
     return kernel
 
 
-def _fit_logits(features: FloatMatrix, labels: IntArray, classes: int) -> tuple[FloatMatrix, FloatMatrix]:
-    """Weights (m, classes) and bias (classes,); a class without rows gets the smallest bias."""
-    present = np.unique(labels)
-    weights = np.zeros((features.shape[1], classes), np.float32)
-    bias = np.full(classes, -20, np.float32)
-    if len(present) == 1:
-        bias[present] = 0
-        return weights, bias
-    model = LogisticRegression(C=_INVERSE_REGULARISATION, max_iter=500).fit(features, labels)
-    if len(present) == 2:
-        # scikit-learn gives two classes one row of coefficients, for the second.
-        weights[:, present[1]], bias[present] = model.coef_[0], (0, model.intercept_[0])
-    else:
-        weights[:, present], bias[present] = model.coef_.T, model.intercept_
-    return weights, bias
-
-
-def _anchor_rows(labels: IntArray, seed: int) -> IntArray:
-    """Rows ordered by class; of more than 3,000, the same share of every class and at least one of each."""
+def _learned_rows(labels: IntArray, seed: int) -> IntArray:
+    """Rows ordered by class; of more than MOST_ROWS, the same share of every class and at least one of each."""
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
-    if len(order) <= _MOST_ANCHORS:
+    if len(order) <= MOST_ROWS:
         return order
     counts = np.bincount(labels)
-    kept = np.maximum(1, counts * _MOST_ANCHORS // len(order))
+    kept = np.maximum(1, counts * MOST_ROWS // len(order))
     return np.concatenate(
         [rows[:count] for rows, count in zip(np.split(order, np.cumsum(counts)[:-1]), kept, strict=True)]
     )
-
-
-def _folds(labels: IntArray, folds: int, seed: int) -> Iterator[tuple[IntArray, IntArray]]:
-    """Stratified where every class has as many rows as there are folds, else plain; never more folds than rows."""
-    folds = min(folds, len(labels))
-    kind = StratifiedKFold if np.bincount(labels).min() >= folds else KFold
-    yield from kind(folds, shuffle=True, random_state=seed).split(labels, labels)
 
 
 def _chunks(count: int) -> Iterator[slice]:
