@@ -751,6 +751,9 @@ def evaluate_intents(
     test_file: Annotated[Path | None, typer.Option("--test", help="Test rows; without them: k-fold.")] = None,
     engine: Engine = None,
     config: RasaConfig = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Draw reliability.png and confusions.png into this folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """How well intents are told apart, and what is not meant for the assistant."""
@@ -768,8 +771,16 @@ def evaluate_intents(
         else:
             trainer = embedded_trainer(installation.encoder, companion=installation.companion)
         report = measure(data, test, trainer, engine=name) if test else cross_evaluate(data, trainer, engine=name)
-    _print_figures(report.figures(), as_json)
-    if not as_json and report.confusions:
+    figures = report.figures()
+    if pictures:
+        from nlu.pictures import draw
+
+        figures["pictures"] = ", ".join(str(path) for path in draw(report, pictures))
+    if as_json:
+        _print_json(figures | {"worst_confusions": [asdict(each) for each in report.confusions[:15]]})
+        return
+    _print_figures(figures, False)
+    if report.confusions:
         _table([[c.count, c.intent, c.predicted] for c in report.confusions[:15]], ["times", "is", "was taken for"])
 
 

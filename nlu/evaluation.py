@@ -51,7 +51,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Rows of `intent` that were taken for `predicted`; either may be `oos`."""
+    """Rows of `intent` for which `predicted` was said; either may be `oos`, both may be the same."""
 
     intent: str
     predicted: str
@@ -84,11 +84,17 @@ class IntentReport:
     n_test: int
     engine: str
     reliability: tuple[ReliabilityBin, ...]
-    confusions: tuple[Confusion, ...]
+    said: tuple[Confusion, ...]
+    """Every pair of true and said intent that occurred, right ones too, the most frequent first."""
+
+    @property
+    def confusions(self) -> tuple[Confusion, ...]:
+        """The pairs that are mistakes, the most frequent first."""
+        return tuple(each for each in self.said if each.intent != each.predicted)
 
     def figures(self) -> dict[str, float | int | str | None]:
         """The keys of `otvet evaluate intents --json`, rounded."""
-        named = {key: value for key, value in vars(self).items() if key not in ("reliability", "confusions")}
+        named = {key: value for key, value in vars(self).items() if key not in ("reliability", "said")}
         return {key: round(value, 4) if isinstance(value, float) else value for key, value in named.items()}
 
 
@@ -177,7 +183,7 @@ def _report(
     right = tops == labels
     mixed = outside.any() and not outside.all()
     bins = _reliability(confidence, right)
-    mistakes = Counter((str(a), str(b)) for a, b in zip(labels, said, strict=True) if a != b)
+    pairs = Counter((str(a), str(b)) for a, b in zip(labels, said, strict=True))
     return IntentReport(
         accuracy=float((said == labels).mean()),
         in_scope_accuracy=float(right[~outside].mean()) if not outside.all() else None,
@@ -193,7 +199,7 @@ def _report(
         n_test=len(rows),
         engine=engine,
         reliability=bins,
-        confusions=tuple(Confusion(a, b, count) for (a, b), count in mistakes.most_common()),
+        said=tuple(Confusion(a, b, count) for (a, b), count in pairs.most_common()),
     )
 
 
