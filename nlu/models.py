@@ -18,6 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from filelock import FileLock
+
 from nlu.errors import ModelDamaged, ModelNotFound
 
 _MANIFEST: Final = "manifest.json"
@@ -48,7 +50,8 @@ class ModelDraft:
 class ModelStore:
     """The model versions under one folder, which is created when it is first written to.
 
-    `clock` gives the present as aware UTC. Safe for many readers beside one writer; all calls block on the disk.
+    `clock` gives the present as aware UTC. Safe for many processes that read, write and
+    promote at once; all calls block on the disk.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], datetime]) -> None:
@@ -110,23 +113,25 @@ class ModelStore:
         """Make a version live after checking all its files; raises ModelNotFound, ModelDamaged."""
         version = self.show(version_id)
         self.verify(version)
-        history = self._history()
-        if not history or history[-1] != version_id:
-            self._point([*history, version_id][-_HISTORY:])
+        with self._lock():
+            history = self._history()
+            if not history or history[-1] != version_id:
+                self._point([*history, version_id][-_HISTORY:])
         return version
 
     def rollback(self) -> ModelVersion:
         """Make the version live that was live before; raises ModelNotFound where there is none."""
-        history = self._history()[:-1]
-        while history:
-            try:
-                version = self.show(history[-1])
-                self.verify(version)
-            except (ModelNotFound, ModelDamaged):
-                history.pop()
-                continue
-            self._point(history)
-            return version
+        with self._lock():
+            history = self._history()[:-1]
+            while history:
+                try:
+                    version = self.show(history[-1])
+                    self.verify(version)
+                except (ModelNotFound, ModelDamaged):
+                    history.pop()
+                    continue
+                self._point(history)
+                return version
         raise ModelNotFound("no version was live before this one; `otvet models promote ID` chooses any.")
 
     def verify(self, version: ModelVersion) -> None:
@@ -169,6 +174,10 @@ class ModelStore:
                 f"{self._folder / _POINTER} cannot be read. Delete it, then `otvet models promote ID`."
             ) from error
         return [each for each in history if isinstance(each, str)]
+
+    def _lock(self) -> FileLock:
+        """Held from reading the history to writing it: of two promotions at once neither forgets the other."""
+        return FileLock(self._folder / f".{_POINTER}.lock")
 
     def _point(self, history: list[str]) -> None:
         temporary = self._folder / f".{_POINTER}-{secrets.token_hex(4)}"

@@ -1,5 +1,6 @@
 """Model versions appear whole or not at all, and the live one changes in one step."""
 
+import multiprocessing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -118,3 +119,26 @@ def test_pruning_keeps_the_newest_the_live_one_and_the_one_before_it(store: Mode
 
     assert store.prune(keep=1) == (ids[2], ids[3])
     assert [each.id for each in store.versions()] == [ids[0], ids[1], ids[4]]
+
+
+def _promote_each(folder: Path, ids: list[str]) -> None:
+    store = ModelStore(folder, Clock())
+    for version_id in ids:
+        store.promote(version_id)
+
+
+def test_processes_that_promote_at_once_forget_nothing(store: ModelStore, tmp_path: Path) -> None:
+    ids = [write_version(store, str(number)) for number in range(20)]
+    spawn = multiprocessing.get_context("spawn")
+    others = [spawn.Process(target=_promote_each, args=(tmp_path / "models", part)) for part in (ids[:10], ids[10:])]
+    for process in others:
+        process.start()
+    seen = set()
+    while any(process.is_alive() for process in others):
+        seen.add(store.live_id())  # never torn, whatever the others are at
+    for process in others:
+        process.join()
+
+    assert [process.exitcode for process in others] == [0, 0]
+    assert seen <= {None, *ids}
+    assert {store.live_id(), *(store.rollback().id for _ in range(19))} == set(ids)
