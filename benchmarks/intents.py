@@ -39,7 +39,7 @@ SETS = {
     "HINT3 SOFMattress": Rows("hint3v1-sofmattress.en.train", "hint3v1-sofmattress.en.test"),
 }
 RASA_PIPELINES = {"rasa": "light", "rasa-default": "default"}
-ENGINES = ("embedded", *RASA_PIPELINES)
+ENGINES = ("embedded", "embedded-deep", *RASA_PIPELINES)
 COLUMNS = (
     "n_train",
     "in_scope_accuracy",
@@ -73,8 +73,8 @@ def main() -> None:
         train, test = (load_intents(arguments.data / f"{file}.jsonl") for file in (rows.train, rows.test))
         for engine in arguments.engine or ENGINES[:1]:
             with ExitStack() as stack:
-                if engine == "embedded":
-                    trainer = embedded_trainer(encoder, companion)
+                if engine in ENGINES[:2]:
+                    trainer = embedded_trainer(encoder, companion, deep=engine == "embedded-deep")
                 else:
                     pipeline = PIPELINES[RASA_PIPELINES[engine]]
                     trainer = stack.enter_context(

@@ -178,6 +178,9 @@ def train(
     promote: Annotated[bool, typer.Option(help="Put the new version to use.")] = True,
     engine: Engine = None,
     config: RasaConfig = None,
+    deep: Annotated[
+        bool, typer.Option(help="Adapt the encoder to the intents too: minutes in place of seconds.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a new model version from the data folder, and put it to use. With Rasa it has both engines' models."""
@@ -188,7 +191,9 @@ def train(
         _progress(f"The live model {live.id} knows this data already")
         return
     started = time.perf_counter()
-    version = installation.train(promote=promote, engine=_known_engine(engine), rasa_config=_pipeline(config))
+    version = installation.train(
+        promote=promote, engine=_known_engine(engine), rasa_config=_pipeline(config), deep=deep
+    )
     seconds = round(time.perf_counter() - started, 1)
     if as_json:
         _print_json({"version": version.id, "promoted": promote, "seconds": seconds, **version.manifest["figures"]})
@@ -751,6 +756,9 @@ def evaluate_intents(
     test_file: Annotated[Path | None, typer.Option("--test", help="Test rows; without them: k-fold.")] = None,
     engine: Engine = None,
     config: RasaConfig = None,
+    deep: Annotated[
+        bool, typer.Option(help="Adapt the encoder to the intents too: minutes in place of seconds.")
+    ] = False,
     pictures: Annotated[
         Path | None, typer.Option(help="Draw reliability.png and confusions.png into this folder.")
     ] = None,
@@ -769,7 +777,7 @@ def evaluate_intents(
         if name == "rasa":
             trainer = stack.enter_context(installation.rasa_evaluation(_pipeline(config)))
         else:
-            trainer = embedded_trainer(installation.encoder, companion=installation.companion)
+            trainer = embedded_trainer(installation.encoder, companion=installation.companion, deep=deep)
         report = measure(data, test, trainer, engine=name) if test else cross_evaluate(data, trainer, engine=name)
     figures = report.figures()
     if pictures:

@@ -122,6 +122,7 @@ def train(
     *,
     companion: Encoder | None = None,
     rasa: RasaTraining | None = None,
+    adapted: Encoder | None = None,
     max_text_chars: int,
     progress: Progress,
     random_seed: int = 0,
@@ -130,13 +131,21 @@ def train(
 
     Every confidence that a threshold is computed from comes from models that had not seen the example. With `rasa`,
     which trains the Rasa engine, the version has both engines' models and thresholds that fit Rasa.
+    `adapted` is an encoder to adapt to the intents, which takes minutes; the search keeps its own as it is.
     """
     taught, outcomes = _taught(seed)
     classifier: IntentClassifier | None = None
     unseen: Sequence[IntentPrediction | None] = ()
     if len({example.intent for example in taught} - OUT_OF_SCOPE_INTENTS) >= 2:
         progress(f"Training on {len(taught)} examples of {len(outcomes)} intents and articles")
-        classifier = IntentClassifier.train(taught, encoder, companion=companion, seed=random_seed, progress=progress)
+        classifier = IntentClassifier.train(
+            taught,
+            adapted or encoder,
+            companion=companion,
+            seed=random_seed,
+            deep=adapted is not None,
+            progress=progress,
+        )
         unseen = classifier.cross_predict()
     rasa_model: RasaModel | None = None
     if rasa and classifier:
@@ -178,6 +187,8 @@ def train(
             "encoder": encoder.fingerprint,
             "engine": "rasa" if rasa_model else "embedded",
             "rasa_model": rasa_model.model_id if rasa_model else None,
+            "companion": companion.fingerprint if companion else None,
+            "deep": adapted is not None,
             "seed": random_seed,
             "examples": len(taught),
             "intents": len(seed.outcomes),

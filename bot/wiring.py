@@ -312,9 +312,14 @@ class Installation:
         return tell
 
     def train(
-        self, *, promote: bool, engine: Literal["embedded", "rasa"] | None = None, rasa_config: Path | None = None
+        self,
+        *,
+        promote: bool,
+        engine: Literal["embedded", "rasa"] | None = None,
+        rasa_config: Path | None = None,
+        deep: bool = False,
     ) -> ModelVersion:
-        """Make a version from the seed data. Blocks for seconds, with Rasa for minutes.
+        """Make a version from the seed data. Blocks for seconds, with Rasa or `deep` for minutes.
 
         `engine` and `rasa_config` go before the settings. With an address in the settings, and where Rasa is not
         installed, it is trained only when `engine` asks for it. Raises RasaNotInstalled, RasaFailed.
@@ -334,6 +339,7 @@ class Installation:
                 self.store,
                 self.targets,
                 companion=self.companion,
+                adapted=self.encoder if deep else None,
                 rasa=self.rasa_trainer(Path(folder), encoder, rasa_config) if with_rasa else None,
                 max_text_chars=self.settings.max_text_chars,
                 progress=self.progress,

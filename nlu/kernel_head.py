@@ -37,6 +37,10 @@ class Evidence:
     nearest: FloatMatrix
     lexical: FloatMatrix
 
+    def parts(self) -> tuple[FloatMatrix, FloatMatrix, FloatMatrix]:
+        """The arrays, in the order of the fields."""
+        return self.scores, self.nearest, self.lexical
+
     @classmethod
     def joined(cls, parts: Sequence["Evidence"]) -> "Evidence":
         """All rows of `parts`, in order."""
@@ -104,12 +108,20 @@ class HeadTraining:
     """Fits heads on all rows and on parts of them, and says what was found about the rows that were left out."""
 
     def __init__(
-        self, vectors: FloatMatrix, texts: Sequence[str], labels: IntArray, *, seed: int, folds: int, names: int = 0
+        self,
+        vectors: FloatMatrix,
+        texts: Sequence[str],
+        labels: IntArray,
+        *,
+        seed: int,
+        folds: int,
+        names: int = 0,
+        loss: Loss | None = None,
     ) -> None:
         """Takes unit vectors (n, d), folded texts and class numbers 0..c-1, each present, c at least 2.
 
         The last `names` rows are names of intents, no utterances: they are always learned and get no evidence.
-        The folds decide between the losses.
+        Unless the loss is given, the folds decide it; without folds there is no `left_out`.
         """
         self._vectors, self._texts = vectors, texts
         self._utterances = len(labels) - names
@@ -122,9 +134,9 @@ class HeadTraining:
         self._lexical_examples = self._lexical.transform([texts[row] for row in self._learned])
         kernel = self._compare()
         self._solver = KernelSolver(kernel)
-        parts = list(self._folds(folds, seed))
-        losses: list[Loss] = ["logistic"]
-        if len(self._labels) >= _MANY_PER_CLASS * self._classes:
+        parts = list(self._folds(folds, seed)) if folds else []
+        losses: list[Loss] = [loss or "logistic"]
+        if loss is None and len(self._labels) >= _MANY_PER_CLASS * self._classes:
             losses.append("hinge")
         tried = [self._left_out_scores(loss, parts) for loss in losses]
         utterance = self._learned < self._utterances
@@ -157,12 +169,15 @@ class HeadTraining:
             )
         return found
 
-    def without(self, absent: BoolArray) -> tuple[Evidence, IntArray]:
+    def without(self, absent: BoolArray, left: BoolArray | None = None) -> tuple[Evidence, IntArray]:
         """What is found about the utterances of the classes marked in `absent` (c,) if these had never been learned.
 
-        Also returns the utterances' row numbers. An absent class has the smallest score and cosine.
+        Rows marked in `left` (n,) are left out too. Also returns the row numbers of all these utterances. An absent
+        class has the smallest score and cosine.
         """
         gone = absent[self._labels]
+        if left is not None:
+            gone |= left[self._learned]
         held = np.flatnonzero(gone & (self._learned < self._utterances))
         fitted = self._solver.fit(self._labels, self.loss, rows=~gone, classes=~absent)
         nearest = np.where(absent, np.float32(-1), self._nearest[held])
