@@ -63,7 +63,7 @@ def train_head(lesson: Lesson, encoder: Encoder, companion: Encoder | None, prog
     left_out = training.left_out(head)
     progress("calibrating on held-out intents")
     held, rows = [], []
-    for absent in _class_groups(lesson, _CLASS_GROUPS):
+    for absent in filter(np.any, _class_groups(lesson, _CLASS_GROUPS)):
         evidence, found = training.without(absent)
         if len(found):
             held.append(evidence)
@@ -157,20 +157,17 @@ def _embed(lesson: Lesson, encoder: Encoder, companion: Encoder | None) -> tuple
 
 
 def _class_groups(lesson: Lesson, groups: int) -> list[BoolArray]:
-    """Each in-scope class in one of the groups; none where too few classes would be left."""
+    """Each in-scope class in one of the groups; no class in any where fewer than two would be left."""
     inside = [each for each in range(lesson.classes) if each != lesson.outside_class]
     classes = np.random.default_rng(lesson.seed).permutation(inside)
     if len(classes) < 3:
-        return []
-    groups = min(groups, len(classes) // 2 if len(classes) > 3 else len(classes))
+        classes = classes[:0]
     return [np.isin(np.arange(lesson.classes), classes[group::groups]) for group in range(groups)]
 
 
 def _deep_folds(lesson: Lesson) -> Iterator[tuple[BoolArray, BoolArray]]:
     """Absent classes and rows left out: every utterance is left out once while its class is there, once with it."""
     groups = _class_groups(lesson, _DEEP_FOLDS)
-    if len(groups) < _DEEP_FOLDS:
-        groups = [np.zeros(lesson.classes, np.bool_)] * _DEEP_FOLDS
     group_of = np.where(np.any(groups, axis=0), np.argmax(groups, axis=0), -1)
     random = np.random.default_rng(lesson.seed)
     fold_of = np.full(len(lesson.texts), -1)
