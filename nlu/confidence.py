@@ -17,10 +17,13 @@ from nlu.kernel_head import Evidence
 from nlu.kernel_solver import ABSENT, BoolArray, FloatMatrix, IntArray
 
 OUTSIDE_SHARE: Final = 0.1
-"""Share of messages that no intent covers, for confidence and thresholds: assumed, since training rows cannot show it.
+"""Share of messages that no intent covers, for the confidence: assumed, since training rows cannot show it.
 
 More makes in-scope messages look less sure than they are, less does so for the others; see the decision document.
 """
+
+CAUTIOUS_SHARE: Final = 0.2
+"""The same for thresholds alone: where more is out of scope than is assumed, a higher one loses little elsewhere."""
 
 _FEWEST_ROWS: Final = 100  # below this a language has no threshold of its own
 
@@ -80,8 +83,8 @@ class ConfidenceModel:
         return cls(saved["scale"], tuple(saved["weights"]), saved["bias"], saved["outside_class"])
 
 
-def row_weights(outside: BoolArray, example: BoolArray) -> NDArray[np.float64]:
-    """Weights that give the rows outside together the assumed share; their mean is 1.
+def row_weights(outside: BoolArray, example: BoolArray, share: float = OUTSIDE_SHARE) -> NDArray[np.float64]:
+    """Weights that give the rows outside together a share of the whole; their mean is 1.
 
     Real examples of out-of-scope messages, marked in `example`, weigh as much as all rows of held-out classes: these
     are many, and nearer to the intents than most of what is out of scope.
@@ -89,9 +92,9 @@ def row_weights(outside: BoolArray, example: BoolArray) -> NDArray[np.float64]:
     groups = [each for each in (outside & example, outside & ~example) if each.any()]
     if not groups or outside.all():
         return np.ones(len(outside))
-    weights = np.where(outside, 0.0, (1 - OUTSIDE_SHARE) / (~outside).sum())
+    weights = np.where(outside, 0.0, (1 - share) / (~outside).sum())
     for each in groups:
-        weights[each] = OUTSIDE_SHARE / len(groups) / each.sum()
+        weights[each] = share / len(groups) / each.sum()
     return weights * len(outside)
 
 

@@ -60,6 +60,11 @@ class Embedding:
         """The encoder and the companion in use."""
         return self._encoder, self._companion
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the encoders in use."""
+        return fingerprint(*self.encoders)
+
     def save(self, path: Path) -> None:
         np.savez(path, *self._means)
 

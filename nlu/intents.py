@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from nlu.arrays import read_arrays
-from nlu.confidence import ConfidenceModel, best_threshold, enough_rows, precise_threshold, row_weights
+from nlu.confidence import CAUTIOUS_SHARE, ConfidenceModel, best_threshold, enough_rows, precise_threshold, row_weights
 from nlu.deep_encoder import DeepEncoder, adapted, base_of
 from nlu.embedding import Embedding, fingerprint
 from nlu.encoder import Encoder
@@ -122,7 +122,7 @@ class IntentClassifier:
                 np.array([each.confidence for each in predictions], dtype=np.float32),
                 np.array([each.intent == intents[label] for each, label in zip(predictions, labels, strict=True)])
                 & ~outside,
-                row_weights(outside, outside & (labels == outside_class)),
+                row_weights(outside, outside & (labels == outside_class), CAUTIOUS_SHARE),
                 (*langs, *(langs[row] for row in held_rows)),
             )
         return cls(trained.embedding, intents, trained.head, confidence, predictions[: len(examples)], calibration)
@@ -146,7 +146,7 @@ class IntentClassifier:
         With `precision`, the lowest from which on that share of the predictions is right, above 1 if none reaches it;
         without, the one from which on right answers outweigh wrong ones the most.
         Found on left-out training rows, on those of `lang` where they are at least 100, with out-of-scope messages at
-        their assumed share.
+        a cautious share.
         """
         return self._calibration.threshold(lang, precision)
 

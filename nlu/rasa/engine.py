@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nlu.arrays import read_arrays
-from nlu.confidence import ConfidenceModel, row_weights
+from nlu.confidence import CAUTIOUS_SHARE, ConfidenceModel, row_weights
 from nlu.embedding import Embedding, fingerprint
 from nlu.encoder import Encoder
 from nlu.errors import EncoderMismatch, ModelDamaged, NotEnoughData, RasaFailed, RasaUnavailable
 from nlu.features import fold
 from nlu.intents import OUTSIDE, RANKING_LENGTH, Calibration, IntentClassifier, IntentPrediction, predictions_from
-from nlu.kernel_head import Evidence, FloatMatrix, IntArray
+from nlu.kernel_head import Evidence
+from nlu.kernel_solver import FloatMatrix, IntArray
 from nlu.rasa.client import Parsed
 from nlu.rasa.process import RasaPython, run_training
 from nlu.rasa.project import LIGHT, write_project
@@ -28,7 +29,7 @@ from nlu.training_data import OUT_OF_SCOPE_INTENTS, TrainingData
 
 MODEL: Final = "model.tar.gz"
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _HELD_OUT: Final = 0.25
 _ABSENT: Final = 0.15
 _LEAST_PROBABILITY: Final = 1e-6  # of an intent that Rasa's ranking leaves out
@@ -128,7 +129,7 @@ class RasaModel:
         calibration = Calibration(
             np.array([each.confidence for each in predictions], dtype=np.float32),
             right & ~outside,
-            row_weights(outside),
+            row_weights(outside, outside & (labels[held_rows] == _outside_class(intents)), CAUTIOUS_SHARE),
             tuple(examples[row].lang or "" for row in held_rows),
         )
         rehearsed: list[IntentPrediction | None] = [None] * len(examples)
