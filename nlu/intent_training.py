@@ -10,8 +10,8 @@ from nlu.deep_encoder import Layered
 from nlu.embedding import Embedding, is_latin, speaks_for
 from nlu.encoder import Encoder
 from nlu.errors import EncoderUnavailable
-from nlu.kernel_head import Evidence, HeadTraining, KernelHead
-from nlu.kernel_solver import BoolArray, IntArray
+from nlu.kernel_head import Evidence, HeadTraining, KernelHead, some_rows
+from nlu.kernel_solver import BoolArray, FloatMatrix, IntArray
 
 if TYPE_CHECKING:
     from nlu.deep_training import Adaptation
@@ -22,6 +22,7 @@ _FOLDS: Final = 10
 _FOLDS_OF_MANY: Final = 3
 _MANY_ROWS: Final = 3000
 _CLASS_GROUPS: Final = 5
+_HELD_OUT_ROWS: Final = 3000
 _DEEP_FOLDS: Final = 4
 
 
@@ -58,16 +59,30 @@ class Trained:
 
 def train_head(lesson: Lesson, encoder: Encoder, companion: Encoder | None, progress: Progress) -> Trained:
     """On the encoders' vectors as they are."""
-    embedding, training = _prepare(lesson, encoder, companion, progress)
+    embedding, vectors, training = _prepare(lesson, encoder, companion, progress)
     head = training.head()
     left_out = training.left_out(head)
     progress("calibrating on held-out intents")
+    pool = np.arange(len(lesson.texts))
+    if len(pool) > _HELD_OUT_ROWS:  # a sample shows as well what a foreign message looks like
+        utterances = some_rows(lesson.labels[: lesson.utterances], lesson.seed, _HELD_OUT_ROWS)
+        pool = np.concatenate([np.sort(utterances), pool[lesson.utterances :]])
+        texts = [lesson.texts[int(row)] for row in pool]
+        training = HeadTraining(
+            vectors[pool],
+            texts,
+            lesson.labels[pool],
+            seed=lesson.seed,
+            folds=0,
+            names=lesson.names,
+            loss=training.loss,
+        )
     held, rows = [], []
     for absent in filter(np.any, _class_groups(lesson, _CLASS_GROUPS)):
         evidence, found = training.without(absent)
         if len(found):
             held.append(evidence)
-            rows.append(found)
+            rows.append(pool[found])
     return Trained(embedding, head, left_out, held, np.concatenate(rows) if rows else np.zeros(0, np.int64))
 
 
@@ -77,7 +92,7 @@ def train_deep(lesson: Lesson, encoder: Encoder, companion: Encoder | None, prog
     An adapted encoder has seen its rows, so each fold adapts its own: without a quarter of the classes and without a
     third of the rows of the others. Raises EncoderUnavailable where the encoder cannot be adapted.
     """
-    embedding, training = _prepare(lesson, encoder, companion, progress)
+    embedding, _, training = _prepare(lesson, encoder, companion, progress)
     loss, plain_head = training.loss, training.head()
     left_out = training.left_out(plain_head)  # of the rows that no fold leaves out; the others' is replaced
     del training
@@ -140,16 +155,16 @@ def _layered(encoder: Encoder) -> Layered:
 
 def _prepare(
     lesson: Lesson, encoder: Encoder, companion: Encoder | None, progress: Progress
-) -> tuple[Embedding, HeadTraining]:
+) -> tuple[Embedding, FloatMatrix, HeadTraining]:
     progress(f"encoding {len(lesson.texts)} examples")
     embedding, vectors = _embed(lesson, encoder, companion)
     progress("training")
     folds = _FOLDS if lesson.utterances <= _MANY_ROWS else _FOLDS_OF_MANY
     training = HeadTraining(vectors, lesson.texts, lesson.labels, seed=lesson.seed, folds=folds, names=lesson.names)
-    return embedding, training
+    return embedding, vectors, training
 
 
-def _embed(lesson: Lesson, encoder: Encoder, companion: Encoder | None) -> tuple[Embedding, np.ndarray]:
+def _embed(lesson: Lesson, encoder: Encoder, companion: Encoder | None) -> tuple[Embedding, FloatMatrix]:
     """The embedding is centred on the utterances alone."""
     utterances, names = lesson.texts[: lesson.utterances], lesson.texts[lesson.utterances :]
     embedding, vectors = Embedding.fit(encoder, companion if speaks_for(utterances) else None, utterances)

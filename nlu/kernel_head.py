@@ -15,7 +15,7 @@ from sklearn.model_selection import KFold, StratifiedKFold
 
 from nlu.arrays import read_arrays, read_sparse
 from nlu.features import LexicalFeatures
-from nlu.kernel_solver import BoolArray, Fit, FloatMatrix, IntArray, KernelSolver, Loss
+from nlu.kernel_solver import BoolArray, FloatMatrix, IntArray, KernelSolver, Loss
 
 # A flat optimum over draws from BANKING77 and CLINC150 train rows, see docs/decisions/0003-intent-engine.md.
 _LEXICAL_SHARE: Final = 0.2
@@ -121,11 +121,11 @@ class HeadTraining:
         """Takes unit vectors (n, d), folded texts and class numbers 0..c-1, each present, c at least 2.
 
         The last `names` rows are names of intents, no utterances: they are always learned and get no evidence.
-        Unless the loss is given, the folds decide it; without folds there is no `left_out`.
+        Unless the loss is given, the first fold decides it; without folds there is no `left_out`.
         """
         self._vectors, self._texts = vectors, texts
         self._utterances = len(labels) - names
-        self._learned = _learned_rows(labels, seed)
+        self._learned = some_rows(labels, seed, MOST_ROWS)
         self._labels = labels[self._learned]
         self._classes = int(labels.max()) + 1
         self._starts = np.searchsorted(self._labels, np.arange(self._classes))
@@ -136,14 +136,17 @@ class HeadTraining:
         self._solver = KernelSolver(kernel)
         parts = list(self._folds(folds, seed)) if folds else []
         losses: list[Loss] = [loss or "logistic"]
-        if loss is None and len(self._labels) >= _MANY_PER_CLASS * self._classes:
+        if loss is None and parts and len(self._labels) >= _MANY_PER_CLASS * self._classes:
             losses.append("hinge")
-        tried = [self._left_out_scores(loss, parts) for loss in losses]
-        utterance = self._learned < self._utterances
-        right = [float((each.argmax(axis=1) == self._labels)[utterance].mean()) for each in tried]
-        best = int(np.argmax(right))
-        self.loss: Loss = losses[best]
-        self._scores = tried[best]
+        self._scores = np.zeros((len(self._labels), self._classes), np.float32)
+        for left in parts:
+            tried = [self._left_out_scores(each, left) for each in losses]
+            if len(tried) > 1:
+                right = [float((each.argmax(axis=1) == self._labels[left]).mean()) for each in tried]
+                best = int(np.argmax(right))
+                losses, tried = [losses[best]], [tried[best]]
+            self._scores[left] = tried[0]
+        self.loss: Loss = losses[0]
 
     def head(self) -> KernelHead:
         """The head of all rows."""
@@ -201,14 +204,11 @@ class HeadTraining:
             self._most_lexical[part] = np.maximum.reduceat(lexical_cosines, self._starts, axis=1)
         return kernel
 
-    def _left_out_scores(self, loss: Loss, parts: Sequence[IntArray]) -> FloatMatrix:
-        scores = np.zeros((len(self._labels), self._classes), np.float32)
-        for left in parts:
-            kept = np.ones(len(self._labels), np.bool_)
-            kept[left] = False
-            present = np.isin(np.arange(self._classes), self._labels[kept])
-            fitted: Fit = self._solver.fit(self._labels, loss, rows=kept, classes=present)
-            scores[left] = fitted.scores[left]
+    def _left_out_scores(self, loss: Loss, left: IntArray) -> FloatMatrix:
+        kept = np.ones(len(self._labels), np.bool_)
+        kept[left] = False
+        present = np.isin(np.arange(self._classes), self._labels[kept])
+        scores: FloatMatrix = self._solver.fit(self._labels, loss, rows=kept, classes=present).scores[left]
         return scores
 
     def _folds(self, folds: int, seed: int) -> Iterator[IntArray]:
@@ -229,14 +229,14 @@ def _kernel(cosines: FloatMatrix, lexical_cosines: FloatMatrix) -> FloatMatrix:
     return kernel
 
 
-def _learned_rows(labels: IntArray, seed: int) -> IntArray:
-    """Rows ordered by class; of more than MOST_ROWS, the same share of every class and at least one of each."""
+def some_rows(labels: IntArray, seed: int, most: int) -> IntArray:
+    """Rows ordered by class; of more than `most`, the same share of every class and at least one of each."""
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
-    if len(order) <= MOST_ROWS:
+    if len(order) <= most:
         return order
     counts = np.bincount(labels)
-    kept = np.maximum(1, counts * MOST_ROWS // len(order))
+    kept = np.maximum(1, counts * most // len(order))
     return np.concatenate(
         [rows[:count] for rows, count in zip(np.split(order, np.cumsum(counts)[:-1]), kept, strict=True)]
     )

@@ -23,8 +23,8 @@ ABSENT: Final = -20.0
 
 # Weight of the loss against the norm: flat optima, see docs/decisions/0003-intent-engine.md.
 _WEIGHT: Final[dict[Loss, float]] = {"logistic": 20.0, "hinge": 1.0}
-_TOLERANCE: Final = 1e-3  # of what the next step could gain, against the whole; tighter changes no answer
-_REMEMBERED: Final = 8
+_TOLERANCE: Final = 2e-3  # of what the next step could gain, against the whole; tighter changes no answer
+_REMEMBERED: Final = 5
 _MOST_STEPS: Final = 200
 _BLOCK: Final = 512
 
