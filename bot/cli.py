@@ -381,6 +381,8 @@ def kb_import(
             reading=reading,
             writing=writing,
         )
+    if not dry_run and plan.touched:
+        installation.show_changes()
     if as_json:
         _print_json({"dry_run": dry_run, **plan.as_json()})
     else:
@@ -509,6 +511,7 @@ def kb_restore(
             print(f"{article_id} ({versions[0]}): revision {stored.revision} is revision {revision} again")
 
     _run(work())
+    _installation().show_changes()
 
 
 def _set_status(article_ids: Sequence[str], lang: str | None, status: ArticleStatus) -> None:
@@ -520,6 +523,7 @@ def _set_status(article_ids: Sequence[str], lang: str | None, status: ArticleSta
                     print(f"{article_id} ({one}): {stored.article.status}, revision {stored.revision}")
 
     _run(work())
+    _installation().show_changes()
 
 
 @asynccontextmanager

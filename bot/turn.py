@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bot import ledger
 from bot.channels.base import Address, InboundMessage, Option
 from bot.dialogue import (
+    MORE,
     Answer,
     Clarify,
     Decision,
@@ -165,11 +166,11 @@ class Turns:
                 file.state for file in files if file.state in (AttachmentState.TOO_LARGE, AttachmentState.FAILED)
             ),
         )
-        chosen = [token.partition(":")[2] for token in state.options if ":" in token]
+        chosen = {article_id: kind for kind, _, article_id in (token.partition(":") for token in state.options)}
         articles = {
             article_id: found
-            for article_id in chosen
-            if (found := understander.candidate(article_id, lang)) is not None
+            for article_id, kind in chosen.items()
+            if article_id and (found := understander.candidate(article_id, lang, whole=kind == MORE)) is not None
         }
         decision = decide(
             state, situation.owner, said, understood.parts if understood else (), articles, understander.policy

@@ -13,12 +13,15 @@ from bot.language import detect
 from handoff.records import Reason
 from kb_index.articles import Article
 from kb_index.explain import Explanation, explain
+from kb_index.passages import readable, split_passages
 from kb_index.search import Hit, SearchIndex
 from nlu.features import fold
 from nlu.intents import IntentPrediction
 from nlu.training_data import IntentSpec
 
 MAX_PARTS = 4
+LONGEST_WHOLE_WORDS = 400
+"""An article that is longer is shown in parts."""
 MAX_FOLDED = 1000
 """`nlu.features.fold` keeps so many characters."""
 
@@ -184,14 +187,19 @@ class Understander:
         text = hit.passage.text
         article = self._article(hit.article_id, hit.lang)
         more = article is not None and len(article.body.strip()) > len(text)
-        return Candidate(hit.article_id, hit.title, text, hit.topic or "", hit.confidence, hit.lang, more)
+        return Candidate(hit.article_id, hit.title, readable(text), hit.topic or "", hit.confidence, hit.lang, more)
 
-    def candidate(self, article_id: str, lang: str) -> Candidate | None:
-        """An article by its id, as it is shown when the customer chooses it."""
+    def candidate(self, article_id: str, lang: str, *, whole: bool = False) -> Candidate | None:
+        """An article by its id, as it is shown when the customer chooses it: of a long one the beginning, unless
+        he asks for the whole."""
         article = self._article(article_id, lang)
         if article is None:
             return None
-        return Candidate(article.id, article.title, article.body.strip(), article.topic or "", 1.0, article.lang)
+        text = article.body.strip()
+        more = not whole and len(text.split()) > LONGEST_WHOLE_WORDS
+        if more:
+            text = split_passages(article.id, article.lang, text)[0].text
+        return Candidate(article.id, article.title, readable(text), article.topic or "", 1.0, article.lang, more)
 
     def _article(self, article_id: str, lang: str) -> Article | None:
         versions = self._versions.get(article_id, {})

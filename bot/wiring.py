@@ -62,6 +62,7 @@ from handoff.routing import Topics, load_topics
 from kb_index.article_files import ArticleFiles
 from kb_index.articles import Article
 from kb_index.errors import RankerError, SnapshotError
+from kb_index.library import published_hashes
 from kb_index.ranker import Ranker
 from kb_index.search import SearchIndex
 from kb_index.snapshot import live_version, load_index, save_index
@@ -83,6 +84,7 @@ from nlu.remembering import RememberingEncoder
 log = structlog.get_logger()
 
 RELOAD_SECONDS = 0.25
+ARTICLES_SECONDS = 20.0
 """How often every process looks for another model or index: two small files."""
 PROGRESS_SECONDS = 5.0
 FEW_TEXTS = 500
@@ -166,7 +168,7 @@ class Installation:
     def take_edits(self) -> None:
         """Bring the seed folder's edits into the database."""
         plan = self.articles.take_edits()
-        if any(change.kind in ("new", "changed", "gone") for change in plan.changes):
+        if plan.touched:
             self.__dict__.pop("seed", None)
             if self._index:
                 self.sync_index()
@@ -356,6 +358,11 @@ class Installation:
             and (not self._trains_rasa or manifest.get("engine") == "rasa")
         )
 
+    def show_changes(self) -> None:
+        """Let what was changed in the database be found, in every process, if there is an assistant yet. Blocks."""
+        if self.store.live_id() is not None:
+            self.sync_index()
+
     def prepare(self, *, update: bool = False) -> None:
         """Make whatever is missing: encoder, index, a first model. Nothing to do at a second start. Blocks.
 
@@ -539,6 +546,21 @@ class Installation:
             except Exception:
                 # Edge: the version in use goes on answering.
                 log.exception("model.reload_failed")
+
+    async def follow_articles(self) -> None:
+        """Bring the index up to date when stored articles change, or begin or cease to be valid; until cancelled."""
+        known: dict[tuple[str, str], str] | None = None
+        while True:
+            try:
+                async with self.database.sessions.begin() as session:
+                    present = await published_hashes(session, self.articles.clock(), audiences=self.articles.audiences)
+                if known is not None and present != known:
+                    await asyncio.to_thread(self.sync_index)
+                known = present
+            except Exception:
+                # Edge: the index in use goes on answering, and the next look tries again.
+                log.exception("articles.sync_failed")
+            await asyncio.sleep(ARTICLES_SECONDS)
 
     def monitor(self, channels: Sequence[Channel], *, answers: bool) -> Monitor:
         """answers: whether this process runs turns, and so needs the models."""

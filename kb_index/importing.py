@@ -80,6 +80,11 @@ class Plan:
         counts = Counter(change.kind for change in self.changes)
         return {kind: counts[kind] for kind in get_args(Kind)}
 
+    @property
+    def touched(self) -> bool:
+        """Whether any article is another than before."""
+        return any(change.kind in ("new", "changed", "gone") for change in self.changes)
+
     def as_json(self) -> dict[str, Any]:
         """Counts, every article that is not merely unchanged, and every problem."""
         return {

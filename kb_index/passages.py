@@ -10,6 +10,8 @@ from markdown_it.token import Token
 WORDS_PER_PASSAGE = 150
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"»”)\]]*\s+(?=[\"«“(\[]?[A-ZА-ЯЁ0-9])|\n{2,}")
 _NUMBER = re.compile(r"\d+[.)]\s+")
+_LOCAL = re.compile(r"!?\[([^\[\]]*)\]\((?!\s*<?(?:https?:|mailto:|tel:))[^()\s]*(?:\s[^()]*)?\)")
+_CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
 _LINE_START = re.compile(r"(?<=\n)")
 _SPACES = re.compile(r"\s+")
 
@@ -76,6 +78,13 @@ def links(markdown: str) -> list[str]:
             if child.type in ("link_open", "image") and target:
                 found.append(str(target))
     return found
+
+
+def readable(markdown: str) -> str:
+    """The Markdown as a message: of links to other articles and of pictures, which lead nowhere there, the words."""
+    parts = _CODE.split(markdown)
+    parts[::2] = [_LOCAL.sub(r"\1", part) for part in parts[::2]]
+    return re.sub(r"\n{3,}", "\n\n", "".join(parts)).strip()
 
 
 def list_steps(markdown: str) -> tuple[str, ...]:

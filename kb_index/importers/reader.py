@@ -10,7 +10,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from kb_index.errors import ImportSourceError
@@ -37,11 +37,15 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Place:
-    """A file to read: on the disk, or inside of the archive at `path`. `name` is empty for a single file."""
+    """A file to read: on the disk, or inside of the archive at `path`. `name` is empty for a single file.
+
+    `root` is what the user named; `path` and `folder`, within which links are followed, are absolute.
+    """
 
     root: str
     name: str
     path: str
+    folder: str
     member: str | None = None
 
     @property
@@ -81,7 +85,7 @@ def read_path(
 
 def _places(path: Path) -> Iterator[Place | Problem]:
     if path.is_file():
-        yield from _file(path, str(path), "")
+        yield from _file(path.resolve(), str(path), "")
         return
     count = 0
     root = path.resolve()
@@ -126,7 +130,8 @@ def _file(file: Path, root: str, name: str) -> Iterator[Place | Problem]:
                 shown, f"has {size:,} bytes, more than {LARGEST_FILE_BYTES:,}", "Split it, or shrink pictures"
             )
         else:
-            yield Place(root, name, str(file))
+            folder = str(file)[: -len(name) - 1] if name else str(file.parent)
+            yield Place(root, name, str(file), folder)
     except OSError as error:
         yield Problem(shown, f"can't be read ({error.strerror})", "Check the file and its rights")
 
@@ -163,7 +168,7 @@ def _members(archive: Path, shown: str) -> Iterator[Place | Problem]:
         elif member.file_size > LARGEST_FILE_BYTES:
             yield _too_large(inside, member.file_size)
         else:
-            yield Place(shown, path.as_posix(), str(archive), member.filename)
+            yield Place(shown, path.as_posix(), str(archive), str(archive.parent), member.filename)
 
 
 def _too_large(shown: str, size: int) -> Problem:
@@ -188,7 +193,7 @@ class _Reader:
     def read(self, place: Place) -> Iterator[Draft | Problem]:
         child = self._start()
         assert child.stdin is not None  # noqa: S101 - made with a pipe just above
-        asked = {"root": place.root, "name": place.name, "path": place.path, "member": place.member}
+        asked = asdict(place)
         until = time.monotonic() + self._seconds
         try:
             child.stdin.write(json.dumps(asked).encode() + b"\n")

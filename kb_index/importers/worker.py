@@ -1,6 +1,6 @@
 """The child process that reads foreign files: `python -m kb_index.importers.worker`.
 
-One JSON line on standard input asks for one file: {"root", "name", "path", "member"}; the answer is a line for each
+One JSON line on standard input asks for one file: a `Place`; the answer is a line for each
 draft or problem, and an empty line at the end. Memory, processor time and files are limited before anything is read.
 """
 
@@ -57,11 +57,10 @@ def read(file: SourceFile) -> Iterator[Draft | Problem]:
     yield from importer.read(file)
 
 
-def source_file(root: str, name: str, path: str, member: str | None) -> SourceFile:
+def source_file(root: str, name: str, path: str, folder: str, member: str | None) -> SourceFile:
     """A file on the disk, or a member of the archive at `path`."""
     if member is None:
-        folder = Path(root) if name else Path(path).parent
-        return SourceFile(root, name, Path(path).read_bytes(), beside(folder))
+        return SourceFile(root, name, Path(path).read_bytes(), beside(Path(folder)))
     archive = _archive(path)
 
     def other(wanted: str) -> bytes | None:

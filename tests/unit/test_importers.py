@@ -22,6 +22,7 @@ from kb_index.importers.html import DEEPEST, to_markdown
 from kb_index.importers.reader import read_path
 from kb_index.importers.text import decode_text
 from kb_index.importers.worker import read
+from kb_index.passages import WORDS_PER_PASSAGE, split_passages
 
 PARAGRAPH = "В Москву и Санкт-Петербург доставляем за 1–2 дня, в другие города за 3–7 дней после оплаты заказа."
 ARTICLE = f"""<h1>Сроки доставки</h1><p>{PARAGRAPH} Подробнее: <a href="cost.html">стоимость</a>.</p>
@@ -509,7 +510,9 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder_is_read_with_its_pictures_and_links_out_of_it_are_not_followed(folder: Path) -> None:
+def test_a_folder_is_read_with_its_pictures_and_links_out_of_it_are_not_followed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = folder.parent / "secret.md"
     secret.write_text("---\nid: secret\ntitle: S\n---\nSecret\n")
     (folder / "link.md").symlink_to(secret)
@@ -519,7 +522,8 @@ def test_a_folder_is_read_with_its_pictures_and_links_out_of_it_are_not_followed
     with (folder / "big.pdf").open("wb") as file:
         file.truncate(200_000_000)
     told: list[tuple[int, int, str]] = []
-    each = list(read_path(folder, progress=lambda *what: told.append(what)))
+    monkeypatch.chdir(folder.parent)
+    each = list(read_path(Path("help"), progress=lambda *what: told.append(what)))
     drafts = {d.article.id: d for d in each if isinstance(d, Draft)}
     assert set(drafts) == {"a", "b"}
     assert [file.data for file in drafts["a"].files] == [png()]
@@ -574,3 +578,28 @@ def test_a_file_that_takes_too_long_or_too_much_memory_does_not_stop_the_others(
 def test_nothing_at_the_path_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(ImportSourceError, match="no such file"):
         list(read_path(tmp_path / "none"))
+
+
+# Long articles
+
+
+def test_a_long_imported_document_becomes_passages_under_their_paths_of_headings() -> None:
+    def fill(document: Any) -> None:
+        document.add_heading("Handbook", 0)
+        for chapter in ("Delivery", "Returns"):
+            document.add_heading(chapter, 1)
+            for section in ("Moscow", "Regions"):
+                document.add_heading(section, 2)
+                for number in range(6):
+                    document.add_paragraph(f"{chapter} in {section}, rule {number}: " + "wait for the courier. " * 12)
+
+    article = draft("handbook.docx", word(fill)).article
+    passages = split_passages("handbook", "en", article.body)
+    assert {passage.headings for passage in passages} == {
+        (chapter, section) for chapter in ("Delivery", "Returns") for section in ("Moscow", "Regions")
+    }
+    assert max(len(passage.text.split()) for passage in passages) <= WORDS_PER_PASSAGE
+    for passage in passages:
+        chapter, section = passage.headings
+        assert passage.text.startswith(f"{chapter} in {section}, rule")
+    assert sum(passage.text.count(", rule ") for passage in passages) == 24

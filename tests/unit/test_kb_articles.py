@@ -4,7 +4,7 @@ import pytest
 
 from kb_index.articles import load_articles, parse_article
 from kb_index.errors import ArticleError
-from kb_index.passages import plain_text, sentences, split_passages
+from kb_index.passages import plain_text, readable, sentences, split_passages
 
 WHOLE = """---
 id: order-status
@@ -157,3 +157,19 @@ def test_plain_text_drops_links_html_and_markup() -> None:
 
 def test_sentences_are_cut_at_their_ends_and_not_inside_numbers() -> None:
     assert sentences("Цена 1.5 руб. Срок 3 дня! А потом?") == ["Цена 1.5 руб.", "Срок 3 дня!", "А потом?"]
+
+
+@pytest.mark.parametrize(
+    ("markdown", "shown"),
+    [
+        ("See ![the map](img/map.png) and [terms](terms.md#a).", "See the map and terms."),
+        (
+            "[site](https://x.example/a_(b)) [mail](mailto:a@x.example)",
+            "[site](https://x.example/a_(b)) [mail](mailto:a@x.example)",
+        ),
+        ("Text.\n\n![](files/1.png)\n\nMore.", "Text.\n\nMore."),
+        ('`[code](a.md)` [t](a.md "title")', "`[code](a.md)` t"),
+    ],
+)
+def test_links_that_lead_nowhere_in_a_chat_become_their_words(markdown: str, shown: str) -> None:
+    assert readable(markdown) == shown
