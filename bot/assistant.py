@@ -16,7 +16,7 @@ from bot import ledger, metrics
 from bot.attachments import AttachmentStore, TooLargeError
 from bot.channels.base import Address, Channel, InboundAttachment, InboundMessage, Option, OutboundMessage, fit
 from bot.errors import DeliveryError, PacedError, WindowClosedError
-from bot.gathering import Waiting, patience, utterance_length
+from bot.gathering import Waiting, patience, utterance_length, with_edits
 from bot.ledger import Claim
 from bot.shared import LocalShared, Shared
 from bot.turn import FetchedAttachment, Turns
@@ -143,6 +143,7 @@ class Assistant:
         if situation is None:
             return False, await self._claim(address)
         waiting = [Waiting(InboundMessage.from_json(row.payload), row.received_at) for row in rows]
+        waiting = with_edits(waiting)
         length = 1
         if self._gather:
             length = utterance_length(waiting, self._max_text_chars)

@@ -53,7 +53,7 @@ def _open_sqlite(url: str, path: str | None) -> tuple[AsyncEngine, Sessions]:
     engine = create_async_engine(url)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    return engine, Sessions(engine, InProcessWork())
+    return engine, Sessions(engine, InProcessWork(Path(path) if path else None))
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -47,6 +47,17 @@ def utterance_length(waiting: Sequence[Waiting], max_text_chars: int) -> int:
         if not joined or two_questions or apart > APART_SECONDS or chars > max_text_chars or number == MAX_MESSAGES:
             return number
     return len(waiting)
+
+
+def with_edits(waiting: Sequence[Waiting]) -> list[Waiting]:
+    """What waits, each message as it reads after the edits that wait with it: the mistake is not answered."""
+    edits = {each.message.refers_to: each.message.text for each in waiting if each.message.kind == "edit"}
+    return [
+        replace(each, message=replace(each.message, text=edits[each.message.platform_id or each.message.external_id]))
+        if each.message.kind in JOINABLE and (each.message.platform_id or each.message.external_id) in edits
+        else each
+        for each in waiting
+    ]
 
 
 def patience(utterance: Sequence[Waiting], pause: timedelta, now: datetime) -> float:

@@ -9,9 +9,9 @@ message was sent, failed for good, or was discarded; what became of it stays in 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from math import isfinite
 from typing import Any
@@ -37,6 +37,7 @@ from sqlalchemy.orm import Mapped, mapped_column, raiseload
 
 from bot.channels.base import Address, InboundMessage, Option
 from bot.metrics import SENDS
+from bot.timers import set_timer
 from bot.work import Sessions as Sessions
 from bot.work import enqueue
 from handoff.records import Author, Base, BigId, Conversation, Delivery, Message
@@ -101,31 +102,6 @@ class OutboxRow(Base):
     """Set while the platform is called. Found set by another worker: the first one died, or is taken for dead."""
     created_at: Mapped[datetime]
     due_at: Mapped[datetime]
-
-
-class SentPart(Base):
-    """The platform's id of a part of a long message, for all parts but the last."""
-
-    __tablename__ = "sent_parts"
-
-    id: Mapped[BigId] = mapped_column(primary_key=True)
-    message_id: Mapped[BigId] = mapped_column(ForeignKey("messages.id"))
-    external_id: Mapped[str] = mapped_column(String(128), index=True)
-
-
-class DeliveryReport(Base):
-    """What a platform reported of a message before this program had stored the platform's id of it."""
-
-    __tablename__ = "delivery_reports"
-
-    id: Mapped[BigId] = mapped_column(primary_key=True)
-    channel: Mapped[str] = mapped_column(String(32))
-    account: Mapped[str] = mapped_column(String(64))
-    chat_id: Mapped[str | None] = mapped_column(String(128))
-    external_id: Mapped[str] = mapped_column(String(128))
-    delivery: Mapped[Delivery]
-    error: Mapped[str | None] = mapped_column(Text)
-    reported_at: Mapped[datetime]
 
 
 PENDING = InboxRow.state == literal_column("'pending'")
@@ -352,12 +328,12 @@ async def settle(
     )
     if not gone.rowcount:  # type: ignore[attr-defined]
         return _fenced(claim)
-    values: dict[str, Any] = {"delivery": delivery, "delivery_error": error}
-    if delivery is Delivery.SENT:
-        # The platform's own report may be here before its answer: what it says goes further than "sent".
-        for column in ("delivery", "delivery_error"):
-            kept = getattr(Message, column)
-            values[column] = case((Message.delivery == Delivery.SENDING, values[column]), else_=kept)
+    # Where the platform has reported more meanwhile, that stays.
+    reported = Message.delivery.in_([Delivery.FAILED, Delivery.DELIVERED, Delivery.READ])
+    values: dict[str, Any] = {
+        "delivery": case((reported, Message.delivery), else_=delivery),
+        "delivery_error": case((reported, Message.delivery_error), else_=error),
+    }
     if external_id is not None:
         values["external_id"] = external_id
     await session.execute(update(Message).where(Message.id == claim.message.id).values(**values))
@@ -395,3 +371,19 @@ async def postpone(
 def _fenced(claim: Claim) -> bool:
     log.warning("outbox.fenced", conversation=claim.conversation_id, message=claim.message.id)
     return False
+
+
+KEPT = timedelta(days=30)
+"""How long a message that was dealt with can still be told from a repeat. Platforms repeat for a week at most."""
+PURGE = "ledger.purge"
+PURGE_BATCH = 1000
+
+
+async def purge(session: AsyncSession, _payload: Mapping[str, Any], now: datetime) -> None:
+    """The standing timer PURGE: forget what came in long ago. The transcript keeps what was said."""
+    old = select(InboxRow.id).where(InboxRow.done_at < now - KEPT).order_by(InboxRow.done_at).limit(PURGE_BATCH)
+    gone = await session.execute(
+        delete(InboxRow).where(InboxRow.id.in_(old)).execution_options(synchronize_session=False)
+    )
+    more = int(gone.rowcount) == PURGE_BATCH  # type: ignore[attr-defined]
+    await set_timer(session, PURGE, PURGE, now + (timedelta(seconds=1) if more else timedelta(hours=1)))

@@ -69,19 +69,36 @@ class Timers:
         self._sessions = sessions
         self._clock = clock
         self._kinds: dict[str, Fire] = {}
+        self._standing: list[str] = []
 
-    def register(self, kind: str, fire: Fire) -> None:
-        """What to do for timers of a kind. Timers of a kind that nobody registered wait."""
+    def register(self, kind: str, fire: Fire, *, standing: bool = False) -> None:
+        """What to do for timers of a kind. Timers of a kind that nobody registered wait.
+
+        standing: there is always one, with its kind for its key; when it fires, it sets itself again.
+        """
         self._kinds[kind] = fire
+        if standing:
+            self._standing.append(kind)
 
     async def run(self) -> None:
         """Fire what is due, every second, until cancelled."""
+        standing = False
         while True:
             try:
+                if not standing:
+                    await self._set_standing()
+                    standing = True
                 await self.fire_due()
             except (OperationalError, InterfaceError):
                 log.exception("timers.database_away")
             await asyncio.sleep(TICK_SECONDS)
+
+    async def _set_standing(self) -> None:
+        async with self._sessions.begin() as session:
+            insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+            for kind in self._standing:
+                values = {"key": kind, "kind": kind, "payload": {}, "due_at": self._clock(), "failures": 0}
+                await session.execute(insert(Timer).values(values).on_conflict_do_nothing(index_elements=["key"]))
 
     async def fire_due(self) -> int:
         """Fire everything that is due, the oldest first; how many. One whose work breaks is tried again later, and

@@ -39,6 +39,8 @@ from handoff.routing import Route, Topics, route
 
 log = structlog.get_logger()
 
+SILENT = frozenset({"edit", "deletion", "reaction", "note", "echo"})
+"""Kinds of message that tell something and want no answer."""
 MAX_NAME_CHARS = 200
 MAX_ROUTING_TEXTS = 20
 
@@ -143,6 +145,10 @@ class Turns:
         """Decide what to do, holding no transaction while the models work. Raises whatever breaks."""
         understander = self._understander()
         first = utterance[0]
+        if first.kind in SILENT:
+            unchanged = DialogueState.from_json(situation.state)
+            nothing = Decision((), unchanged, first.kind)
+            return Plan(situation, situation.lang or DEFAULT, unchanged, nothing, {"rule": first.kind}, None)
         text = "\n".join(message.text for message in utterance if message.kind in JOINABLE and message.text)
         lang = situation.lang or next((m.lang_hint for m in utterance if m.lang_hint in LANGUAGES), None)
         understood: Understood | None = None
@@ -206,10 +212,14 @@ class Turns:
             session, rows, InboxState.DONE, now=self._clock()
         ):
             return False
-        conversation.lang = plan.lang
-        messages = await self._record(session, conversation, rows, utterance, fetched)
-        messages[-1].decision = dict(plan.record)
-        await self._act(session, conversation, plan)
+        if utterance[0].kind in ("edit", "deletion"):
+            await self._amend(session, conversation, rows[0], utterance[0])
+        else:
+            messages = await self._record(session, conversation, rows, utterance, fetched)
+            messages[-1].decision = dict(plan.record)
+            if utterance[0].kind not in SILENT:
+                conversation.lang = plan.lang
+                await self._act(session, conversation, plan)
         log.info(
             "turn.done",
             conversation=conversation.id,
@@ -284,6 +294,23 @@ class Turns:
             session, channel=address.channel, account=address.account, chat_id=address.chat_id, now=self._clock()
         )
 
+    async def _amend(
+        self, session: AsyncSession, conversation: Conversation, row: InboxRow, inbound: InboundMessage
+    ) -> None:
+        """Change what the customer edited or took back, in the transcript. What was said before stays with it."""
+        now = self._clock()
+        conversation.updated_at = now
+        message = await desk.customer_message(session, conversation.id, inbound.refers_to)
+        if message is None:
+            # Written before this program knew the customer: all that is left to show is the new text.
+            if inbound.kind == "edit":
+                await self._record(session, conversation, [row], [inbound], [()])
+        elif inbound.kind == "deletion":
+            message.deleted_at = inbound.sent_at
+        elif message.text != inbound.text:
+            message.edits = [*message.edits, {"text": message.text, "at": inbound.sent_at.isoformat()}]
+            message.text = inbound.text
+
     async def _record(
         self,
         session: AsyncSession,
@@ -304,7 +331,7 @@ class Turns:
                 author=Author.CUSTOMER,
                 kind=inbound.kind,
                 text=inbound.text or options.get(inbound.choice or "") or "",
-                external_id=row.external_id,
+                external_id=(inbound.platform_id or row.external_id)[:128],
                 sent_at=inbound.sent_at,
                 created_at=now,
                 attachments=[

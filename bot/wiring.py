@@ -33,7 +33,7 @@ from bot.channels.whatsapp import WINDOW, WhatsAppChannel
 from bot.database import migrate, open_database
 from bot.dialogue import Outcome
 from bot.errors import NotReadyError, SettingsError
-from bot.ledger import Sessions
+from bot.ledger import PURGE, Sessions, purge
 from bot.message_templates import MessageTemplates, load_templates
 from bot.monitor import Monitor
 from bot.replies import Replies
@@ -613,6 +613,7 @@ class Installation:
     def timers(self) -> Timers:
         timers = Timers(self.database.sessions, utc_now)
         timers.register(CLOSING, self.windows.remind)
+        timers.register(PURGE, purge, standing=True)
         return timers
 
     @cached_property

@@ -12,9 +12,11 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 import structlog
+from filelock import FileLock, Timeout
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
@@ -81,8 +83,12 @@ class InProcessWork:
     """For SQLite: the rows themselves are the queue, looked at after each commit of this process, and by the clock
     for what other processes wrote. One process of a database runs it: `exclusively` sees to that."""
 
-    def __init__(self, *, poll_seconds: float = 0.5, concurrency: int = CONCURRENCY) -> None:
+    def __init__(
+        self, database: Path | None = None, *, poll_seconds: float = 0.5, concurrency: int = CONCURRENCY
+    ) -> None:
+        """database: the file, beside which the locks lie; None for a database in memory."""
         self.stopping = False
+        self._database = database
         self._poll_seconds = poll_seconds
         self._places = asyncio.Semaphore(concurrency)
         self._wanted = asyncio.Event()
@@ -96,6 +102,32 @@ class InProcessWork:
         event.listen(session.sync_session, "after_commit", wake, once=True)
 
     async def run(self, handle: Handle, find: Find) -> None:
+        async with self._alone("work"):
+            await self._run(handle, find)
+
+    @asynccontextmanager
+    async def _alone(self, name: str) -> AsyncIterator[None]:
+        """Wait until no other process on this database does what has this name."""
+        if self._database is None:
+            yield
+            return
+        lock = FileLock(f"{self._database}.{name.replace(':', '-')}.lock", thread_local=False)
+        told = False
+        while True:
+            try:
+                lock.acquire(blocking=False)
+                break
+            except Timeout:
+                if not told:
+                    log.warning("work.waiting", name=name, reason="another process on this database does it")
+                told = True
+                await asyncio.sleep(self._poll_seconds)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    async def _run(self, handle: Handle, find: Find) -> None:
         self.stopping = False
         busy: dict[Address, asyncio.Task[None]] = {}
         missed: set[Address] = set()
@@ -137,4 +169,5 @@ class InProcessWork:
                 await asyncio.gather(*late, return_exceptions=True)
 
     async def exclusively(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        await work()
+        async with self._alone(name):
+            await work()

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,8 @@ class Postgres:
         self._server = get_server(folder, cleanup_mode="delete")
         self._made = 0
         self.execute("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()", "CREATE DATABASE template_otvet")
-        asyncio.run(_migrate(self.url("template_otvet")))
+        with ThreadPoolExecutor(1) as thread:  # the fixture may be asked for where a loop runs
+            thread.submit(lambda: asyncio.run(_migrate(self.url("template_otvet")))).result()
 
     def url(self, database: str) -> str:
         return str(self._server.get_uri(database))

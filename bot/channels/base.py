@@ -55,6 +55,8 @@ class InboundMessage:
     sender_name: str | None = None
     lang_hint: str | None = None
     """The language that the platform reports for the person, as a two-letter code."""
+    platform_id: str | None = None
+    """The platform's id of the message, where it is another than that of the event: what `refers_to` names."""
     refers_to: str | None = None
     """The platform's id of the message that is quoted, reacted to, edited or deleted."""
     context: Mapping[str, Any] = field(default_factory=dict)

@@ -108,7 +108,7 @@ def parse(update: Any, *, account: str, now: datetime) -> InboundMessage | None:
     """What the customer did; None where nobody is to be answered (groups, blocking, service messages).
 
     What can't be understood is `unsupported` with the raw JSON in its attachment. `now` is the time of what
-    Telegram gives no time of (a press). An edited text comes once more as a text, under an id of its own.
+    Telegram gives no time of (a press). An edited text is an `edit` that refers to the message it was.
     """
     update = storable(update)
     if not isinstance(update, dict):
@@ -177,7 +177,7 @@ def _from_edit(update: Mapping[str, Any], account: str) -> InboundMessage | None
     # A live location "edits" its message every few seconds; an edit without words is nothing to answer.
     if message.chat.type != "private" or not text:
         return None
-    return _inbound(update, message, account, kind="text", text=text, note="edited")
+    return _inbound(update, message, account, kind="edit", text=text, note="edited", refers_to=str(message.message_id))
 
 
 def _from_callback(update: Mapping[str, Any], account: str, now: datetime) -> InboundMessage | None:
@@ -217,6 +217,7 @@ def _inbound(
     text: str,
     attachments: tuple[InboundAttachment, ...] = (),
     note: str = "",
+    refers_to: str | None = None,
 ) -> InboundMessage:
     return InboundMessage(
         Address(CHANNEL, account, str(message.chat.id)),
@@ -227,6 +228,8 @@ def _inbound(
         attachments=attachments,
         sender_name=_name(message.sender),
         lang_hint=_lang(message.sender),
+        platform_id=str(message.message_id),
+        refers_to=refers_to,
     )
 
 

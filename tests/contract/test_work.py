@@ -196,8 +196,6 @@ async def test_work_for_later_does_not_hold_up_the_conversation(bench: Bench) ->
 
 
 async def test_work_of_one_name_is_done_by_one_process_and_taken_over_when_it_ends(bench: Bench) -> None:
-    if bench.engine.dialect.name == "sqlite":
-        pytest.skip("one process works on a SQLite database")
     first, second = bench.sessions.work, bench.another_process().work
     doing: list[str] = []
 
@@ -216,6 +214,17 @@ async def test_work_of_one_name_is_done_by_one_process_and_taken_over_when_it_en
             await asyncio.sleep(0.05)
     two.cancel()
     await asyncio.gather(one, two, return_exceptions=True)
+
+
+async def test_a_second_worker_on_the_same_database_does_no_harm(bench: Bench) -> None:
+    other = bench.another_process()
+    async with bench.worker(), bench.worker(sessions=other):
+        for number in range(10):
+            for chat in "abc":
+                await bench.say(chat, number)
+        await bench.all_handled(30)
+    for chat in "abc":
+        assert [key for where, key in bench.handled if where == chat] == [f"{chat}-{n}" for n in range(10)]
 
 
 async def test_an_error_of_exclusive_work_is_the_callers(bench: Bench) -> None:

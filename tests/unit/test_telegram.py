@@ -92,7 +92,14 @@ class TestWhatUpdatesMean:
     def test_a_text_comes_with_its_sender_time_and_language(self) -> None:
         message = read(update(text="Где мой заказ?"))
         assert message == InboundMessage(
-            ADDRESS, "1/5", SENT, kind="text", text="Где мой заказ?", sender_name="Анна Ким", lang_hint="ru"
+            ADDRESS,
+            "1/5",
+            SENT,
+            kind="text",
+            text="Где мой заказ?",
+            sender_name="Анна Ким",
+            lang_hint="ru",
+            platform_id="5",
         )
 
     @pytest.mark.parametrize(
@@ -142,9 +149,10 @@ class TestWhatUpdatesMean:
         [attachment] = read(update(**{field: {"value": 6}})).attachments
         assert (attachment.kind, attachment.source, attachment.fetchable) == (kind, {field: {"value": 6}}, False)
 
-    def test_an_edited_text_comes_once_more_under_an_id_of_its_own(self) -> None:
+    def test_an_edit_refers_to_the_message_that_it_changes(self) -> None:
         message = read(update("edited_message", 8, text="Где мой заказ 15?"))
-        assert (message.kind, message.text, message.external_id) == ("text", "Где мой заказ 15?", "8/5/edited")
+        assert (message.kind, message.text, message.external_id) == ("edit", "Где мой заказ 15?", "8/5/edited")
+        assert message.refers_to == "5"
 
     def test_a_moving_live_location_is_not_a_message_every_time(self) -> None:
         moved = update("edited_message", location={"latitude": 1, "longitude": 2})

@@ -6,8 +6,11 @@ Only the understanding is a fake (`Keywords`); ledger, turns, sender, replies an
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,7 @@ from bot.ledger import InboxRow, InboxState, OutboxRow
 from bot.replies import Replies
 from bot.shared import LocalShared
 from bot.turn import Turns
-from bot.understanding import Understander
+from bot.understanding import Understander, Understood
 from handoff import desk
 from handoff.hours import WorkingHours
 from handoff.records import NOTE, AttachmentState, Author, Conversation, Delivery, Message, Owner, Reason, Ticket
@@ -45,6 +48,9 @@ class Recorder:
         self.refusals: list[DeliveryError] = []
         self.files: dict[str, bytes] = {}
         self.seen: list[str] = []
+        self.hold: asyncio.Event | None = None
+        self.held = False
+        self.fail_after: int | None = None
 
     async def run(self, receive: Receive) -> None:
         await asyncio.Event().wait()
@@ -52,6 +58,12 @@ class Recorder:
     async def send(self, address: Address, message: OutboundMessage) -> str | None:
         if self.refusals:
             raise self.refusals.pop(0)
+        if self.fail_after is not None and len(self.sent) >= self.fail_after:
+            self.fail_after = None
+            raise DeliveryError("502")
+        if self.hold is not None:
+            self.held = True
+            await self.hold.wait()
         self.sent.append(message)
         return str(len(self.sent))
 
@@ -111,6 +123,11 @@ class World:
         await self.assistant.drain()
         return [message.text for message in self.channel.sent[before:]]
 
+    async def until_sent(self, count: int, seconds: float) -> None:
+        async with asyncio.timeout(seconds):
+            while len(self.channel.sent) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
     async def tickets(self) -> list[Ticket]:
         async with self.sessions.begin() as session:
             return list(await desk.list_tickets(session))
@@ -118,6 +135,15 @@ class World:
     async def transcript(self) -> list[Message]:
         async with self.sessions.begin() as session:
             return list(await session.scalars(select(Message).order_by(Message.id)))
+
+
+@contextlib.asynccontextmanager
+async def at_work(world: World) -> AsyncIterator[None]:
+    task = asyncio.create_task(world.assistant.run())
+    yield
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 @pytest.fixture
@@ -351,6 +377,215 @@ async def test_an_agent_answers_in_the_same_chat_from_another_process(world: Wor
         await ledger.queue(session, conversation, message, guarded=False, now=world.clock())
     await world.assistant.drain()
     assert (world.channel.sent[-1].text, world.channel.sent[-1].author) == ("I am on it", "agent")
+
+
+async def test_several_short_messages_are_one_turn_and_each_stands_in_the_transcript(world: World) -> None:
+    for number, text in enumerate(("hello", "where is", "my order")):
+        await world.assistant.receive(world.message(text, key=str(number)))
+    await world.assistant.drain()
+    assert len(world.channel.sent) == 2  # the greeting and one answer
+    said = [m.text for m in await world.transcript() if m.author is Author.CUSTOMER]
+    assert said == ["hello", "where is", "my order"]
+
+
+async def test_a_few_words_wait_for_what_follows_and_a_whole_question_does_not(tmp_path: Path) -> None:
+    world = World(tmp_path, gather_seconds=0.6)
+    await migrate(world.engine)
+    async with at_work(world):
+        await world.assistant.receive(world.message("hello", key="1"))
+        await asyncio.sleep(0.3)
+        assert world.channel.sent == []
+        await world.assistant.receive(world.message("where is my order?", key="2"))
+        await world.until_sent(2, seconds=1.5)
+        asked = asyncio.get_running_loop().time()
+        await world.assistant.receive(world.message("and where is my second order?", key="3"))
+        await world.until_sent(3, seconds=5)
+        assert asyncio.get_running_loop().time() - asked < 0.5
+    assert [m.decision is not None for m in await world.transcript() if m.author is Author.CUSTOMER] == [
+        False,
+        True,
+        True,
+    ]
+    await world.engine.dispose()
+
+
+async def test_a_backlog_is_not_read_as_one_utterance(world: World) -> None:
+    for minute in range(3):
+        message = world.message(f"order number {minute}", key=str(minute))
+        await world.assistant.receive(replace(message, sent_at=message.sent_at + timedelta(minutes=minute)))
+    await world.assistant.drain()
+    said = [m for m in await world.transcript() if m.author is Author.CUSTOMER]
+    assert [m.decision is not None for m in said] == [True, True, True]
+
+
+async def test_an_edit_changes_the_transcript_and_asks_nothing_again(world: World) -> None:
+    await world.hear("where is my ordr order", key="1")
+    assert await world.hear("where is my order", key="2", kind="edit", refers_to="1") == []
+    (said,) = [m for m in await world.transcript() if m.author is Author.CUSTOMER]
+    assert said.text == "where is my order"
+    assert [edit["text"] for edit in said.edits] == ["where is my ordr order"]
+
+
+async def test_what_was_edited_before_it_was_read_is_answered_as_it_reads_then(world: World) -> None:
+    await world.assistant.receive(world.message("a person please", key="1"))
+    await world.assistant.receive(world.message("where is my order", key="2", kind="edit", refers_to="1"))
+    await world.assistant.drain()
+    assert await world.tickets() == []
+    assert "My orders" in world.channel.sent[-1].text
+    (said,) = [m for m in await world.transcript() if m.author is Author.CUSTOMER]
+    assert said.text == "where is my order"
+
+
+async def test_what_the_customer_takes_back_is_marked_and_stays_for_the_agent(world: World) -> None:
+    await world.hear("where is my order", key="1")
+    assert await world.hear(key="2", kind="deletion", refers_to="1") == []
+    (said,) = [m for m in await world.transcript() if m.author is Author.CUSTOMER]
+    assert said.deleted_at is not None
+    assert said.text == "where is my order"
+
+
+async def test_a_reaction_is_kept_and_not_answered(world: World) -> None:
+    await world.hear("where is my order", key="1")
+    assert await world.hear("👍", key="2", kind="reaction", refers_to="1") == []
+    assert (await world.transcript())[-1].text == "👍"
+
+
+async def test_a_failure_that_the_platform_reports_late_ends_at_a_person_with_its_reason(world: World) -> None:
+    await world.hear("where is my order")
+    answer = (await world.transcript())[-1]
+    async with world.sessions.begin() as session:
+        await world.assistant.on_failed(session, answer, "131026: the number is not on WhatsApp")
+    (ticket,) = await world.tickets()
+    assert ticket.reason is Reason.UNDELIVERED
+    note = (await world.transcript())[-1]
+    assert note.kind == NOTE
+    assert "131026" in note.text
+
+
+async def test_a_platform_that_fails_for_half_an_hour_ends_at_a_person_who_can_be_announced(world: World) -> None:
+    await world.hear("where is my order")
+    world.channel.refusals = [DeliveryError("502")] * 40
+    await world.hear("how do I return it")
+    for _ in range(14):
+        world.clock.advance(800)
+        await world.assistant.drain()
+    (ticket,) = await world.tickets()
+    assert ticket.reason is Reason.UNDELIVERED
+    answer = [m for m in await world.transcript() if m.delivery is Delivery.FAILED]
+    assert [m.delivery_error for m in answer] == ["502"]
+    world.channel.refusals = []
+    world.clock.advance(800)
+    await world.assistant.drain()
+    assert str(ticket.id) in world.channel.sent[-1].text
+
+
+async def test_a_platform_that_asks_to_wait_has_refused_nothing(world: World) -> None:
+    await world.hear("where is my order")
+    world.channel.refusals = [DeliveryError("429", retry_after_seconds=5)] * 20
+    await world.hear("how do I return it")
+    for _ in range(21):
+        world.clock.advance(6)
+        await world.assistant.drain()
+    assert await world.tickets() == []
+    assert {m.delivery for m in await world.transcript()} == {None, Delivery.SENT}
+
+
+async def test_a_process_that_died_while_sending_sends_again_and_it_is_counted(world: World) -> None:
+    await world.hear("where is my order")
+    await world.assistant.receive(world.message("where is my other order, please", key="2"))
+    dying = asyncio.create_task(world.assistant.drain())
+    world.channel.hold = asyncio.Event()
+    async with asyncio.timeout(10):
+        while not world.channel.held:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    dying.cancel()  # as a kill would: the platform has it, and nothing is recorded
+    await asyncio.gather(dying, return_exceptions=True)
+    assert [m.delivery for m in await world.transcript()][-1] is Delivery.SENDING
+    world.channel.hold = None
+    await world.assistant.drain()
+    last = (await world.transcript())[-1]
+    assert (last.delivery, last.repeats) == (Delivery.SENT, 1)
+
+
+async def test_a_worker_that_wakes_up_after_another_took_over_records_and_sends_nothing_more(
+    world: World,
+) -> None:
+    await world.hear("where is my order")
+    await world.assistant.receive(world.message("where is my other order, please", key="2"))
+    world.channel.hold = asyncio.Event()
+    zombie = asyncio.create_task(world.assistant.drain())
+    async with asyncio.timeout(10):
+        while not world.channel.held:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    held, world.channel.hold = world.channel.hold, None
+    await world.assistant.drain()  # another worker, which takes it for dead
+    sent = len(world.channel.sent)
+    held.set()
+    await zombie
+    assert len(world.channel.sent) == sent + 1  # the call that was in hand, which nobody can take back
+    last = (await world.transcript())[-1]
+    assert (last.delivery, last.external_id, last.repeats) == (Delivery.SENT, str(sent), 1)
+
+
+async def test_a_long_reply_goes_on_with_the_part_that_failed(world: World) -> None:
+    world.channel.capabilities = replace(Recorder.capabilities, max_text_chars=30)
+    world.channel.refusals = []
+    await world.hear("a person please")
+    whole = [message.text for message in world.channel.sent]
+    assert len(whole) > 3
+    world.channel.sent.clear()
+    world.channel.fail_after = 2
+    await world.hear("a person please", chat="other")
+    world.clock.advance(10)
+    await world.assistant.drain()
+    await world.assistant.drain()
+    assert len(world.channel.sent) == len(whole)
+
+
+class Slow(Keywords):
+    """Thinks until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thinking, self.go_on = threading.Event(), threading.Event()
+
+    def understand(self, text: str, remembered_lang: str | None = None) -> Understood:
+        self.thinking.set()
+        assert self.go_on.wait(10)
+        return super().understand(text, remembered_lang)
+
+
+async def test_whoever_takes_over_while_a_turn_is_thought_about_is_not_talked_over(
+    tmp_path: Path, make_database: MakeDatabase
+) -> None:
+    mind = Slow()
+    world = World(tmp_path, understander=mind, database=make_database())
+    await migrate(world.engine)
+    await world.hear(kind="start", key="1")
+    turn = asyncio.create_task(world.hear("where is my order", key="2"))
+    await asyncio.to_thread(mind.thinking.wait, 10)
+    async with world.sessions.begin() as session:
+        conversation = await session.scalar(select(Conversation))
+        assert conversation is not None
+        conversation.owner, conversation.epoch = Owner.PERSON, conversation.epoch + 1
+    mind.go_on.set()
+    assert await turn == []
+    assert (await world.transcript())[-1].text == "where is my order"
+    await world.engine.dispose()
+
+
+async def test_nothing_is_locked_while_the_models_think(tmp_path: Path, make_database: MakeDatabase) -> None:
+    mind, database = Slow(), make_database()
+    world, another_process = World(tmp_path, understander=mind, database=database), World(tmp_path, database=database)
+    await migrate(world.engine)
+    turn = asyncio.create_task(world.hear("where is my order", key="1"))
+    await asyncio.to_thread(mind.thinking.wait, 10)
+    message = another_process.message("hello", chat="other")
+    await asyncio.wait_for(another_process.assistant.receive(message), 2)
+    mind.go_on.set()
+    await turn
+    for each in (world, another_process):
+        await each.engine.dispose()
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""durable work: claims, delivery reports, edits, timers; bigger ids and jsonb on PostgreSQL"""
+"""durable work: claims, edits, timers; bigger ids and jsonb on PostgreSQL"""
 
 from __future__ import annotations
 
@@ -13,12 +13,6 @@ depends_on = None
 
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
-DELIVERY = sa.Enum(
-    *("queued", "sending", "sent", "delivered", "read", "failed", "discarded"),
-    name="delivery",
-    native_enum=False,
-    length=32,
-)
 BIG_COLUMNS = {
     "conversations": ("id",),
     "inbox": ("id",),
@@ -77,27 +71,6 @@ def upgrade() -> None:
     op.create_index("ix_outbox_due", "outbox", ["due_at"])
 
     op.create_table(
-        "sent_parts",
-        sa.Column("id", BIG, nullable=False),
-        sa.Column("message_id", BIG, nullable=False),
-        sa.Column("external_id", sa.String(length=128), nullable=False),
-        sa.ForeignKeyConstraint(["message_id"], ["messages.id"], name="fk_sent_parts_message_id_messages"),
-        sa.PrimaryKeyConstraint("id", name="pk_sent_parts"),
-    )
-    op.create_index("ix_sent_parts_external_id", "sent_parts", ["external_id"])
-    op.create_table(
-        "delivery_reports",
-        sa.Column("id", BIG, nullable=False),
-        sa.Column("channel", sa.String(length=32), nullable=False),
-        sa.Column("account", sa.String(length=64), nullable=False),
-        sa.Column("chat_id", sa.String(length=128), nullable=True),
-        sa.Column("external_id", sa.String(length=128), nullable=False),
-        sa.Column("delivery", DELIVERY, nullable=False),
-        sa.Column("error", sa.Text(), nullable=True),
-        sa.Column("reported_at", sa.DateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_delivery_reports"),
-    )
-    op.create_table(
         "timers",
         sa.Column("id", BIG, nullable=False),
         sa.Column("key", sa.String(length=200), nullable=False),
@@ -113,8 +86,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("timers", "delivery_reports", "sent_parts"):
-        op.drop_table(table)
+    op.drop_table("timers")
     op.drop_index("ix_outbox_due", table_name="outbox")
     with op.batch_alter_table("outbox") as outbox:
         for column in ("claims", "claimed_at", "created_at"):

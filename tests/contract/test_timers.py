@@ -1,0 +1,158 @@
+"""Timers on both databases: once, on a clock that is moved, whoever else works and whatever breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from databases import MakeDatabase
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bot.database import migrate, open_database
+from bot.ledger import KEPT, PURGE, InboxRow, InboxState, purge
+from bot.timers import Timer, Timers, cancel_timer, set_timer
+from handoff import desk
+from handoff.records import Conversation
+
+START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+class Desk:
+    """Surveys, as a part that needs a clock would have them: the effect is a row of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.now = START
+        self.faults = 0
+        self.engine, self.sessions = open_database(url)
+        self.engines = [self.engine]
+        self.timers = self.process()
+
+    def process(self) -> Timers:
+        """The timers of one more process."""
+        engine, sessions = open_database(self.url)
+        self.engines.append(engine)
+        timers = Timers(sessions, lambda: self.now)
+        timers.register("survey", self.ask)
+        return timers
+
+    async def ask(self, session: AsyncSession, payload: Mapping[str, Any], now: datetime) -> None:
+        await desk.open_conversation(session, channel="survey", account="", chat_id=payload["chat"], now=now)
+        await asyncio.sleep(0.01)
+        if self.faults:
+            self.faults -= 1
+            raise RuntimeError("no")
+
+    async def set(self, chat: str, due_at: datetime) -> None:
+        async with self.sessions.begin() as session:
+            await set_timer(session, f"survey:{chat}", "survey", due_at, {"chat": chat})
+
+    async def asked(self) -> list[str]:
+        async with self.sessions() as session:
+            query = select(Conversation.chat_id).where(Conversation.channel == "survey").order_by(Conversation.id)
+            return list(await session.scalars(query))
+
+
+@pytest.fixture
+async def surveys(make_database: MakeDatabase) -> AsyncIterator[Desk]:
+    made = Desk(make_database())
+    await migrate(made.engine)
+    yield made
+    for engine in made.engines:
+        await engine.dispose()
+
+
+async def test_a_timer_fires_at_its_moment_and_once(surveys: Desk) -> None:
+    await surveys.set("a", START + HOUR)
+    assert await surveys.timers.fire_due() == 0
+    surveys.now += HOUR
+    assert await surveys.timers.fire_due() == 1
+    assert await surveys.timers.fire_due() == 0
+    assert await surveys.asked() == ["a"]
+
+
+async def test_timers_survive_a_restart_and_fire_in_the_order_of_their_moments(surveys: Desk) -> None:
+    await surveys.set("late", START + 2 * HOUR)
+    await surveys.set("early", START + HOUR)
+    surveys.now += 3 * HOUR
+    assert await surveys.process().fire_due() == 2
+    assert await surveys.asked() == ["early", "late"]
+
+
+async def test_of_processes_that_race_each_timer_fires_in_one(surveys: Desk) -> None:
+    for number in range(20):
+        await surveys.set(str(number), START)
+    fired = await asyncio.gather(*(surveys.process().fire_due() for _ in range(3)))
+    fired.append(await surveys.timers.fire_due())
+    assert sum(fired) == 20
+    assert len(await surveys.asked()) == 20
+
+
+async def test_a_timer_of_the_same_key_takes_the_place_of_the_first(surveys: Desk) -> None:
+    await surveys.set("a", START)
+    await surveys.set("a", START + HOUR)
+    assert await surveys.timers.fire_due() == 0
+    surveys.now += HOUR
+    assert await surveys.timers.fire_due() == 1
+
+
+async def test_a_cancelled_timer_does_not_fire(surveys: Desk) -> None:
+    await surveys.set("a", START)
+    async with surveys.sessions.begin() as session:
+        assert await cancel_timer(session, "survey:a")
+        assert not await cancel_timer(session, "survey:a")
+    assert await surveys.timers.fire_due() == 0
+
+
+async def test_a_timer_whose_work_breaks_leaves_no_trace_and_fires_later(surveys: Desk) -> None:
+    surveys.faults = 1
+    await surveys.set("a", START)
+    await surveys.set("b", START)
+    await surveys.timers.fire_due()
+    assert await surveys.asked() == ["b"]
+    surveys.now += HOUR
+    await surveys.timers.fire_due()
+    assert await surveys.asked() == ["b", "a"]
+
+
+async def test_a_timer_of_an_unknown_kind_waits_for_the_release_that_knows_it(surveys: Desk) -> None:
+    async with surveys.sessions.begin() as session:
+        await set_timer(session, "x", "unknown", START)
+    await surveys.set("a", START)
+    assert await surveys.timers.fire_due() == 1
+    async with surveys.sessions() as session:
+        assert list(await session.scalars(select(Timer.key))) == ["x"]
+
+
+async def test_a_standing_timer_is_there_after_the_start_and_again_after_it_fired(surveys: Desk) -> None:
+    surveys.timers.register(PURGE, purge, standing=True)
+    async with surveys.sessions.begin() as session:
+        for age, state in ((KEPT + HOUR, InboxState.DONE), (HOUR, InboxState.DONE), (None, InboxState.PENDING)):
+            session.add(
+                InboxRow(
+                    channel="t",
+                    account="",
+                    chat_id="c",
+                    external_id=str(age),
+                    payload={},
+                    state=state,
+                    received_at=START,
+                    done_at=None if age is None else START - age,
+                )
+            )
+    running = asyncio.create_task(surveys.timers.run())
+    async with asyncio.timeout(10):
+        while True:
+            async with surveys.sessions() as session:
+                if await session.scalar(select(func.count(InboxRow.id))) == 2:
+                    break
+            await asyncio.sleep(0.05)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    async with surveys.sessions() as session:
+        assert await session.scalar(select(Timer.due_at).where(Timer.key == PURGE)) == START + HOUR
