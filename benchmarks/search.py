@@ -2,7 +2,7 @@
 
     python -m benchmarks.search --sets FOLDER       XQuAD from FOLDER/xquad.{ru,en}.{passages,queries}.jsonl
     python -m benchmarks.search --dialogue FILE     articles of data/kb for the labelled questions of FILE
-    python -m benchmarks.search --scale 10000       milliseconds of one search over so many passages, without encoding
+    python -m benchmarks.search --scale 10000       time, memory and recall with so many passages (search_scale.py)
 
 Nothing here trains on what it measures: XQuAD is searched by the built-in fusion, the articles by a ranker that learns
 from their own example questions.
@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from kb_index.articles import Article, load_articles
-from kb_index.encoder import Encoder, FloatMatrix, TextKind
+from benchmarks.search_scale import demo_texts, scale
+from kb_index.articles import load_articles
+from kb_index.encoder import Encoder, FloatMatrix
 from kb_index.evaluation import KeepingEncoder, QueryRow, evaluate_index, evaluate_search, passage_row, query_row
 from kb_index.lexical import LexicalIndex, stems
 from kb_index.ranker_training import LabelledQuestion, train_ranker
@@ -29,6 +30,7 @@ from kb_index.search import SearchIndex
 from nlu.encoder import load_encoder
 
 ROOT = Path(__file__).parent.parent
+_REAL_TEXTS = 20_000  # more would take minutes to encode
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -107,33 +109,14 @@ def dialogue(path: Path, encoder: Encoder) -> dict[str, Any]:
     return table
 
 
-class RandomEncoder:
-    """Vectors without meaning: only how long a search takes is looked at."""
-
-    name = fingerprint = "random"
-    dim = 384
-
-    def encode(self, texts: Sequence[str], kind: TextKind = "query") -> FloatMatrix:
-        rows = np.random.default_rng(len(texts)).standard_normal((len(texts), self.dim)).astype(np.float32)
-        unit: FloatMatrix = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        return unit
-
-
-def scale(count: int) -> dict[str, Any]:
-    """Articles of one passage each, made of sentences of the demo articles in random order."""
-    dice = random.Random(0)  # noqa: S311
-    demo = load_articles(ROOT / "data" / "kb").articles
-    sentences = [line for article in demo for line in article.body.splitlines() if len(line) > 40]
-    articles = [
-        Article(f"a{number}", "ru", f"{number}", " ".join(dice.sample(sentences, 6))) for number in range(count)
-    ]
-    started = perf_counter()
-    index = SearchIndex.build(articles, RandomEncoder())
-    built = perf_counter() - started
-    texts = [text for article in demo for text in article.questions]
-    queries = [QueryRow(text, "a0") for text in dice.sample(texts, 300)]
-    report = evaluate_index(index, queries)
-    return {f"scale {count}": {"build_seconds": round(built, 1), "search_ms_p50": report.search_ms_p50}}
+def real_texts(sets: Path | None) -> list[str]:
+    """Texts of the demo shop and of the public sets, in an order of chance; at most _REAL_TEXTS."""
+    found = demo_texts()
+    for path in sorted(sets.glob("*.jsonl")) if sets else ():
+        found += [str(row["text"]) for row in rows_of(path) if len(str(row["text"])) < 300]
+    found = list(dict.fromkeys(found))
+    random.Random(0).shuffle(found)  # noqa: S311
+    return found[:_REAL_TEXTS]
 
 
 def main() -> None:
@@ -141,17 +124,17 @@ def main() -> None:
     parser.add_argument("--sets", type=Path)
     parser.add_argument("--dialogue", type=Path)
     parser.add_argument("--scale", type=int)
+    parser.add_argument("--texts", type=Path, help="folder of further real texts (*.jsonl) for --scale")
     parser.add_argument("--encoder-folder", type=Path, default=ROOT / "var" / "encoder")
     chosen = parser.parse_args()
     table: dict[str, Any] = {}
+    encoder = KeepingEncoder(load_encoder(chosen.encoder_folder))
     if chosen.scale:
-        table |= scale(chosen.scale)
-    if chosen.sets or chosen.dialogue:
-        encoder = KeepingEncoder(load_encoder(chosen.encoder_folder))
-        if chosen.sets:
-            table |= xquad(chosen.sets, encoder)
-        if chosen.dialogue:
-            table |= dialogue(chosen.dialogue, encoder)
+        table |= scale(chosen.scale, encoder, real_texts(chosen.texts))
+    if chosen.sets:
+        table |= xquad(chosen.sets, encoder)
+    if chosen.dialogue:
+        table |= dialogue(chosen.dialogue, encoder)
     print(json.dumps(table, indent=1, ensure_ascii=False))
 
 

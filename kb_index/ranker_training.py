@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from kb_index.errors import RankerError
 from kb_index.noise import rough_copies
 from kb_index.ranker import Linear, Matrix, Ranker, Vector, judge_features, scorer_features
-from kb_index.search import Candidates, Hit, SearchIndex
+from kb_index.search import Candidates, SearchIndex
 from kb_index.segment import Query
 
 _FOLDS = 5
@@ -30,6 +30,8 @@ _JUDGED = 5  # candidates of each question that the judge learns from
 _WITHOUT_ARTICLE = 0.5  # share of the questions that are asked once more as if their article did not exist
 _SCORER_PENALTY = 1.0
 _FEWEST = 20
+_GUESSES = 5
+_TOGETHER = 256
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,14 @@ class LabelledQuestion:
 
 
 @dataclass(frozen=True)
+class Guess:
+    """What a hit comes to: an article, and the probability that it answers."""
+
+    article_id: str
+    confidence: float
+
+
+@dataclass(frozen=True)
 class Rehearsal:
     """A question as it was asked in training, with the hits of a ranker that had not learnt from it.
 
@@ -53,7 +63,7 @@ class Rehearsal:
     """
 
     question: LabelledQuestion
-    hits: tuple[Hit, ...]
+    hits: tuple[Guess, ...]
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class RankerTraining:
     """The ranker, and honest hits: `out_of_fold` for each example in order, `rehearsals` for all ways it was asked."""
 
     ranker: Ranker
-    out_of_fold: tuple[tuple[Hit, ...], ...]
+    out_of_fold: tuple[tuple[Guess, ...], ...]
     rehearsals: tuple[Rehearsal, ...]
 
 
@@ -69,7 +79,6 @@ class RankerTraining:
 class _Case:
     source: int
     question: LabelledQuestion
-    query: Query
     found: Candidates
     right: Vector  # 1 for each candidate that answers
 
@@ -115,14 +124,19 @@ def _train(
         scorers[fold](scorer_features(case.found.evidence)) for case, fold in zip(cases, fold_of, strict=True)
     ]
     judged = [_judged(case, scores) for case, scores in zip(cases, out_of_fold_scores, strict=True)]
-    rehearsals: list[tuple[Hit, ...]] = [()] * len(cases)
+    rehearsals: list[tuple[Guess, ...]] = [()] * len(cases)
     for fold in range(_FOLDS):
         train = np.flatnonzero(fold_of != fold)
         ranker = Ranker(scorers[fold], _fit_judge([judged[number] for number in train]))
-        view = index.with_ranker(ranker)
         for number in np.flatnonzero(fold_of == fold):
             case = cases[number]
-            rehearsals[number] = view.hits(case.query, case.found, case.question.lang, 5)
+            ranking = ranker.rank(case.found.evidence)
+            rehearsals[number] = tuple(
+                Guess(index.ids[case.found.groups[row]], confidence)
+                for row, confidence in zip(
+                    ranking.order[:_GUESSES].tolist(), ranking.confidences.tolist(), strict=False
+                )
+            )
     first: dict[int, int] = {}
     for place, case in enumerate(cases):
         first.setdefault(case.source, place)
@@ -150,16 +164,29 @@ def _cases(
             asked.append((source, example, example.text, example.article_ids))
     texts = [text for _, _, text, _ in asked]
     queries = index.queries_of(texts, progress)
-    for (source, example, text, hidden), query in zip(asked, queries, strict=True):
-        if query is None:
-            continue
-        evidence = {name: chance for name, chance in example.evidence.items() if name not in hidden}
-        found = index.candidates(query, evidence, (example.text,), hidden)
-        article_ids = example.article_ids - frozenset(hidden)
-        right = np.array([float(index.ids[group] in article_ids) for group in found.groups.tolist()])
-        question = LabelledQuestion(text, example.lang, article_ids, evidence)
-        cases.append(_Case(source, question, query, found, right))
+    understood = [(one, query) for one, query in zip(asked, queries, strict=True) if query is not None]
+    for start in range(0, len(understood), _TOGETHER):
+        some = understood[start : start + _TOGETHER]
+        together = index.together([query for _, query in some])
+        for ((source, example, text, hidden), _), query in zip(some, together, strict=True):
+            cases.append(_case(index, source, example, text, hidden, query))
     return cases
+
+
+def _case(
+    index: SearchIndex,
+    source: int,
+    example: LabelledQuestion,
+    text: str,
+    hidden: Collection[str],
+    query: Query,
+) -> _Case:
+    evidence = {name: chance for name, chance in example.evidence.items() if name not in hidden}
+    found = index.candidates(query, evidence, (example.text,), hidden)
+    article_ids = example.article_ids - frozenset(hidden)
+    right = np.array([float(index.ids[group] in article_ids) for group in found.groups.tolist()])
+    question = LabelledQuestion(text, example.lang, article_ids, evidence)
+    return _Case(source, question, found, right)
 
 
 def _lesson(case: _Case) -> tuple[Matrix, Vector] | None:

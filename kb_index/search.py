@@ -34,6 +34,7 @@ KEPT_ANSWERS = 2048  # of questions that repeat; a few kilobytes each
 _LETTERS = re.compile(r"[^\W\d_]+")
 _LIKELY_TYPO = 0.7  # weight of a known word that a misspelt one may stand for
 _FOREIGN_SPELLING = 0.5  # weight of a part of a word spelt in the other script
+_PRODUCT_ROWS = 50_000  # up to here a product with every row is cheaper than looking for the nearest
 _FRESH_PASSAGES = 300  # so many edited passages may lie beside the large part before it ought to be made anew,
 _FRESH_SHARE = 0.03  # or such a share of all; ten times as many are not put beside it at all
 
@@ -333,6 +334,18 @@ class SearchIndex:
             self._query(reading, vector) if reading else None for reading, vector in zip(found, vectors, strict=True)
         ]
 
+    def together(self, queries: Sequence[Query]) -> list[Query]:
+        """The same queries, to be searched for one after the other: where rows are few, all products are made at once.
+
+        A few hundred at a time: each takes four bytes for every passage, sentence and question.
+        """
+        rows = sum(len(own) for one in self.segments for own in (one.passages, one.vectors.sentences, one.questions))
+        if rows > _PRODUCT_ROWS or not queries:
+            return list(queries)
+        vectors = np.stack([query.vector for query in queries])
+        cosines = zip(*(segment.cosines(vectors) for segment in self.segments), strict=True)
+        return [replace(query, cosines=own) for query, own in zip(queries, cosines, strict=True)]
+
     def _query(self, reading: str, vector: FloatVector) -> Query:
         return Query(reading, vector, self._weighted_stems(reading), self._weighted_parts(reading))
 
@@ -349,13 +362,15 @@ class SearchIndex:
         near: list[IntVector] = []
         hidden_here: list[int] = []
         offset = 0
-        for segment in self.segments:
+        for place, segment in enumerate(self.segments):
+            cosines = query.cosines[place] if query.cosines else None
             rows = [row for text in hidden for row in segment.folded_questions.get(text, ())]
             gone = self._gone_rows if segment is self.base else self._gone_rows[:0]
-            nearest = segment.question_index.nearest(query.vector, NEIGHBOURS + len(rows) + min(len(gone), NEIGHBOURS))
+            wanted = NEIGHBOURS + len(rows) + min(len(gone), NEIGHBOURS)
+            nearest = segment.nearest_questions(query, wanted, cosines)
             if len(rows) or len(gone):
                 nearest = nearest[~np.isin(nearest, [*rows, *gone])]
-            found.append((segment.seek(query), rows, nearest))
+            found.append((segment.seek(query, cosines), rows, nearest))
             near.append(nearest + offset)
             hidden_here.extend(row + offset for row in rows)
             offset += len(segment.questions)

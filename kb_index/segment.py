@@ -18,7 +18,7 @@ from kb_index.encoder import Encoder, FloatMatrix, TextKind
 from kb_index.lexical import Found, LexicalIndex, parts_of, stem
 from kb_index.normalise import fold, fold_long, words_of_folded
 from kb_index.passages import Passage, sentences
-from kb_index.vectors import FloatVector, IntVector, VectorIndex
+from kb_index.vectors import FloatVector, IntVector, VectorIndex, cosines_of, largest
 
 FINE_PASSAGES = 50_000
 """Up to here single sentences and parts of words are searched too. For a million passages they would take 10 GB and
@@ -32,13 +32,23 @@ TextKey = tuple[TextKind, str]
 
 
 @dataclass(frozen=True)
+class Cosines:
+    """Of one query with every row of a segment."""
+
+    passages: FloatVector
+    sentences: FloatVector
+    questions: FloatVector
+
+
+@dataclass(frozen=True)
 class Query:
-    """One reading of a text, ready to be searched for."""
+    """One reading of a text, ready to be searched for; `cosines`, one for each segment, if many were made at once."""
 
     text: str
     vector: FloatVector
     stems: Mapping[str, float]
     parts: Mapping[str, float]
+    cosines: tuple[Cosines, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,8 +151,18 @@ class Segment:
         """The same for segments of the same articles and another for any other."""
         return hashlib.sha256(ARTICLES.dump_json(self.articles)).hexdigest()
 
-    def seek(self, query: Query) -> "Sought":
-        return Sought(self, query)
+    def cosines(self, queries: FloatMatrix) -> list[Cosines]:
+        """Of each query with every row, by three products; for segments whose rows are few."""
+        own = self.vectors
+        products = (queries @ rows.T for rows in (own.passages, own.sentences, own.questions))
+        return [Cosines(*rows) for rows in zip(*products, strict=True)]
+
+    def nearest_questions(self, query: Query, count: int, cosines: Cosines | None) -> IntVector:
+        """As VectorIndex.nearest."""
+        return largest(cosines.questions, count) if cosines else self.question_index.nearest(query.vector, count)
+
+    def seek(self, query: Query, cosines: Cosines | None) -> "Sought":
+        return Sought(self, query, cosines)
 
     def words_of(self, terms: Sequence[tuple[str, str]], passages: IntVector, groups: IntVector) -> list[list[str]]:
         """For each of these articles the words whose stem its passage, given by number, or its questions have.
@@ -161,8 +181,9 @@ class Segment:
 class Sought:
     """One query put to one segment."""
 
-    def __init__(self, segment: Segment, query: Query) -> None:
+    def __init__(self, segment: Segment, query: Query, cosines: Cosines | None) -> None:
         lexicon = segment.lexicon
+        self.cosines = cosines
         self.segment = segment
         self.query = query
         self.words = lexicon.passages.find(query.stems)
@@ -174,8 +195,12 @@ class Sought:
     def groups(self, near_questions: IntVector, hidden_rows: Sequence[int]) -> set[int]:
         """Articles that any source names; `near_questions` are the nearest by vector, without the hidden ones."""
         segment = self.segment
+        if self.cosines:
+            near_passages = largest(self.cosines.passages, NEAREST)
+        else:
+            near_passages = segment.passage_index.nearest(self.query.vector, NEAREST)
         sources = (
-            (segment.passage_bounds, segment.passage_index.nearest(self.query.vector, NEAREST)),
+            (segment.passage_bounds, near_passages),
             (segment.passage_bounds, self.words.top(NEAREST)),
             (segment.passage_bounds, self.parts.top(NEAREST)),
             (segment.question_bounds, near_questions[:NEAREST]),
@@ -189,17 +214,25 @@ class Sought:
         segment, vector = self.segment, self.query.vector
         passage_rows, passage_counts = _rows(segment.passage_bounds, groups)
         question_rows, question_counts = _rows(segment.question_bounds, groups)
-        question_cosines = segment.question_index.rows(question_rows) @ vector
+        if self.cosines:
+            question_cosines = self.cosines.questions[question_rows]
+            passage_cosines = self.cosines.passages[passage_rows]
+        else:
+            question_cosines = segment.question_index.cosines(vector, question_rows)
+            passage_cosines = segment.passage_index.cosines(vector, passage_rows)
         question_words = self.question_words.of(question_rows)
         question_parts = self.question_parts.of(question_rows)
         if len(hidden_rows):
             hidden = np.isin(question_rows, hidden_rows)
             question_cosines[hidden] = question_words[hidden] = question_parts[hidden] = 0
-        passage_cosines = segment.passage_index.rows(passage_rows) @ vector
         words = self.words.of(passage_rows)
         if segment.has_sentences:
             sentence_rows, sentence_counts = _rows(segment.vectors.bounds, passage_rows)
-            sentence_cosines = _best(segment.vectors.sentences[sentence_rows] @ vector, sentence_counts)
+            if self.cosines:
+                single = self.cosines.sentences[sentence_rows]
+            else:
+                single = cosines_of(segment.vectors.sentences, vector, sentence_rows)
+            sentence_cosines = _best(single, sentence_counts)
             sentence_words = _best(self.sentence_words.of(sentence_rows), sentence_counts)
             parts = _best(self.parts.of(passage_rows), passage_counts)
         else:

@@ -341,3 +341,14 @@ def test_a_question_that_repeats_is_answered_from_memory_and_never_after_a_chang
     assert index.search("сбросить пароль", evidence={"bonus": 1.0}) is not first
     without = index.updated([article for article in shop() if article.id != "password"])
     assert "password" not in {hit.article_id for hit in without.search("сбросить пароль")}
+
+
+def test_queries_that_are_searched_together_find_what_each_finds_alone(index: SearchIndex) -> None:
+    updated = index.updated([article for article in shop() if article.id != "bonus"])
+    for view in (index, updated):
+        alone = [query for text in ("сбросить пароль", "when will my parcel come") for query in view.queries(text)]
+        for one, query in zip(alone, view.together(alone), strict=True):
+            assert query.cosines
+            found, expected = view.candidates(query), view.candidates(one)
+            np.testing.assert_array_equal(found.groups, expected.groups)
+            np.testing.assert_allclose(found.evidence, expected.evidence, atol=1e-5)
