@@ -22,7 +22,7 @@ OUTSIDE_SHARE: Final = 0.1
 More makes in-scope messages look less sure than they are, less does so for the others; see the decision document.
 """
 
-CAUTIOUS_SHARE: Final = 0.2
+CAUTIOUS_SHARE: Final = 0.15
 """The same for thresholds alone: where more is out of scope than is assumed, a higher one loses little elsewhere."""
 
 _FEWEST_ROWS: Final = 100  # below this a language has no threshold of its own
