@@ -12,7 +12,7 @@ from nlu.encoder import Encoder, FloatMatrix, TextKind
 from nlu.errors import EncoderMismatch, EncoderUnavailable, ModelDamaged, NotEnoughData
 from nlu.evaluation import cross_evaluate, embedded_trainer, evaluate_intents
 from nlu.features import fold
-from nlu.intents import IntentClassifier
+from nlu.intents import Calibration, IntentClassifier
 from nlu.training_data import TrainingData, from_rows
 
 STEMS = {
@@ -107,6 +107,20 @@ def test_a_higher_precision_asks_for_no_less_confidence(classifier: IntentClassi
     thresholds = [classifier.threshold("en", precision) for precision in (0.5, 0.8, 0.95)]
 
     assert thresholds == sorted(thresholds)
+
+
+def test_each_language_has_its_own_threshold_once_it_has_a_hundred_rows() -> None:
+    sure = np.linspace(0, 1, 200, dtype=np.float32)
+    confidence = np.concatenate([sure, sure, sure[:50]])
+    right = np.concatenate([sure > 0.3, sure > 0.6, sure[:50] > 0.1])
+    langs = ("en",) * 200 + ("ru",) * 200 + ("de",) * 50
+
+    calibration = Calibration(confidence, right, np.ones(450), langs)
+
+    english, russian, german = (calibration.threshold(lang, None) for lang in ("en", "ru", "de"))
+    assert english == pytest.approx(0.3, abs=0.02)
+    assert russian == pytest.approx(0.6, abs=0.02)
+    assert german == calibration.threshold(None, None)
 
 
 def test_every_training_example_has_a_prediction_made_without_it() -> None:
