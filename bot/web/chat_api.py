@@ -13,6 +13,8 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
+from time import monotonic
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -27,7 +29,7 @@ from bot.channels.base import Address, InboundMessage
 from bot.channels.site import CHUNK_BYTES, NAME, SiteChannel
 from bot.ledger import InboxRow, InboxState, Sessions
 from bot.metrics import RATE_LIMITED
-from bot.shared import Rate
+from bot.shared import PRESENT_SECONDS, Rate
 from bot.web.guards import Refusal
 from bot.web.markup import render
 from handoff import desk
@@ -205,10 +207,13 @@ def create_router(
 
     async def stream(me: Session, after_id: int) -> AsyncIterator[ServerSentEvent]:
         shown_state: dict[str, Any] | None = None
-        live, soon = False, 0.1
+        live, soon, seen_at = False, 0.1, -inf
         with site.listen(me.chat_id) as woken:
             while True:
                 woken.clear()
+                if monotonic() - seen_at > PRESENT_SECONDS / 4:
+                    seen_at = monotonic()
+                    await site.shared.beat(NAME, me.chat_id)
                 page = await read_page(sessions, me.conversation_id, me.chat_id, after_id)
                 for message in page.messages:
                     after_id = message.id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -236,6 +237,15 @@ async def test_what_the_customer_adds_to_a_ticket_reaches_every_tab_though_nothi
         for events in (one, other):
             name, message = await anext(events)
             assert (name, message["text"]) == ("message", "and hurry")
+
+
+async def test_whoever_has_the_chat_open_is_present(web: httpx.AsyncClient, server: Running) -> None:
+    browser = await Browser.open(web)
+    chat_id = hashlib.sha256(browser.headers["Authorization"].removeprefix("Bearer ").encode()).hexdigest()
+    shared = server.site.channel.shared
+    assert chat_id not in await shared.present("site")
+    await browser.history()
+    assert chat_id in await shared.present("site")
 
 
 async def test_a_stream_goes_on_after_the_last_message_that_was_seen(web: httpx.AsyncClient) -> None:
