@@ -20,7 +20,7 @@ from kb_index.importers.reader import Progress as Reading
 from kb_index.importers.reader import read_path
 from kb_index.importing import Options, Plan, apply_import, plan_import
 from kb_index.importing import Progress as Writing
-from kb_index.library import Library, published
+from kb_index.library import Library, Stored, published
 from kb_index.seeding import SEED, read_seed
 
 Result = TypeVar("Result")
@@ -50,6 +50,15 @@ class ArticleBase:
                 await self._seed_if_empty(sessions)
                 async with sessions.begin() as session:
                     return await published(session, self.clock(), audiences=self.audiences)
+
+        return _finish(work())
+
+    def behind(self) -> list[Stored]:
+        """Language versions that wait for a change made in another language. Blocks."""
+
+        async def work() -> list[Stored]:
+            async with self._sessions() as sessions, sessions.begin() as session:
+                return await Library(session, author=_AUTHOR, now=self.clock()).find(behind=True)
 
         return _finish(work())
 

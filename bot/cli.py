@@ -609,6 +609,10 @@ def kb_check(
     findings = check_training_data(seed.intents, installation.encoder if advice else None)
     faults += [str(each) for each in findings if each.fault]
     hints = [str(each) for each in findings if not each.fault]
+    hints += [
+        f"{stored.article.id} ({stored.article.lang}): the {stored.behind} version was changed since. Change this one"
+        for stored in installation.articles.behind()
+    ]
     _progress("Asking every example question: a few seconds for a hundred articles")
     found = check_articles(installation.index)
     for finding in found:

@@ -97,8 +97,9 @@ def _finding(
 def _links(articles: Sequence[Article]) -> Iterator[Finding]:
     ids = {article.id for article in articles}
     for article in articles:
+        files = {file.target for file in article.files}
         for target in links(article.body):
-            if re.match(r"[a-z][a-z0-9+.-]*:|//|#|/", target, re.IGNORECASE):
+            if target in files or re.match(r"[a-z][a-z0-9+.-]*:|//|#|/", target, re.IGNORECASE):
                 continue
             name = target.partition("#")[0]
             beside = article.path.parent / name if article.path else None

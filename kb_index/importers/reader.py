@@ -10,7 +10,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from kb_index.errors import ImportSourceError
@@ -24,6 +24,8 @@ MOST_FILES = 100_000
 LARGEST_ARCHIVE_BYTES = 2_000_000_000
 LARGEST_RESULT_BYTES = 200_000_000
 """Of what is read of one article, pictures included."""
+MOST_PICTURE_BYTES = 500_000_000
+"""Of all articles of one import, which are held in memory until they are written."""
 
 _ASSETS = {
     *(".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ico", ".bmp", ".avif", ".css", ".js", ".mjs", ".map"),
@@ -69,7 +71,7 @@ def read_path(
         raise ImportSourceError(path, "there is no such file or folder", "Check the spelling")
     found = list(_places(path))
     total = sum(isinstance(each, Place) for each in found)
-    done = 0
+    done = pictures = 0
     with _Reader(seconds_per_file, memory_bytes) as reader:
         for each in found:
             if isinstance(each, Problem):
@@ -77,7 +79,14 @@ def read_path(
                 continue
             if progress:
                 progress(done, total, each.shown)
-            yield from reader.read(each)
+            for result in reader.read(each):
+                if isinstance(result, Draft):
+                    pictures += sum(len(file.data) for file in result.files)
+                    if result.files and pictures > MOST_PICTURE_BYTES:
+                        note = f"its pictures were left out: more than {MOST_PICTURE_BYTES:,} bytes in one import"
+                        yield replace(result, files=(), notes=(*result.notes, note))
+                        continue
+                yield result
             done += 1
     if progress:
         progress(total, total, "")
