@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from databases import MakeDatabase
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from bot.database import migrate, open_database
@@ -28,8 +29,9 @@ Sessions = async_sessionmaker[AsyncSession]
 
 
 @pytest.fixture
-async def sessions(tmp_path: Path) -> AsyncIterator[Sessions]:
-    engine, sessions = open_database(f"sqlite+aiosqlite:///{tmp_path / 'db' / 'otvet.sqlite3'}")
+async def sessions(make_database: MakeDatabase) -> AsyncIterator[Sessions]:
+    """Every test runs on both engines."""
+    engine, sessions = open_database(make_database())
     await migrate(engine)
     yield sessions
     await engine.dispose()
