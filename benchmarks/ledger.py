@@ -73,6 +73,9 @@ class Verdict:
     uncertain: int
     longest_gap_ms: float
     """The longest time between an uncertain acceptance and the kill."""
+    doubles: tuple[dict[str, float | int | None], ...]
+    """Of each repeat of the same reply: the seconds from the first acceptance to the second, and to the kill of the
+    first sender if it was killed later."""
 
 
 def shape(text: str, options: Sequence[str]) -> str:
@@ -120,6 +123,7 @@ def judge(expected: dict[str, list[str]], replies: Sequence[Reply], kills: Seque
     killed_at = {pid: at for at, pid in kills}
     lost = doubled = reordered = uncertain = 0
     longest = 0.0
+    doubles: list[dict[str, float | int | None]] = []
     of_chat: dict[str, list[Reply]] = {chat: [] for chat in expected}
     for reply in replies:
         of_chat.setdefault(reply.chat, []).append(reply)
@@ -130,11 +134,18 @@ def judge(expected: dict[str, list[str]], replies: Sequence[Reply], kills: Seque
             before = first.get(reply.key)
             if before is None:
                 read.append(shape(reply.text, reply.options))
-            elif 0 <= (gap := killed_at.get(before.pid, 0.0) - before.at) <= UNCERTAIN_SECONDS:
+            elif before.pid in killed_at and 0 <= (gap := killed_at[before.pid] - before.at) <= UNCERTAIN_SECONDS:
                 uncertain += 1
                 longest = max(longest, 1000 * gap)
             else:
                 doubled += 1
+                killed = killed_at.get(before.pid)
+                doubles.append(
+                    {
+                        "again_after": round(reply.at - before.at, 3),
+                        "killed_after": killed and round(killed - before.at, 3),
+                    }
+                )
             first[reply.key] = reply
         wanted = expected.get(chat, [])
         missing, extra = Counter(wanted) - Counter(read), Counter(read) - Counter(wanted)
@@ -142,7 +153,7 @@ def judge(expected: dict[str, list[str]], replies: Sequence[Reply], kills: Seque
         doubled += extra.total()
         common = Counter(wanted) & Counter(read)
         reordered += sum(a != b for a, b in zip(_only(wanted, common), _only(read, common), strict=True))
-    return Verdict(lost, doubled, reordered, uncertain, round(longest, 1))
+    return Verdict(lost, doubled, reordered, uncertain, round(longest, 1), tuple(doubles))
 
 
 def _only(texts: Sequence[str], kept: Counter[str]) -> list[str]:
@@ -258,6 +269,7 @@ def run(
         "refused_429": seen.refused[429],
         "refused_500": seen.refused[500],
         "uncertain_gap_ms_longest": verdict.longest_gap_ms,
+        "doubles": verdict.doubles,
         "ledger": {**says, "tickets_expected": sum(script.handoff for script in chosen.values())},
         "seconds": round(seconds, 1),
         "load_average": round(os.getloadavg()[0], 1),

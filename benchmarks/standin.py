@@ -219,7 +219,8 @@ class Platform:
         self._plan = plan
         self._journal = journal
         self._random = random.Random(plan.seed)  # noqa: S311 - a simulation
-        self._accepted: Counter[str] = Counter()
+        self._accepted: dict[str, set[int]] = {chat: set() for chat in plan.conversations}
+        self._count = 0
         self._refused: Counter[int] = Counter()
         self._changed: dict[str, asyncio.Event] = {chat: asyncio.Event() for chat in plan.conversations}
         self._acknowledged = 0
@@ -249,8 +250,8 @@ class Platform:
         self._last_at = time.time()
         self._write("reply", at=self._last_at, **form)
         chat = form["chat"]
-        self._accepted[chat] += 1
-        number = self._accepted.total()
+        self._accepted.setdefault(chat, set()).add(form["key"])
+        self._count = number = self._count + 1
         if chat in self._changed:
             self._changed[chat].set()
         if self._plan.answer_takes:
@@ -261,7 +262,7 @@ class Platform:
         return web.json_response(
             {
                 "acknowledged": self._acknowledged,
-                "replies": self._accepted.total(),
+                "replies": sum(map(len, self._accepted.values())),
                 "driving": self._driving,
                 "idle_seconds": time.time() - self._last_at,
                 "refused": self._refused.total(),
@@ -313,7 +314,7 @@ class Platform:
         """Until the customer has got so many replies, or for a minute: that some are lost must not stop the rest."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(60):
-                while self._accepted[chat] < expected:
+                while len(self._accepted[chat]) < expected:
                     self._changed[chat].clear()
                     await self._changed[chat].wait()
 
