@@ -80,7 +80,10 @@ class ProcrastinateWork:
 
         async with app.open_async():
             # Cancelling this call lets the jobs in hand end first; then the helpers are cancelled.
-            helpers = [asyncio.create_task(self._rescue(app)), asyncio.create_task(self._sweep(find))]
+            # By one process: two that look at once would each give the same job away, the second one after it was
+            # taken, and then two workers have the conversation.
+            rescue = self.exclusively("rescue", lambda: self._rescue(app))
+            helpers = [asyncio.create_task(rescue), asyncio.create_task(self._sweep(find))]
             worker = asyncio.create_task(
                 app.run_worker_async(
                     queues=[QUEUE],
@@ -107,12 +110,12 @@ class ProcrastinateWork:
                 await asyncio.gather(*helpers, return_exceptions=True)
 
     async def _rescue(self, app: App) -> None:
-        """Give the jobs of dead workers to living ones, this one among them."""
+        """Give the jobs of dead workers to living ones, this one among them. In one process of all, see `_run`."""
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             try:
                 for job in await app.job_manager.get_stalled_jobs(queue=QUEUE, seconds_since_heartbeat=DEAD_SECONDS):
-                    with contextlib.suppress(ConnectorException):  # another worker was quicker
+                    with contextlib.suppress(ConnectorException):  # it has ended meanwhile
                         await app.job_manager.retry_job(job)
                         log.warning("work.rescued", job=job.id)
             except Exception:
