@@ -25,7 +25,7 @@ from sqlalchemy.orm import defer
 
 from kb_index.article_files import ArticleFiles
 from kb_index.article_text import change_text, status_of, text_hash, wording_hash, write_article
-from kb_index.articles import Status
+from kb_index.articles import LARGEST_FILE_BYTES, Status
 from kb_index.errors import ArticleError, LibraryError
 from kb_index.importers.base import Draft, DraftFile, Problem
 from kb_index.library import Library, Origin
@@ -216,6 +216,10 @@ class _Planner:
         text = source_text
         if self.options.topic and not article.topic:
             text = change_text(text, topic=self.options.topic)
+        if len(text.encode()) > LARGEST_FILE_BYTES:
+            problem = f"the text is larger than {LARGEST_FILE_BYTES:,} bytes"
+            self.problems.append(Problem(draft.path, problem, "Split it into several articles"))
+            return
         status = article.status if draft.decided else self.options.status
         change = Change(
             kind="new",

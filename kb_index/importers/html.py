@@ -25,6 +25,8 @@ _STATED = re.compile(rb"<meta[^>]{0,200}charset=[\"']?([\w-]+)", re.I)
 _UNSAFE = re.compile(r"<\s*(?:script|object|embed|applet)\b|\son\w+\s*=|javascript:|vbscript:", re.I)
 _LIKE_A_TAG = re.compile(r"(?<![\\(])<(?=[A-Za-z/!?])(?!https?:|mailto:|tel:)")
 _CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
+_LINKED = re.compile(r"(?<!!)\[([^\[\]]+)\]\(")
+_MOSTLY = 0.7
 _FEWEST_WORDS = 5
 _TELLING_LETTERS = 15
 _MOST_OF_IT = 0.9
@@ -82,8 +84,12 @@ class PageImporter:
         notes = [f"read as {encoding}"] if encoding not in ("utf-8", "ascii") and not stated else []
         title = _title(page)
         body, found_heading = _main_text(page, text, notes)
-        if not plain_text(body).strip():
+        words = plain_text(body).strip()
+        if not words:
             yield Problem(file.path, "no article was found in the page", "Save the article's own page, or its text")
+            return
+        if sum(map(len, _LINKED.findall(body))) > _MOSTLY * len(words):
+            yield Problem(file.path, "the page is a list of links, no article", "Import the pages that it leads to")
             return
         pictures = Pictures(file, notes=notes)
         pictures.take(links(body))

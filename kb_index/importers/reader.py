@@ -100,6 +100,9 @@ def _places(path: Path) -> Iterator[Place | Problem]:
     root = path.resolve()
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        # What a browser saves beside a page: taken where the page links to it.
+        saved = {f"{Path(name).stem}_files" for name in names if name.endswith((".html", ".htm"))}
+        folders[:] = [name for name in folders if name not in saved]
         for name in list(folders):
             if (Path(folder) / name).is_symlink():
                 folders.remove(name)

@@ -153,6 +153,12 @@ def test_a_page_without_an_article_is_reported(text: str) -> None:
     assert problem("a.html", text).problem in ("the file is empty", "no article was found in the page")
 
 
+def test_a_list_of_links_is_no_article() -> None:
+    entries = "".join(f'<li><a href="{n}.html">How to return goods, part {n}</a></li>' for n in range(9))
+    page = PAGE % f"<main><h1>Returns</h1><ul>{entries}</ul></main>"
+    assert "a list of links" in problem("index.html", page).problem
+
+
 # Word
 
 
@@ -533,6 +539,16 @@ def test_a_folder_is_read_with_its_pictures_and_links_out_of_it_are_not_followed
     assert set(problems) == {"link.md", "linked", "big.pdf"}
     assert "200,000,000" in problems["big.pdf"]
     assert told[-1] == (2, 2, "")
+
+
+def test_of_a_page_saved_by_a_browser_the_folder_beside_it_is_taken_as_its_pictures(tmp_path: Path) -> None:
+    (tmp_path / "Delivery_files").mkdir()
+    (tmp_path / "Delivery_files" / "map.png").write_bytes(png())
+    (tmp_path / "Delivery_files" / "saved_resource.html").write_text(f"<p>{PARAGRAPH}</p>")
+    (tmp_path / "Delivery.html").write_text(PAGE % f'<main><p>{PARAGRAPH}<img src="Delivery_files/map.png"></p></main>')
+    (only,) = read_path(tmp_path)
+    assert isinstance(only, Draft)
+    assert [file.target for file in only.files] == ["Delivery_files/map.png"]
 
 
 def test_a_zip_is_read_and_names_that_lead_out_of_it_are_refused(tmp_path: Path) -> None:

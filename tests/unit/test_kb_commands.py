@@ -115,6 +115,12 @@ def test_a_document_in_two_language_folders_is_two_versions_of_one_article(otvet
     assert [(row["lang"], row["title"]) for row in versions] == [("en", "Warranty"), ("ru", "Гарантия")]
 
 
+def test_a_text_that_is_too_long_for_an_article_is_reported(otvet: Run, tmp_path: Path) -> None:
+    page = "<main><h1>Rules</h1>" + "<p>All the rules there are, one by one.</p>" * 70_000 + "</main>"
+    (tmp_path / "rules.html").write_text(page)
+    assert "rules.html: the text is larger than 2,000,000 bytes" in otvet("import", "rules.html", status=1).stdout
+
+
 def test_an_unknown_topic_or_path_is_refused_with_what_to_do(otvet: Run, tmp_path: Path) -> None:
     (tmp_path / "faq.csv").write_text(CSV)
     assert "expected one of" in otvet("import", "faq.csv", "--topic", "tpoic", status=2).output
