@@ -39,7 +39,7 @@ check: setup  ## Style and types
 bench: setup  ## The figures of benchmarks/RESULTS.md; BENCH=FOLDER names the public sets
 	$(BIN)/python -m benchmarks.encoder
 	$(BIN)/otvet evaluate dialogue --queries data/eval/dialogue.test.jsonl --json
-	$(BIN)/python -m benchmarks.search --dialogue data/eval/dialogue.dev.jsonl --scale 10000 $(if $(BENCH),--sets $(BENCH))
+	$(BIN)/python -m benchmarks.search --bare --dialogue data/eval/dialogue.dev.jsonl --scale 10000 $(if $(BENCH),--sets $(BENCH))
 	$(if $(BENCH),$(BIN)/python -m benchmarks.intents --data $(BENCH) $(if $(wildcard .venv-rasa/.ready),--engine embedded --engine rasa),@echo "Public sets left out: make bench BENCH=FOLDER")
 
 clean:  ## Remove what was made, the state in var/ excepted

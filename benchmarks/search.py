@@ -2,8 +2,10 @@
 
     python -m benchmarks.search --sets FOLDER       XQuAD from FOLDER/xquad.{ru,en}.{passages,queries}.jsonl
     python -m benchmarks.search --dialogue FILE     articles of data/kb for the labelled questions of FILE
+    python -m benchmarks.search --bare              the first paragraph of each demo article, for its example questions
     python -m benchmarks.search --scale 10000       time, memory and recall with so many passages (search_scale.py)
 
+"rough" are the same questions with slips of the keyboard, without punctuation, with greetings (kb_index/noise.py).
 Nothing here trains on what it measures: XQuAD is searched by the built-in fusion, the articles by a ranker that learns
 from their own example questions.
 """
@@ -13,7 +15,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,8 +25,17 @@ import numpy as np
 from benchmarks.search_scale import demo_texts, scale
 from kb_index.articles import load_articles
 from kb_index.encoder import Encoder, FloatMatrix
-from kb_index.evaluation import KeepingEncoder, QueryRow, evaluate_index, evaluate_search, passage_row, query_row
+from kb_index.evaluation import (
+    KeepingEncoder,
+    PassageRow,
+    QueryRow,
+    evaluate_index,
+    evaluate_search,
+    passage_row,
+    query_row,
+)
 from kb_index.lexical import LexicalIndex, stems
+from kb_index.noise import rough_copies
 from kb_index.ranker_training import LabelledQuestion, train_ranker
 from kb_index.search import SearchIndex
 from nlu.encoder import load_encoder
@@ -79,10 +90,34 @@ def xquad(folder: Path, encoder: Encoder) -> dict[str, Any]:
     for asked, stored in (("ru", "ru"), ("en", "en"), ("ru", "en")):
         passages = [passage_row(row) for row in rows_of(folder / f"xquad.{stored}.passages.jsonl")]
         queries = [row for raw in rows_of(folder / f"xquad.{asked}.queries.jsonl") if (row := query_row(raw))]
-        ours = evaluate_search(passages, queries, encoder)
-        baselines = plain([row.text for row in passages], [row.id for row in passages], queries, encoder)
-        table[f"xquad {asked} to {stored}"] = {**baselines, "ours": asdict(ours)}
+        for name, some in (("", queries), (", rough", rough(queries))):
+            ours = evaluate_search(passages, some, encoder)
+            baselines = plain([row.text for row in passages], [row.id for row in passages], some, encoder)
+            table[f"xquad {asked} to {stored}{name}"] = {**baselines, "ours": asdict(ours)}
     return table
+
+
+def bare(encoder: Encoder) -> dict[str, Any]:
+    """The first paragraph of each demo article alone, asked by its example questions: short texts, as people ask."""
+    table = {}
+    for lang in ("ru", "en"):
+        articles = [article for article in load_articles(ROOT / "data" / "kb").articles if article.lang == lang]
+        passages = [PassageRow(each.id, each.body.split("\n\n")[0]) for each in articles]
+        queries = [QueryRow(text, each.id) for each in articles for text in each.questions]
+        for name, asked in (("", queries), (", rough", rough(queries))):
+            table[f"first paragraphs {lang}{name}"] = {
+                **plain([row.text for row in passages], [row.id for row in passages], asked, encoder),
+                "ours": asdict(evaluate_search(passages, asked, encoder)),
+            }
+    return table
+
+
+def rough(queries: Sequence[QueryRow]) -> list[QueryRow]:
+    """The same queries as people type them in a hurry (kb_index.noise), the same at every run."""
+    return [
+        replace(query, text=rough_copies(query.text, random.Random(query.text))[0])  # noqa: S311
+        for query in queries
+    ]
 
 
 def dialogue(path: Path, encoder: Encoder) -> dict[str, Any]:
@@ -105,6 +140,7 @@ def dialogue(path: Path, encoder: Encoder) -> dict[str, Any]:
             **plain(texts, ids, queries, encoder),
             "untrained": asdict(evaluate_index(index, queries)),
             "ours": asdict(evaluate_index(trained, queries)),
+            "ours, rough": asdict(evaluate_index(trained, rough(queries))),
         }
     return table
 
@@ -123,6 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=Path)
     parser.add_argument("--dialogue", type=Path)
+    parser.add_argument("--bare", action="store_true")
     parser.add_argument("--scale", type=int)
     parser.add_argument("--texts", type=Path, help="folder of further real texts (*.jsonl) for --scale")
     parser.add_argument("--encoder-folder", type=Path, default=ROOT / "var" / "encoder")
@@ -133,6 +170,8 @@ def main() -> None:
         table |= scale(chosen.scale, encoder, real_texts(chosen.texts))
     if chosen.sets:
         table |= xquad(chosen.sets, encoder)
+    if chosen.bare:
+        table |= bare(encoder)
     if chosen.dialogue:
         table |= dialogue(chosen.dialogue, encoder)
     print(json.dumps(table, indent=1, ensure_ascii=False))

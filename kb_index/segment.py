@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +90,7 @@ class Segment:
     ) -> None:
         """`beside` is the large segment whose statistics of words are used; `lexicon` and `packed` are what a saved
         segment of the same articles had."""
+        self.kept_in: Path | None = None  # the folder where it was saved or loaded from, whole
         self.articles = tuple(articles)
         self.passages = tuple(passages)
         self.vectors = vectors

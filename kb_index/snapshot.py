@@ -106,6 +106,7 @@ def _large(folder: Path, version: str, encoder: Encoder, ranker: Ranker | None) 
         lexicon=lexicon,
         packed={name: arrays[f"faiss-{name}"] for name in ("passages", "questions") if f"faiss-{name}" in arrays},
     )
+    segment.kept_in = folder / version
     return SearchIndex(segment, encoder, ranker, inverse=arrays.get("memory"))
 
 
@@ -114,7 +115,9 @@ def _write_part(folder: Path, index: SearchIndex, segment: Segment, beside: str 
     encoder = index.encoder
     gone = sorted(index.edits.gone) if index.edits and beside else []
     version = _name(segment, encoder, beside, gone)
-    if _is_whole(folder / version):
+    home = folder / version
+    if (segment.kept_in == home and (home / "manifest.json").exists()) or _is_whole(home):
+        segment.kept_in = home
         return version
     arrays: dict[str, Array] = {f"vectors-{name}": getattr(segment.vectors, name) for name in _VECTORS}
     lexical: dict[str, dict[str, float]] = {}
@@ -159,8 +162,9 @@ def _write_part(folder: Path, index: SearchIndex, segment: Segment, beside: str 
             "sha256": {path.name: _sha256(path) for path in sorted(draft.iterdir())},
         }
         _write(draft / "manifest.json", json.dumps(manifest, indent=1).encode())
-        shutil.rmtree(folder / version, ignore_errors=True)
-        draft.rename(folder / version)
+        shutil.rmtree(home, ignore_errors=True)
+        draft.rename(home)
+        segment.kept_in = home
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return version
