@@ -232,9 +232,9 @@ class Assistant:
         error: DeliveryError | None = None
         try:
             for number, part in enumerate(parts[claim.parts_sent :], claim.parts_sent + 1):
+                await self._keep_pace(channel, address, claim)
                 if part.template is None and not await self._may_send(address):
                     return await self._hold(address, claim)
-                await self._keep_pace(channel, address, claim)
                 external_id = await channel.send(address, part)
                 if number < len(parts):
                     async with self.sessions.begin() as session:

@@ -103,23 +103,26 @@ class GraphApi:
         entry = {"id": "419561257915477", "changes": [{"value": whole, "field": field}]}
         body = json.dumps({"object": "whatsapp_business_account", "entry": [entry]}).encode()
         self.undelivered.append((self.clock(), body))
-        await self.redeliver()
+        await self._attempt(self.undelivered[-1])
 
     async def redeliver(self) -> None:
         """Try everything undelivered once more, the oldest first; what is older than 7 days is given up."""
         for item in list(self.undelivered):
-            if item not in self.undelivered or not self.webhook:
-                continue
-            if self.clock() - item[0] > REDELIVERY:
-                self.undelivered.remove(item)
-                continue
-            try:
-                answer = await self.post(item[1])
-            except httpx.HTTPError:
-                continue
-            self.replies.append(answer.status_code)
-            if answer.status_code == 200 and item in self.undelivered:
-                self.undelivered.remove(item)
+            await self._attempt(item)
+
+    async def _attempt(self, item: tuple[datetime, bytes]) -> None:
+        if not self.webhook:
+            return
+        if self.clock() - item[0] > REDELIVERY:
+            self.undelivered.remove(item)
+            return
+        try:
+            answer = await self.post(item[1])
+        except httpx.HTTPError:
+            return
+        self.replies.append(answer.status_code)
+        if answer.status_code == 200 and item in self.undelivered:
+            self.undelivered.remove(item)
 
     async def post(self, body: bytes, signature: str | None = None) -> httpx.Response:
         signed = "sha256=" + hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()

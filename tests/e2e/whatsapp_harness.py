@@ -139,7 +139,7 @@ class WhatsAppWorld:
 
     async def tickets(self) -> Sequence[Ticket]:
         async with self.sessions() as session:
-            return await desk.list_tickets(session)
+            return await desk.list_tickets(session, limit=1000)
 
     async def agent_says(self, ticket_id: int, text: str, name: str = "Ольга", *, now: datetime | None = None) -> None:
         async with self.sessions.begin() as session:
