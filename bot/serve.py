@@ -80,7 +80,15 @@ def _channels(installation: Installation, site: SiteChannel) -> list[Channel]:
         # aiogram takes seconds to import, and most starts of a trial have no token.
         from bot.channels.telegram import TelegramChannel
 
-        channels.append(TelegramChannel(token, api_base=settings.telegram_api, proxy=settings.telegram_proxy))
+        channels.append(
+            TelegramChannel(
+                token,
+                api_base=settings.telegram_api,
+                proxy=settings.telegram_proxy,
+                webhook_url=settings.telegram_webhook_url,
+                webhook_secret=settings.telegram_secret.get_secret_value(),
+            )
+        )
     if installation.whatsapp is not None:
         channels.append(installation.whatsapp)
     return channels

@@ -64,6 +64,12 @@ class Settings(BaseSettings):
     telegram_token: SecretStr = Field(SecretStr(""), description="Token of the Telegram bot; empty: no Telegram.")
     telegram_api: str = Field("", description="Base address of the Bot API, for a local server or a stand-in.")
     telegram_proxy: str = Field("", description="Proxy to Telegram: http://, socks4:// or socks5:// address.")
+    telegram_webhook_url: str = Field(
+        "", description="Public https:// address of /webhooks/telegram; empty: Telegram is asked for messages."
+    )
+    telegram_secret: SecretStr = Field(
+        SecretStr(""), description="Any word of your own, by which Telegram's calls are known."
+    )
     whatsapp_token: SecretStr = Field(SecretStr(""), description="Token of the WhatsApp app; empty: no WhatsApp.")
     whatsapp_phone_number_id: str = Field(
         "", description="Id of the number (not the number itself); several with commas between."

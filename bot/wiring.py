@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import RLock, Thread
 from typing import Literal
@@ -54,7 +54,7 @@ from bot.training import (
 )
 from bot.turn import Turns
 from bot.understanding import IntentEngine, IntentTopics, Understander
-from bot.web.webhooks import Webhooks, WhatsAppHook
+from bot.web.webhooks import TelegramHook, Webhooks, WhatsAppHook
 from bot.whatsapp_record import WhatsAppRecord
 from bot.window import CLOSING, Windows
 from handoff.hours import WorkingHours
@@ -652,7 +652,14 @@ class Installation:
                 self.settings.whatsapp_verify_token.get_secret_value(),
                 record.take,
             )
-        return Webhooks(whatsapp=hook)
+        called = None
+        if self.settings.telegram_webhook_url and "telegram" in assistant.channels:
+            from bot.channels.telegram import TelegramChannel  # seconds, as in `bot.serve`
+
+            channel = assistant.channels["telegram"]
+            if isinstance(channel, TelegramChannel):
+                called = TelegramHook(channel.webhook_secret, partial(channel.take, receive=assistant.receive))
+        return Webhooks(whatsapp=hook, telegram=called)
 
     async def close(self) -> None:
         if "rasa_server" in self.__dict__:

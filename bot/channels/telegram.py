@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -71,12 +72,15 @@ class TelegramChannel:
         *,
         api_base: str = "",
         proxy: str = "",
+        webhook_url: str = "",
+        webhook_secret: str = "",
         poll_seconds: int = 25,
         retry_seconds: float = 1.0,
         session: BaseSession | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """api_base: address of another Bot API server. proxy: http://, socks4:// or socks5:// address.
+        webhook_url: where Telegram is to call, with webhook_secret in a header; empty: Telegram is asked instead.
         poll_seconds: how long Telegram may wait for an update. retry_seconds: the first pause after a failure; it
         doubles up to LONGEST_RETRY_SECONDS. session: another transport for aiogram.
         Raises SettingsError for a malformed token or a proxy that can't be used.
@@ -89,14 +93,24 @@ class TelegramChannel:
         except (RuntimeError, ValueError) as error:
             raise SettingsError(f"OTVET_TELEGRAM_PROXY: {error}") from error
         self.account = str(self._bot.id)
+        if webhook_url and not webhook_url.startswith("https://"):
+            raise SettingsError("OTVET_TELEGRAM_WEBHOOK_URL: Telegram calls https:// addresses only")
+        if webhook_url and not re.fullmatch(r"[A-Za-z0-9_-]{8,256}", webhook_secret):
+            problem = "a webhook needs 8 to 256 letters, digits, _ or -, so that only Telegram can call it"
+            raise SettingsError(f"OTVET_TELEGRAM_SECRET: {problem}")
+        self.webhook_secret = webhook_secret if webhook_url else ""
+        self._webhook_url = webhook_url
         self._poll_seconds = poll_seconds
         self._retry_seconds = retry_seconds
         self._clock = clock
         self._background: set[asyncio.Task[None]] = set()
 
     async def run(self, receive: Receive) -> None:
-        """Poll until cancelled. An update whose `receive` raises is asked for again, and those after it wait."""
+        """Poll until cancelled, or have Telegram call. An update whose `receive` raises is asked for again, and those
+        after it wait; Telegram repeats a call that failed."""
         try:
+            if self._webhook_url:
+                await self._be_called()
             with contextlib.suppress(DeliveryError), _delivery_errors():
                 # While a webhook is set, Telegram refuses to be polled.
                 await self._bot.delete_webhook(drop_pending_updates=False, request_timeout=REQUEST_SECONDS)
@@ -170,6 +184,26 @@ class TelegramChannel:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._bot.session.close()
+
+    async def _be_called(self) -> None:
+        """Tell Telegram where to call, as long as it takes, and wait until cancelled."""
+        pause = self._retry_seconds
+        while True:
+            try:
+                with _delivery_errors():
+                    await self._bot.set_webhook(
+                        self._webhook_url,
+                        secret_token=self.webhook_secret,
+                        allowed_updates=list(WANTED_UPDATES),
+                        drop_pending_updates=False,
+                        request_timeout=REQUEST_SECONDS,
+                    )
+                log.info("telegram.webhook_set")
+                await asyncio.Event().wait()
+            except DeliveryError as error:
+                log.warning("telegram.webhook_refused", detail=str(error), retry_seconds=pause)
+                await asyncio.sleep(error.retry_after_seconds or pause)
+                pause = min(pause * 2, LONGEST_RETRY_SECONDS)
 
     async def _poll(self, receive: Receive) -> None:
         offset: int | None = None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from fastapi import APIRouter, Request
@@ -18,6 +20,7 @@ log = structlog.get_logger()
 
 WEBHOOKS = "/webhooks/"
 WHATSAPP_PATH = f"{WEBHOOKS}whatsapp"
+TELEGRAM_PATH = f"{WEBHOOKS}telegram"
 MAX_BODY_BYTES = 3 * 1024 * 1024
 """The most that Meta sends in one call."""
 BODY_SECONDS = 10.0
@@ -37,10 +40,24 @@ class WhatsAppHook:
     take: Callable[[bytes], Awaitable[bool]]
 
 
+@dataclass(frozen=True)
+class TelegramHook:
+    """take: stores an update as Telegram sent it; when it returns, Telegram may forget it."""
+
+    secret: str
+    take: Callable[[Any], Awaitable[None]]
+
+
 class Webhooks:
     """The routes, and how many calls were refused, by channel and reason."""
 
-    def __init__(self, *, whatsapp: WhatsAppHook | None = None, body_seconds: float = BODY_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        whatsapp: WhatsAppHook | None = None,
+        telegram: TelegramHook | None = None,
+        body_seconds: float = BODY_SECONDS,
+    ) -> None:
         self.refused: Counter[tuple[str, str]] = Counter()
         self.taken: Counter[tuple[str, str]] = Counter()
         """Calls taken, by channel and `new` or `repeat`."""
@@ -50,6 +67,9 @@ class Webhooks:
         if whatsapp is not None:
             self.router.add_api_route(WHATSAPP_PATH, self._verify_whatsapp, methods=["GET"])
             self.router.add_api_route(WHATSAPP_PATH, self._take_whatsapp, methods=["POST"])
+        self._telegram = telegram
+        if telegram is not None:
+            self.router.add_api_route(TELEGRAM_PATH, self._take_telegram, methods=["POST"])
 
     async def _verify_whatsapp(self, request: Request) -> Response:
         """Meta's question whether this address is ours: the challenge goes back for the right token."""
@@ -72,6 +92,21 @@ class Webhooks:
             return self._refuse("whatsapp", "signature", 401)
         new = await self._whatsapp.take(body)
         self.taken["whatsapp", "new" if new else "repeat"] += 1
+        return Response(status_code=200)
+
+    async def _take_telegram(self, request: Request) -> Response:
+        assert self._telegram is not None  # noqa: S101
+        if not _same(request.headers.get("x-telegram-bot-api-secret-token", ""), self._telegram.secret):
+            return self._refuse("telegram", "secret", 401)
+        body = await self._body(request, "telegram")
+        if isinstance(body, Response):
+            return body
+        try:
+            update = json.loads(body, parse_constant=lambda _: None)
+        except (ValueError, RecursionError):
+            return self._refuse("telegram", "not_json", 400)
+        await self._telegram.take(update)
+        self.taken["telegram", "taken"] += 1
         return Response(status_code=200)
 
     async def _body(self, request: Request, channel: str) -> bytes | Response:
