@@ -284,31 +284,6 @@ class TestWhatCanHappen:
         await graph.until(lambda: graph.to(new))
 
 
-class TestMany:
-    async def test_two_hundred_customers_at_once_are_each_answered_once_in_order_and_no_limit_is_broken(
-        self, world: WhatsAppWorld
-    ) -> None:
-        graph = world.graph
-        graph.statuses = ("sent",)
-        customers = [f"7912{number:07}" for number in range(200)]
-
-        async def talk(customer: str) -> None:
-            await graph.say(customer, "where is my order?")
-            await graph.say(customer, "a person please")
-
-        await asyncio.gather(*map(talk, customers))
-        await graph.until(lambda: len(graph.sent) >= 600, 120)
-        await graph.settle()
-        assert len(graph.sent) == 600
-        for customer in customers:
-            greeting, answer, announcement = map(words, graph.to(customer))
-            assert "privacy" in greeting or "klyon.example" in greeting
-            assert "My orders" in answer
-            assert "Ticket" in announcement
-        assert graph.refused == []
-        assert len(await world.tickets()) == 200
-
-
 class TestTheWindow:
     async def test_a_late_reply_becomes_a_template_and_follows_when_the_customer_answers(
         self, world: WhatsAppWorld
