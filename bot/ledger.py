@@ -329,7 +329,7 @@ async def settle(
     if not gone.rowcount:  # type: ignore[attr-defined]
         return _fenced(claim)
     # Where the platform has reported more meanwhile, that stays.
-    reported = Message.delivery.in_([Delivery.FAILED, Delivery.DELIVERED, Delivery.READ])
+    reported = Message.delivery.in_([Delivery.FAILED, Delivery.HELD, Delivery.DELIVERED, Delivery.READ])
     values: dict[str, Any] = {
         "delivery": case((reported, Message.delivery), else_=delivery),
         "delivery_error": case((reported, Message.delivery_error), else_=error),

@@ -102,6 +102,10 @@ class Plan:
     """Set when there is a handoff among the actions."""
 
 
+_AUTHORS = {"note": Author.SYSTEM, "echo": Author.AGENT}
+"""Who wrote what did not come from the customer: the platform, or an agent in the platform's own app."""
+
+
 class Turns:
     """Runs turns with the live models; everything it needs is given to it."""
 
@@ -328,8 +332,9 @@ class Turns:
                 conversation.customer_name = inbound.sender_name[:MAX_NAME_CHARS]
             message = Message(
                 conversation_id=conversation.id,
-                author=Author.CUSTOMER,
-                kind=inbound.kind,
+                author=_AUTHORS.get(inbound.kind, Author.CUSTOMER),
+                agent_name=inbound.address.channel if inbound.kind == "echo" else None,
+                kind="text" if inbound.kind == "echo" else inbound.kind,
                 text=inbound.text or options.get(inbound.choice or "") or "",
                 external_id=(inbound.platform_id or row.external_id)[:128],
                 sent_at=inbound.sent_at,

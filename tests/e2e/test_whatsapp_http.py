@@ -284,6 +284,34 @@ class TestWhatCanHappen:
         await graph.until(lambda: graph.to(new))
 
 
+class TestWhatWantsNoAnswer:
+    async def test_edits_deletions_reactions_notes_and_an_agents_own_phone_stand_in_the_transcript(
+        self, world: WhatsAppWorld
+    ) -> None:
+        graph = world.graph
+        first = await graph.say(ANNA, "a person please")
+        await graph.until(lambda: len(graph.to(ANNA)) >= 2)
+        second = await graph.say(ANNA, "wrong")
+        edited = {"original_message_id": first, "message": {"type": "text", "text": {"body": "a person, please!"}}}
+        await graph.customer(ANNA, {"type": "edit", "edit": edited})
+        await graph.customer(ANNA, {"type": "revoke", "revoke": {"original_message_id": second}})
+        await graph.customer(ANNA, {"type": "reaction", "reaction": {"message_id": "wamid.OUT1", "emoji": "👍"}})
+        system = {"body": "User identity changed", "type": "customer_identity_changed"}
+        await graph.customer(ANNA, {"type": "system", "system": system})
+        echo = {"from": "15550783881", "to": ANNA, "id": "wamid.E1", "type": "text", "text": {"body": "On my way"}}
+        await graph.deliver({"message_echoes": [echo]}, "smb_message_echoes")
+        messages = await world.until(ANNA, lambda found: found[-1].text == "On my way")
+        by_id = {message.external_id: message for message in messages}
+        assert (by_id[first].text, by_id[first].edits[0]["text"]) == ("a person, please!", "a person please")
+        assert by_id[second].deleted_at is not None
+        assert [(m.kind, m.author, m.text) for m in messages[-3:]] == [
+            ("reaction", Author.CUSTOMER, "👍"),
+            ("note", Author.SYSTEM, "User identity changed"),
+            ("text", Author.AGENT, "On my way"),
+        ]
+        assert len(graph.to(ANNA)) == 2
+
+
 class TestTheWindow:
     async def test_a_late_reply_becomes_a_template_and_follows_when_the_customer_answers(
         self, world: WhatsAppWorld
