@@ -225,6 +225,7 @@ class Ticket(Base):
     __tablename__ = "tickets"
     __table_args__ = (
         Index("ix_tickets_status", "status", "created_at"),
+        Index("ix_tickets_conversation", "conversation_id", "resolved_at"),
         # One open ticket for a conversation, whatever the code does.
         Index(
             "uq_tickets_open",
