@@ -39,6 +39,10 @@ check: setup  ## Style and types
 bench: setup  ## The figures of benchmarks/RESULTS.md; BENCH=FOLDER names the public sets
 	$(BIN)/python -m benchmarks.encoder
 	$(BIN)/otvet evaluate dialogue --queries data/eval/dialogue.test.jsonl --json
+	$(BIN)/python -m benchmarks.ledger --engine sqlite
+	$(BIN)/python -m benchmarks.ledger --engine postgresql --workers 3
+	$(BIN)/python -m benchmarks.load --engine sqlite
+	$(BIN)/python -m benchmarks.load --engine postgresql --workers 2
 	$(BIN)/python -m benchmarks.search --bare --dialogue data/eval/dialogue.dev.jsonl --scale 10000 $(if $(BENCH),--sets $(BENCH))
 	$(if $(BENCH),$(BIN)/python -m benchmarks.intents --data $(BENCH) $(if $(wildcard .venv-rasa/.ready),--engine embedded --engine rasa),@echo "Public sets left out: make bench BENCH=FOLDER")
 
