@@ -21,7 +21,7 @@ from bot.channels.base import Address, InboundAttachment, InboundMessage
 log = structlog.get_logger()
 
 CHANNEL = "telegram"
-WANTED_UPDATES = ("message", "edited_message", "callback_query", "my_chat_member")
+WANTED_UPDATES = ("message", "edited_message", "callback_query", "message_reaction", "my_chat_member")
 CHOSEN_TOKEN = "✓"  # noqa: S105 - data of a button that only shows what was chosen
 UNKNOWN_CHAT = "unknown"
 
@@ -59,6 +59,18 @@ class _Message(_Payload):
     sender: _User | None = Field(None, alias="from")
     text: str = ""
     caption: str = ""
+    reply_to_message: Any = None
+    quote: Any = None
+    forward_origin: Any = None
+    media_group_id: Any = None
+
+
+class _Reacted(_Payload):
+    chat: _Chat
+    message_id: _Id
+    date: AwareDatetime
+    user: _User | None = None
+    new_reaction: tuple[Any, ...] = ()
 
 
 class _Pressed(_Payload):
@@ -118,6 +130,8 @@ def parse(update: Any, *, account: str, now: datetime) -> InboundMessage | None:
             return _from_message(update, update["message"], account)
         if "edited_message" in update:
             return _from_edit(update, account)
+        if "message_reaction" in update:
+            return _from_reaction(update, account)
         if "callback_query" in update:
             return _from_callback(update, account, now)
         if "my_chat_member" in update:
@@ -180,6 +194,23 @@ def _from_edit(update: Mapping[str, Any], account: str) -> InboundMessage | None
     return _inbound(update, message, account, kind="edit", text=text, note="edited", refers_to=str(message.message_id))
 
 
+def _from_reaction(update: Mapping[str, Any], account: str) -> InboundMessage | None:
+    reacted = _Reacted.model_validate(update["message_reaction"])
+    if reacted.chat.type != "private":
+        return None
+    emoji = [item.get("emoji") for item in reacted.new_reaction if isinstance(item, dict)]
+    return InboundMessage(
+        Address(CHANNEL, account, str(reacted.chat.id)),
+        _external_id(update, str(reacted.message_id), "reaction"),
+        reacted.date,
+        kind="reaction",
+        text=" ".join(each for each in emoji if isinstance(each, str)),
+        sender_name=_name(reacted.user),
+        lang_hint=_lang(reacted.user),
+        refers_to=str(reacted.message_id),
+    )
+
+
 def _from_callback(update: Mapping[str, Any], account: str, now: datetime) -> InboundMessage | None:
     callback = _Callback.model_validate(update["callback_query"])
     if callback.message is not None and callback.message.chat.type != "private":
@@ -229,8 +260,28 @@ def _inbound(
         sender_name=_name(message.sender),
         lang_hint=_lang(message.sender),
         platform_id=str(message.message_id),
-        refers_to=refers_to,
+        refers_to=refers_to or _quoted(message),
+        context=_context(message),
     )
+
+
+def _quoted(message: _Message) -> str | None:
+    """The message that this one answers."""
+    quoted = message.reply_to_message.get("message_id") if isinstance(message.reply_to_message, dict) else None
+    return str(quoted) if isinstance(quoted, int) else None
+
+
+def _context(message: _Message) -> dict[str, Any]:
+    """What an agent should know of a message: the words that it quotes, whether it was forwarded, its album."""
+    quote = message.quote.get("text") if isinstance(message.quote, dict) else None
+    context: dict[str, Any] = {}
+    if isinstance(quote, str) and quote:
+        context["quote"] = quote
+    if message.forward_origin:
+        context["forwarded"] = True
+    if isinstance(message.media_group_id, str):
+        context["album"] = message.media_group_id
+    return context
 
 
 def _unsupported(

@@ -154,6 +154,23 @@ class TestWhatUpdatesMean:
         assert (message.kind, message.text, message.external_id) == ("edit", "Где мой заказ 15?", "8/5/edited")
         assert message.refers_to == "5"
 
+    def test_a_reply_tells_what_it_answers_and_a_forwarded_album_that_it_is_one(self) -> None:
+        quoted = {"message_id": 3, "date": 1, "chat": PRIVATE, "text": "Где заказ?"}
+        answer = read(update(text="да", reply_to_message=quoted, quote={"text": "заказ", "position": 4}))
+        assert (answer.refers_to, answer.context) == ("3", {"quote": "заказ"})
+        forwarded = read(update(text="см.", forward_origin={"type": "hidden_user"}, media_group_id="12"))
+        assert forwarded.context == {"forwarded": True, "album": "12"}
+
+    @pytest.mark.parametrize(("shown", "text"), [([{"type": "emoji", "emoji": "👍"}], "👍"), ([], "")])
+    def test_a_reaction_names_its_message_and_none_is_one_taken_back(self, shown: list[Any], text: str) -> None:
+        fields = {"chat": PRIVATE, "message_id": 3, "date": 1_770_000_000, "user": ANNA, "new_reaction": shown}
+        message = read({"update_id": 9, "message_reaction": {**fields, "old_reaction": []}})
+        assert (message.kind, message.text, message.refers_to) == ("reaction", text, "3")
+
+    def test_a_reaction_in_a_group_is_ignored(self) -> None:
+        fields = {"chat": {"id": -5, "type": "group"}, "message_id": 3, "date": 1, "new_reaction": []}
+        assert parse({"update_id": 9, "message_reaction": fields}, account="42", now=NOW) is None
+
     def test_a_moving_live_location_is_not_a_message_every_time(self) -> None:
         moved = update("edited_message", location={"latitude": 1, "longitude": 2})
         assert parse(moved, account="42", now=NOW) is None
