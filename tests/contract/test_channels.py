@@ -5,30 +5,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from aiogram.methods import SendMessage
 from teremok.session import MockedSession
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
+
+from graph_api import PHONE, TOKEN, graph_api
+
 from bot.attachments import AttachmentStore
 from bot.channels.base import Address, Channel, InboundAttachment, InboundMessage, Option, OutboundMessage, fit
 from bot.channels.site import SiteChannel
 from bot.channels.telegram import TelegramChannel
 from bot.channels.terminal import TerminalChannel
+from bot.channels.whatsapp import WhatsAppChannel
 from bot.errors import DeliveryError
 
-ADDRESS = Address("any", "", "7")
+ADDRESS = Address("any", PHONE, "7")
 OPTIONS = tuple(Option(f"article:{number}", f"Вариант номер {number}") for number in range(1, 5))
 
 
-@pytest.fixture(params=["telegram", "terminal", "site"])
+@pytest.fixture(params=["telegram", "terminal", "site", "whatsapp"])
 async def channel(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Channel]:
     if request.param == "telegram":
         telegram = TelegramChannel("42:TEST", session=MockedSession())
         yield telegram
         await telegram.close()
+    elif request.param == "whatsapp":
+        async with graph_api() as graph:
+            graph._last["7"] = datetime.now(UTC)  # the customer has just written
+            whatsapp = WhatsAppChannel(TOKEN, [PHONE], api_base=graph.base)
+            yield whatsapp
+            await whatsapp.close()
+            assert graph.refused == []
     elif request.param == "terminal":
         yield TerminalChannel(lambda _: None)
     else:
@@ -58,6 +72,10 @@ class TestEveryChannel:
         with pytest.raises(DeliveryError) as caught:
             await anext(chunks)
         assert caught.value.permanent
+
+    async def test_shows_that_an_answer_is_coming_and_never_fails_over_it(self, channel: Channel) -> None:
+        await channel.working(ADDRESS, "wamid.1")
+        await channel.working(Address("any", "", "nobody"), "")
 
     async def test_stops_when_it_is_told_to(self, channel: Channel) -> None:
         async def receive(message: InboundMessage) -> bool:
