@@ -162,10 +162,9 @@ class WhatsAppRecord:
                     return
                 async with self._sessions.begin() as session:
                     address = await resolve(session, event)
-                await self._receive(replace(event.message, address=address))
-                if event.message.kind in OPENING_KINDS:
-                    async with self._sessions.begin() as session:
+                    if event.message.kind in OPENING_KINDS:  # before anybody can answer it
                         await self._windows.opened(session, address, event.message.sent_at)
+                await self._receive(replace(event.message, address=address))
             case Receipt():
                 async with self._sessions.begin() as session:
                     await note_receipt(session, event, self._windows, self._on_failed)
