@@ -332,6 +332,9 @@ class Installation:
         for warning in self.seed.warnings:
             self.progress(f"Warning: {warning}")
         encoder = RememberingEncoder(self.encoder, self.settings.var / "encoder" / "training-vectors.npz")
+        companion = self.companion and RememberingEncoder(
+            self.companion, self.settings.var / "encoder" / "training-vectors-companion.npz"
+        )
         self.settings.var.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".rasa-training-", dir=self.settings.var) as folder:
             version = train(
@@ -340,13 +343,15 @@ class Installation:
                 self.index.with_encoder(encoder),
                 self.store,
                 self.targets,
-                companion=self.companion,
+                companion=self.companion if deep else companion,
                 adapted=self.encoder if deep else None,
                 rasa=self.rasa_trainer(Path(folder), encoder, rasa_config) if with_rasa else None,
                 max_text_chars=self.settings.max_text_chars,
                 progress=self.progress,
             )
         encoder.save()
+        if companion:
+            companion.save()
         return self.store.promote(version.id) if promote else version
 
     def is_current(self, version: ModelVersion) -> bool:
