@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from site_harness import Keywords
+from site_harness import DATA, Keywords
 from sqlalchemy import select
 from test_turns import Recorder, World
 
@@ -39,11 +39,14 @@ from bot.ledger import InboxRow, InboxState, OutboxRow
 from bot.understanding import Understood
 from handoff import desk
 from handoff.errors import TicketStateError
-from handoff.records import NOTE, Author, Conversation, Delivery, Message, Owner, Ticket, TicketStatus
+from handoff.hours import WorkingHours
+from handoff.records import NOTE, Author, Conversation, Delivery, Message, Owner, Reason, Ticket, TicketStatus
+from handoff.routing import Route, load_topics
 
 CHATS = ("a", "b")
 SAID = ("where is my order", "how do I return it", "a person please", "boom", "what is the weather like")
 SETTLE_SECONDS = 20
+TOPICS = load_topics(DATA / "topics.yml")
 T = TypeVar("T")
 
 
@@ -140,7 +143,10 @@ class Ownership(RuleBasedStateMachine):
         new = [self.run(self.world.assistant.receive(message)) for _ in range(copies)]
         assert new == [True, False][:copies]
         self.received[chat].append(key)
+        if not any(worker.chat == chat for worker in self.workers):
+            self._look(chat)
 
+    @precondition(lambda self: self.workers)
     @rule(chat=st.sampled_from(CHATS))
     def a_worker_looks(self, chat: str) -> None:
         """At most two at a conversation: the second one takes the first for dead."""
@@ -172,6 +178,11 @@ class Ownership(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([6, 60]))
     def time_passes(self, seconds: int) -> None:
         self.world.clock.advance(seconds)
+
+    @precondition(lambda self: self.workers)
+    @rule(chat=st.sampled_from(CHATS))
+    def a_person_takes_over(self, chat: str) -> None:
+        self.run(self._take_over(chat))
 
     @rule(number=st.integers(0, 9))
     def an_agent_replies(self, number: int) -> None:
@@ -340,6 +351,21 @@ class Ownership(RuleBasedStateMachine):
         found = self.run(look())
         return found[number % len(found)] if found else None
 
+    async def _take_over(self, chat: str) -> None:
+        async with self.world.sessions.begin() as session:
+            conversation = await session.scalar(select(Conversation).where(Conversation.chat_id == chat))
+            if conversation is None or conversation.owner is Owner.PERSON:
+                return
+            await desk.hand_off(
+                session,
+                conversation,
+                reason=Reason.ASKED_FOR_PERSON,
+                route=Route(TOPICS.default, "default"),
+                subject="taken over",
+                hours=WorkingHours(),
+                now=self.world.clock(),
+            )
+
     async def _reply(self, ticket_id: int) -> None:
         try:
             async with self.world.sessions.begin() as session:
@@ -370,7 +396,7 @@ def test_no_interleaving_breaks_ownership_or_loses_doubles_or_reorders(make_data
     run_state_machine_as_test(
         OnThisDatabase,
         settings=settings(
-            max_examples=15,
+            max_examples=30,
             stateful_step_count=30,
             phases=[Phase.generate],  # a run of 30 steps can be read, and shrinking it takes minutes
             deadline=None,
@@ -378,6 +404,23 @@ def test_no_interleaving_breaks_ownership_or_loses_doubles_or_reorders(make_data
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
+
+
+def test_an_answer_behind_its_greeting_is_discarded_when_a_person_takes_over(make_database: MakeDatabase) -> None:
+    """The shortest way to a reply of a past epoch, which random steps seldom go."""
+
+    class OnThisDatabase(Ownership):
+        database = make_database()
+
+    steps = OnThisDatabase()
+    steps.begin()
+    steps.a_customer_writes(chat="a", text="where is my order", copies=1)
+    steps.a_worker_goes_on(number=0, refuse=False)
+    steps.a_person_takes_over(chat="a")
+    steps.a_worker_goes_on(number=0, refuse=False)
+    steps.every_conversation_has_one_owner_and_every_epoch_one_speaker()
+    steps.teardown()
+    assert len(steps.channel.delivered["a"]) == 1
 
 
 @pytest.fixture(autouse=True)
