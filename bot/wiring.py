@@ -332,9 +332,10 @@ class Installation:
         for warning in self.seed.warnings:
             self.progress(f"Warning: {warning}")
         encoder = RememberingEncoder(self.encoder, self.settings.var / "encoder" / "training-vectors.npz")
-        companion = self.companion and RememberingEncoder(
-            self.companion, self.settings.var / "encoder" / "training-vectors-companion.npz"
-        )
+        companion: RememberingEncoder | None = None
+        if self.companion:
+            path = self.settings.var / "encoder" / "training-vectors-companion.npz"
+            companion = RememberingEncoder(self.companion, path)
         self.settings.var.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".rasa-training-", dir=self.settings.var) as folder:
             version = train(
