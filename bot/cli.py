@@ -5,34 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
-import json
-import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import structlog
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from bot.cli_desk import agents_app, tickets_app
+from bot.console import AsJson
+from bot.console import installation as _installation
+from bot.console import print_json as _print_json
+from bot.console import progress as _progress
+from bot.console import run as _run
+from bot.console import table as _table
+from bot.console import transaction as _transaction
 from bot.errors import OtvetError
-from bot.settings import load_settings
 from handoff.errors import HandoffError
 from kb_index.errors import KnowledgeBaseError
 from nlu.errors import NluError
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
-
-    from bot.wiring import Installation
     from kb_index.explain import Explanation
     from kb_index.exporting import Export
     from kb_index.library import Library, Revision, Stored
@@ -47,22 +46,20 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=True, help="Versions of the trained model.")
 intents_app = typer.Typer(no_args_is_help=True, help="The training data.")
 kb_app = typer.Typer(no_args_is_help=True, help="The knowledge base.")
-tickets_app = typer.Typer(no_args_is_help=True, help="What the assistant could not settle.")
 evaluate_app = typer.Typer(no_args_is_help=True, help="How good it is, on labelled data.")
 app.add_typer(models_app, name="models")
 app.add_typer(intents_app, name="intents")
 app.add_typer(kb_app, name="kb")
 app.add_typer(tickets_app, name="tickets")
+app.add_typer(agents_app, name="agents")
 app.add_typer(evaluate_app, name="evaluate")
 
 ArticleStatus = Literal["draft", "published", "archived"]
 OneLang = Annotated[str | None, typer.Option("--lang", help="Only this language version.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Engine = Annotated[str | None, typer.Option(help="embedded or rasa; default: OTVET_NLU_ENGINE.")]
 RasaConfig = Annotated[
     Path | None, typer.Option("--config", help="A Rasa configuration whose pipeline is used, or: light, default.")
 ]
-Result = TypeVar("Result")
 
 
 def main() -> None:
@@ -72,61 +69,6 @@ def main() -> None:
     except (OtvetError, NluError, KnowledgeBaseError, HandoffError) as error:
         print(f"otvet: {error}", file=sys.stderr)
         raise SystemExit(1) from error
-
-
-def _progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _configure_logging(level: str) -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-
-
-def _installation(*, quiet: bool = False) -> Installation:
-    # Here and below, what is heavy is imported where it is used: `otvet --help` and `otvet tickets` need no models.
-    from bot.wiring import Installation
-
-    settings = load_settings()
-    _configure_logging("ERROR" if quiet else settings.log_level)
-    return Installation(settings, _progress)
-
-
-@asynccontextmanager
-async def _transaction(installation: Installation) -> AsyncIterator[AsyncSession]:
-    await installation.migrate()
-    try:
-        async with installation.database.sessions.begin() as session:
-            yield session
-    finally:
-        await installation.close()
-
-
-def _run(work: Coroutine[Any, Any, Result]) -> Result:
-    try:
-        return asyncio.run(work)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
-
-
-def _table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
-    table = Table(*head, box=box.SIMPLE_HEAD)
-    for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 @app.command()
@@ -632,128 +574,6 @@ def kb_check(
         )
     if faults:
         raise SystemExit(1)
-
-
-@tickets_app.command("list")
-def tickets_list(
-    everything: Annotated[bool, typer.Option("--all", help="Resolved ones too.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
-    as_json: AsJson = False,
-) -> None:
-    """Tickets, the one that waits longest first."""
-
-    async def work() -> list[dict[str, object]]:
-        from handoff import desk
-        from handoff.records import TicketStatus
-
-        async with _transaction(_installation()) as session:
-            found = await desk.list_tickets(session, status=None if everything else TicketStatus.OPEN, limit=limit)
-            names = ("status", "topic", "team", "priority", "reason", "lang", "subject", "created_at", "promised_at")
-            return [{"ticket_id": ticket.id, **{name: getattr(ticket, name) for name in names}} for ticket in found]
-
-    rows = _run(work())
-    if as_json:
-        _print_json(rows)
-    elif not rows:
-        print("No tickets wait." if not everything else "There are no tickets yet.")
-    else:
-        shown = ("ticket_id", "status", "topic", "priority", "reason", "subject")
-        _table(
-            [[*(row[name] for name in shown), f"{row['created_at']:%d.%m %H:%M}"] for row in rows], [*shown, "since"]
-        )
-
-
-@tickets_app.command("show")
-def tickets_show(ticket_id: int, as_json: AsJson = False) -> None:
-    """Everything that an agent needs to go on; --json has what the assistant knew at each step."""
-
-    async def work() -> dict[str, Any]:
-        from handoff import desk
-
-        async with _transaction(_installation()) as session:
-            return (await desk.packet(session, ticket_id)).as_json()
-
-    packet = _run(work())
-    if as_json:
-        _print_json(packet)
-        return
-    who = packet["conversation"]
-    confidence = "" if packet["topic_confidence"] is None else f" ({packet['topic_confidence']:.0%})"
-    print(f"Ticket {packet['ticket_id']}, {packet['status']}: {packet['subject']}")
-    print(
-        f"Topic {packet['topic']}{confidence} by {packet['routed_by']}, team {packet['team']}, "
-        f"{packet['priority']}; reason: {packet['reason']}; answer promised by {packet['promised_at']}"
-    )
-    print(f"{who['channel']}, {who['customer_name'] or who['chat_id']}, {who['lang']}\n")
-    if who["window_closes_at"]:
-        print(_window(datetime.fromisoformat(who["window_closes_at"])))
-    for message in packet["transcript"]:
-        print(f"[{message['at'][:16]}] {message['agent_name'] or message['author']}: {message['text']}")
-        for attachment in message["attachments"]:
-            print(f"    + {attachment['kind']} {attachment['file_name'] or ''} ({attachment['state']})")
-        for number, option in enumerate(message["options"], 1):
-            print(f"    {number}. {option['label']}")
-
-
-def _window(closing: datetime) -> str:
-    """How long the customer may still be written to, in words."""
-    left = closing - datetime.now(UTC)
-    if left <= timedelta():
-        return "The window is closed: a reply waits until the customer answers a template, which goes out with it.\n"
-    hours, minutes = divmod(int(left.total_seconds()) // 60, 60)
-    return f"The customer may be written to for {hours} h {minutes:02} min (until {closing:%Y-%m-%d %H:%M} UTC).\n"
-
-
-@tickets_app.command("reply")
-def tickets_reply(
-    ticket_id: int,
-    text: str,
-    agent: Annotated[str, typer.Option(help="The name the customer sees.")] = "",
-    template: Annotated[
-        str, typer.Option(help="The template that asks the customer to answer, if his window is closed.")
-    ] = "",
-) -> None:
-    """Answer the customer in his own chat."""
-
-    async def work() -> None:
-        from bot import ledger
-        from bot.wiring import utc_now
-        from handoff import desk
-
-        installation = _installation()
-        if template and template not in installation.templates.ids:
-            known = ", ".join(installation.templates.ids) or "none"
-            raise typer.BadParameter(f"there is no template {template}; there are: {known}", param_hint="--template")
-        async with _transaction(installation) as session:
-            ticket = await desk.get_ticket(session, ticket_id)
-            message = await desk.reply(session, ticket, text, agent_name=agent or getpass.getuser(), now=utc_now())
-            if template:
-                message.decision = {"template_id": template}
-            conversation = await desk.get_conversation(session, ticket.conversation_id)
-            await ledger.queue(session, conversation, message, guarded=False, now=utc_now())
-
-    _run(work())
-    print(f"Queued for ticket {ticket_id}: it goes out as soon as the assistant is serving")
-
-
-@tickets_app.command("resolve")
-def tickets_resolve(ticket_id: int) -> None:
-    """End a ticket: the customer is told, and the assistant answers again."""
-
-    async def work() -> None:
-        from bot import ledger
-        from bot.wiring import utc_now
-        from handoff import desk
-
-        installation = _installation()
-        async with _transaction(installation) as session:
-            ticket = await desk.get_ticket(session, ticket_id)
-            conversation = await desk.resolve(session, ticket, now=utc_now())
-            text = installation.replies.render("resolved", ticket.lang, {"ticket_number": ticket.id})
-            await ledger.say(session, conversation, text, guarded=False, now=utc_now())
-
-    _run(work())
-    print(f"Ticket {ticket_id} is resolved")
 
 
 @evaluate_app.command("intents")

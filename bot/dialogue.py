@@ -23,6 +23,7 @@ PERSON = "person"
 """Token of "call a person", which every list of choices ends with."""
 HELPED, NOT_HELPED, MORE = "helped", "not_helped", "more"
 ANY_TOPIC = "any"
+END_COMMANDS = frozenset(("/end", "/завершить"))
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,8 @@ def decide(
         return Decision((), state, "person_owns")
     if utterance.kind == "start":
         return _greet(state)
+    if utterance.text.strip().lower() in END_COMMANDS:
+        return Decision((Say("goodbye"),), DialogueState(greeted=True), "end")
     decision = _react(state, utterance, understood, articles, policy)
     if state.greeted:
         return decision

@@ -24,7 +24,8 @@ from bot.database import known_revisions
 from bot.errors import SettingsError
 from bot.ledger import PENDING, InboxRow, OutboxRow, Sessions
 from bot.timers import Timer
-from handoff.records import Ticket, TicketStatus
+from handoff.lifecycle import LIVE
+from handoff.records import Ticket
 
 log = structlog.get_logger()
 
@@ -104,7 +105,7 @@ class Monitor:
             waiting = {row[0]: row for row in await session.execute(inbox.group_by(InboxRow.channel))}
             unsent = {row[0]: row for row in await session.execute(outbox.group_by(OutboxRow.channel))}
             timers = await session.execute(select(func.count(), func.min(Timer.due_at)))
-            open_tickets = select(func.count()).select_from(Ticket).where(Ticket.status == TicketStatus.OPEN)
+            open_tickets = select(func.count()).select_from(Ticket).where(Ticket.status.in_(LIVE))
             metrics.TICKETS_OPEN.set(await session.scalar(open_tickets) or 0)
         for channel in self._channels:
             _, count, oldest = waiting.get(channel, (channel, 0, None))

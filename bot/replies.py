@@ -28,6 +28,23 @@ REQUIRED = (
         "resolved",
         "too_long",
     ),
+    *(
+        "agent_is_here",
+        "agent_joined",
+        "back_to_assistant",
+        "closed",
+        "ended",
+        "label_assistant",
+        "label_survey_no",
+        "label_survey_yes",
+        "on_hold",
+        "survey",
+        "survey_reminder",
+        "survey_reopened",
+        "survey_thanks",
+        "task_done",
+        "transferred",
+    ),
     *("attachment_failed", "attachment_received", "attachment_too_large", "unsupported"),
     *(
         "label_helped",
@@ -58,8 +75,12 @@ class Replies:
             for folder in folders
         ]
 
-    def render(self, template: str, lang: str, values: Mapping[str, Any] | None = None) -> str:
+    def render(
+        self, template: str, lang: str, values: Mapping[str, Any] | None = None, *, topic: str | None = None
+    ) -> str:
         """The text of a template. A language that lacks it falls back to the default one.
+
+        topic: the template of this name in a folder of the topic's, where there is one, comes first.
 
         Raises ReplyError for a template that is nowhere, or fails wherever it is.
         """
@@ -67,8 +88,9 @@ class Replies:
         for tried in dict.fromkeys((lang, DEFAULT, *LANGUAGES)):
             for environment in self._environments:
                 try:
-                    found = environment.get_template(f"{tried}/{template}.j2")
-                    return found.render(**self._common.get(tried, {}), **(values or {})).strip()
+                    names = [f"{tried}/{topic}/{template}.j2"] if topic else []
+                    found = environment.select_template([*names, f"{tried}/{template}.j2"])
+                    return found.render({**self._common.get(tried, {}), **(values or {})}).strip()
                 except TemplateNotFound:
                     continue
                 except Exception as error:  # noqa: BLE001 - a template is an editor's text and may fail in any way

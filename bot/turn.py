@@ -8,13 +8,14 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import ledger
+from bot.agent_desk import SURVEY_HELPED, SURVEY_NOT_HELPED, AgentDesk
 from bot.channels.base import Address, InboundMessage, Option
 from bot.dialogue import (
     MORE,
@@ -33,15 +34,22 @@ from bot.ledger import InboxRow, InboxState, Sessions
 from bot.replies import Replies
 from bot.understanding import IntentTopics, Understander, Understood
 from handoff import desk
-from handoff.hours import WorkingHours
-from handoff.records import Attachment, AttachmentState, Author, Conversation, Message, Owner, Reason, Ticket
-from handoff.routing import Route, Topics, route
+from handoff.lifecycle import TicketStatus
+from handoff.records import Attachment, AttachmentState, Author, Conversation, Feedback, Message, Owner, Reason, Ticket
+from handoff.routing import Route, route
 
 log = structlog.get_logger()
 
 SILENT = frozenset({"edit", "deletion", "reaction", "note", "echo"})
 """Kinds of message that tell something and want no answer."""
 MAX_NAME_CHARS = 200
+END_WORDS = frozenset(
+    ("/end", "/завершить", "закрыть обращение", "завершить разговор", "end chat", "close ticket", "close the ticket")
+)
+BACK = {"assistant": "@label_assistant"}
+"""Offered while nobody has answered: whoever would rather not wait goes on with the assistant."""
+COURTESIES = frozenset(("thanks", "confirmed", "goodbye"))
+"""Replies of intents that ask for nothing."""
 MAX_ROUTING_TEXTS = 20
 
 
@@ -72,6 +80,8 @@ class Situation:
     epoch: int
     lang: str | None
     state: Mapping[str, Any]
+    awaiting_feedback: bool = False
+    """A person has said his last word: what follows may be a mere thanks."""
 
     @classmethod
     def of(cls, conversation: Conversation) -> Situation:
@@ -79,13 +89,23 @@ class Situation:
 
     def still_holds(self, conversation: Conversation) -> bool:
         now = Situation.of(conversation)
-        return replace(self, conversation_id=now.conversation_id) == now
+        return replace(self, conversation_id=now.conversation_id, awaiting_feedback=False) == now
 
 
 @dataclass(frozen=True)
 class Routed:
     route: Route
-    subject: str
+    texts: Sequence[str]
+    """What the customer said, the most telling first."""
+
+
+@dataclass(frozen=True)
+class ToDesk:
+    """What the customer did that concerns a ticket."""
+
+    kind: Literal["word", "courtesy", "feedback", "end", "back"]
+    ticket_id: int = 0
+    feedback: Feedback = Feedback.HELPED
 
 
 @dataclass(frozen=True)
@@ -100,6 +120,8 @@ class Plan:
     """Kept with the message: what was understood, and the rule that decided."""
     routed: Routed | None
     """Set when there is a handoff among the actions."""
+    to_desk: ToDesk | None = None
+    """Set when the customer's word is not for the assistant."""
 
 
 _AUTHORS = {"note": Author.SYSTEM, "echo": Author.AGENT}
@@ -114,8 +136,7 @@ class Turns:
         *,
         understander: Callable[[], Understander],
         replies: Replies,
-        topics: Topics,
-        hours: WorkingHours,
+        agent_desk: AgentDesk,
         clock: Callable[[], datetime],
         limit_mb: int,
         ungreeted: frozenset[str] = frozenset({"terminal"}),
@@ -123,8 +144,8 @@ class Turns:
         """ungreeted: channels where nobody has to be told who answers."""
         self._understander = understander
         self._replies = replies
-        self._topics = topics
-        self._hours = hours
+        self._desk = agent_desk
+        self._topics = agent_desk.tickets.topics
         self._clock = clock
         self._limit_mb = limit_mb
         self._ungreeted = ungreeted
@@ -141,7 +162,14 @@ class Turns:
             )
         )
         row = found.first()
-        return Situation(*row) if row else Situation(None, Owner.ASSISTANT, 0, None, {})
+        if row is None:
+            return Situation(None, Owner.ASSISTANT, 0, None, {})
+        situation = Situation(*row)
+        if situation.owner is Owner.PERSON:
+            ticket = await desk.open_ticket(session, row.id)
+            awaiting = ticket is not None and ticket.status is TicketStatus.AWAITING_FEEDBACK
+            situation = replace(situation, awaiting_feedback=awaiting)
+        return situation
 
     async def think(
         self, sessions: Sessions, situation: Situation, utterance: Sequence[InboundMessage], fetched: Sequence[Fetched]
@@ -156,17 +184,22 @@ class Turns:
         text = "\n".join(message.text for message in utterance if message.kind in JOINABLE and message.text)
         lang = situation.lang or next((m.lang_hint for m in utterance if m.lang_hint in LANGUAGES), None)
         understood: Understood | None = None
-        if situation.owner is Owner.ASSISTANT and text.strip() and first.choice is None:
+        state = DialogueState.from_json(situation.state)
+        to_desk = _for_desk(situation.owner, state, first, text)
+        if to_desk is not None and to_desk.kind == "word" and situation.awaiting_feedback and text.strip():
+            said = await asyncio.to_thread(understander.understand, text, lang)
+            if said.parts[0].outcome.reply in COURTESIES:
+                to_desk = ToDesk("courtesy")
+        if situation.owner is Owner.ASSISTANT and text.strip() and first.choice is None and to_desk is None:
             understood = await asyncio.to_thread(understander.understand, text, lang)
             lang = understood.lang
         elif lang is None:
             lang = detect(text, None)
         files = [file for files in fetched for file in files]
         kind = "attachment" if files and first.kind in JOINABLE else first.kind
-        state = DialogueState.from_json(situation.state)
         if first.address.channel in self._ungreeted:
             state = replace(state, greeted=True)
-        said = Utterance(
+        said_now = Utterance(
             kind=kind if kind in ("text", "start", "choice", "attachment") else "unsupported",  # type: ignore[arg-type]
             text=text,
             lang=lang,
@@ -182,8 +215,12 @@ class Turns:
             for article_id, kind in chosen.items()
             if article_id and (found := understander.candidate(article_id, lang, whole=kind == MORE)) is not None
         }
-        decision = decide(
-            state, situation.owner, said, understood.parts if understood else (), articles, understander.policy
+        decision = (
+            Decision((), state, f"desk:{to_desk.kind}")
+            if to_desk is not None
+            else decide(
+                state, situation.owner, said_now, understood.parts if understood else (), articles, understander.policy
+            )
         )
         record = {
             "rule": decision.rule,
@@ -198,7 +235,7 @@ class Turns:
                     async with sessions.reading() as session:
                         before = await desk.customer_texts(session, situation.conversation_id)
                 routed = await self._route(action, decision.rule, _texts(utterance), before, state, understander.topics)
-        return Plan(situation, lang, state, decision, record, routed)
+        return Plan(situation, lang, state, decision, record, routed, to_desk)
 
     async def save(
         self,
@@ -224,6 +261,8 @@ class Turns:
             if utterance[0].kind not in SILENT:
                 conversation.lang = plan.lang
                 await self._act(session, conversation, plan)
+                if plan.to_desk is not None:
+                    await self._tell_desk(session, conversation, plan.to_desk)
         log.info(
             "turn.done",
             conversation=conversation.id,
@@ -252,17 +291,19 @@ class Turns:
         messages = await self._record(session, conversation, rows, utterance, fetched)
         messages[-1].decision = record = {"rule": "error", "error": type(error).__name__}
         if conversation.owner is not Owner.ASSISTANT:
+            await self._desk.customer_wrote(session, conversation, courtesy=False)
             return
         state = DialogueState.from_json(conversation.state)
         failed = Decision((Handoff(Reason.ERROR),), state, "error")
         routed = await self._route(Handoff(Reason.ERROR), "error", _texts(utterance), before, state, None)
         plan = Plan(Situation.of(conversation), conversation.lang, state, failed, record, routed)
+        conversation_id = conversation.id  # a rollback forgets what was loaded
         try:
             async with session.begin_nested():
                 await self._act(session, conversation, plan)
         except ReplyError:
             # The handoff's own template is broken: the ticket is made all the same.
-            log.exception("turn.announcement_failed", conversation=conversation.id)
+            log.exception("turn.announcement_failed", conversation=conversation_id)
             await session.refresh(conversation)
             await self._hand_off(session, conversation, Reason.ERROR, routed)
 
@@ -365,7 +406,8 @@ class Turns:
             if isinstance(action, Handoff):
                 assert plan.routed is not None  # noqa: S101 - whoever plans a handoff also routes it
                 ticket = await self._hand_off(session, conversation, action.reason, plan.routed)
-                text = self._announcement(conversation, ticket)
+                text = await self._announcement(session, ticket, lang)
+                options = self._labels(BACK, lang)
                 record |= {
                     "action": "handoff",
                     "ticket_id": ticket.id,
@@ -373,7 +415,7 @@ class Turns:
                     "topic_confidence": ticket.topic_confidence,
                     "reason": ticket.reason,
                 }
-                guarded, shown = False, {}
+                guarded, shown = False, dict(options)
             elif isinstance(action, Answer):
                 text = self._replies.render("answer", lang, {"text": action.candidate.text})
                 options = self._labels(action.options, lang)
@@ -430,38 +472,42 @@ class Turns:
             by_intent=(action.topic, action.confidence or 0.0) if action.topic else None,
             by_article=state.topic,
         )
-        return Routed(chosen, telling[0] if telling else "")
+        return Routed(chosen, telling)
 
     async def _hand_off(
         self, session: AsyncSession, conversation: Conversation, reason: Reason, routed: Routed
     ) -> Ticket:
-        return await desk.hand_off(
-            session,
-            conversation,
-            reason=reason,
-            route=routed.route,
-            subject=routed.subject,
-            hours=self._hours,
-            now=self._clock(),
+        return await self._desk.tickets.hand_off(
+            session, conversation, reason=reason, route=routed.route, texts=routed.texts, now=self._clock()
         )
 
-    def _announcement(self, conversation: Conversation, ticket: Ticket) -> str:
-        lang, now = conversation.lang or DEFAULT, self._clock()
-        topic = self._topics.get(ticket.topic)
-        in_hours = self._hours.contains(now)
-        opening = self._hours.next_opening(now)
-        return self._replies.render(
-            "handoff",
-            lang,
-            {
-                "ticket_number": ticket.id,
-                "topic_title": topic.title_in(lang),
-                "reason": ticket.reason,
-                "in_hours": in_hours,
-                "expected_minutes": topic.expected_minutes,
-                "next_opening": None if in_hours else f"{opening:%d.%m %H:%M}",
-            },
-        )
+    async def _announcement(self, session: AsyncSession, ticket: Ticket, lang: str) -> str:
+        return self._replies.render("handoff", lang, await self._desk.expectation(session, ticket), topic=ticket.topic)
+
+    async def _tell_desk(self, session: AsyncSession, conversation: Conversation, act: ToDesk) -> None:
+        if act.kind == "feedback":
+            await self._desk.give_feedback(session, act.ticket_id, act.feedback)
+        elif act.kind == "end":
+            await self._desk.customer_ends(session, conversation)
+        elif act.kind == "back":
+            await self._desk.customer_goes_back(session, conversation)
+        else:
+            await self._desk.customer_wrote(session, conversation, courtesy=act.kind == "courtesy")
+
+
+def _for_desk(owner: Owner, state: DialogueState, first: InboundMessage, text: str) -> ToDesk | None:
+    """What of an utterance is for the desk: everything while a person has the conversation, the survey's buttons
+    always. A button's words may also be typed."""
+    typed = " ".join(text.lower().split()).strip(" .!")
+    choice = first.choice or next((token for token, label in state.options.items() if label.lower() == typed), "")
+    kind, _, number = choice.partition(":")
+    if kind in (SURVEY_HELPED, SURVEY_NOT_HELPED) and number.isdecimal():
+        return ToDesk("feedback", int(number), Feedback.HELPED if kind == SURVEY_HELPED else Feedback.NOT_HELPED)
+    if owner is not Owner.PERSON:
+        return None
+    if typed in END_WORDS:
+        return ToDesk("end")
+    return ToDesk("back" if kind == "assistant" else "word")
 
 
 def _texts(utterance: Sequence[InboundMessage]) -> list[str]:

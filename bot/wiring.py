@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from threadpoolctl import threadpool_limits
 
 from bot import metrics
+from bot.agent_desk import SURVEY, AgentDesk
 from bot.articles import ArticleBase
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore
@@ -57,8 +58,10 @@ from bot.understanding import IntentEngine, IntentTopics, Understander
 from bot.web.webhooks import TelegramHook, Webhooks, WhatsAppHook
 from bot.whatsapp_record import WhatsAppRecord
 from bot.window import CLOSING, Windows
-from handoff.hours import WorkingHours
+from handoff.hours import Interval, WorkingHours
+from handoff.policy import DeskPolicy, load_policy
 from handoff.routing import Topics, load_topics
+from handoff.tickets import Tickets
 from kb_index.article_files import ArticleFiles
 from kb_index.articles import Article
 from kb_index.errors import RankerError, SnapshotError
@@ -84,8 +87,10 @@ from nlu.remembering import RememberingEncoder
 log = structlog.get_logger()
 
 RELOAD_SECONDS = 0.25
-ARTICLES_SECONDS = 20.0
 """How often every process looks for another model or index: two small files."""
+ARTICLES_SECONDS = 20.0
+DESK_SECONDS = 5.0
+"""How often it is looked whom a waiting ticket can be given to, and which clocks are due."""
 PROGRESS_SECONDS = 5.0
 FEW_TEXTS = 500
 """Encoding fewer is over in a moment."""
@@ -195,13 +200,17 @@ class Installation:
         )
 
     @cached_property
-    def hours(self) -> WorkingHours:
-        return WorkingHours(
-            opens=self.settings.opens,
-            closes=self.settings.closes,
-            days=frozenset(int(day) - 1 for day in self.settings.work_days),
-            zone=ZoneInfo(self.settings.timezone),
+    def desk_policy(self) -> DeskPolicy:
+        """How people work: desk.yml of the data over the settings."""
+        interval = Interval(self.settings.opens, self.settings.closes)
+        default = WorkingHours(
+            {int(day) - 1: (interval,) for day in self.settings.work_days}, ZoneInfo(self.settings.timezone)
         )
+        return load_policy(self.data / "desk.yml", default)
+
+    @cached_property
+    def hours(self) -> WorkingHours:
+        return self.desk_policy.schedules["default"]
 
     @cached_property
     def replies(self) -> Replies:
@@ -578,12 +587,42 @@ class Installation:
             model=(lambda: self._live.version if self._live else None) if answers else None,
         )
 
+    @cached_property
+    def tickets(self) -> Tickets:
+        return Tickets(self.desk_policy, self.topics)
+
+    def agent_desk(self, clock: Callable[[], datetime] = utc_now) -> AgentDesk:
+        return AgentDesk(tickets=self.tickets, replies=self.replies, clock=clock)
+
+    async def run_desk(self) -> None:
+        """Give tickets out and speak of their clocks, in one process of all, until cancelled."""
+        desk = self.agent_desk()
+
+        async def work() -> None:
+            while True:
+                try:
+                    async with self.database.sessions.begin() as session:
+                        raised = await desk.tick(session)
+                    for alarm in raised:
+                        log.warning(
+                            "ticket.clock",
+                            ticket=alarm.ticket.id,
+                            clock=alarm.kind,
+                            alarm=alarm.alarm,
+                            level=alarm.level,
+                        )
+                except Exception:
+                    # Edge: a fault of one round must not end the next.
+                    log.exception("desk.failed")
+                await asyncio.sleep(DESK_SECONDS)
+
+        await self.database.sessions.work.exclusively("desk", work)
+
     def assistant(self, channels: Sequence[Channel], clock: Callable[[], datetime] = utc_now) -> Assistant:
         turns = Turns(
             understander=self.understander,
             replies=self.replies,
-            topics=self.topics,
-            hours=self.hours,
+            agent_desk=self.agent_desk(clock),
             clock=clock,
             limit_mb=self.settings.max_attachment_mb,
         )
@@ -620,6 +659,7 @@ class Installation:
         timers = Timers(self.database.sessions, utc_now)
         timers.register(CLOSING, self.windows.remind)
         timers.register(PURGE, purge, standing=True)
+        timers.register(SURVEY, self.agent_desk().fire_survey)
         return timers
 
     @cached_property

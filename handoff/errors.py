@@ -4,8 +4,11 @@ HandoffError
 ├── ConversationNotFoundError   conversation_id
 ├── TicketNotFoundError         ticket_id
 ├── TicketStateError            ticket_id, status, attempted
+├── AgentNotFoundError          agent_id
 ├── OwnershipError              conversation_id, owner
-└── TopicsFileError             path, line, problem
+└── DataFileError               path, line, problem
+    ├── TopicsFileError
+    └── DeskFileError
 """
 
 from __future__ import annotations
@@ -37,6 +40,12 @@ class TicketStateError(HandoffError):
         self.attempted = attempted
 
 
+class AgentNotFoundError(HandoffError):
+    def __init__(self, agent_id: int | str) -> None:
+        super().__init__(f"there is no agent {agent_id}: `otvet agents list` shows them")
+        self.agent_id = agent_id
+
+
 class OwnershipError(HandoffError):
     def __init__(self, conversation_id: int, owner: str) -> None:
         super().__init__(f"conversation {conversation_id} belongs to the {owner}")
@@ -44,10 +53,20 @@ class OwnershipError(HandoffError):
         self.owner = owner
 
 
-class TopicsFileError(HandoffError):
+class DataFileError(HandoffError):
+    """A file of the operator's that can't be read as what it should be."""
+
     def __init__(self, path: Path, problem: str, line: int | None = None) -> None:
         where = f"{path}:{line}" if line else str(path)
         super().__init__(f"{where}: {problem}")
         self.path = path
         self.line = line
         self.problem = problem
+
+
+class TopicsFileError(DataFileError):
+    """topics.yml"""
+
+
+class DeskFileError(DataFileError):
+    """desk.yml"""

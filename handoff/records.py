@@ -25,6 +25,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
+from handoff.clocks import ClockKind
+from handoff.lifecycle import LIVE, TicketStatus
+
 StoredJson = JSON().with_variant(JSONB(), "postgresql")
 BigId = Annotated[int, mapped_column(BigInteger().with_variant(Integer(), "sqlite"))]
 """Ids of tables that grow without end. SQLite numbers rows by itself for its own INTEGER alone, which has 64 bits."""
@@ -127,11 +130,6 @@ class Delivery(StrEnum):
     """Computed before the ownership changed, and therefore never sent."""
 
 
-class TicketStatus(StrEnum):
-    OPEN = "open"
-    RESOLVED = "resolved"
-
-
 class Conversation(Base):
     """One customer in one channel."""
 
@@ -143,6 +141,8 @@ class Conversation(Base):
     account: Mapped[str] = mapped_column(String(64), default="")
     chat_id: Mapped[str] = mapped_column(String(128))
     customer_name: Mapped[str | None] = mapped_column(String(200))
+    customer_id: Mapped[BigId | None] = mapped_column(ForeignKey("customers.id"), index=True)
+    """Known from the first handoff on."""
     lang: Mapped[str | None] = mapped_column(String(8))
     owner: Mapped[Owner] = mapped_column(default=Owner.ASSISTANT)
     epoch: Mapped[int] = mapped_column(default=0)
@@ -219,6 +219,79 @@ class Attachment(Base):
     """The platform's own reference, and what needs no file (coordinates, a phone number)."""
 
 
+class Feedback(StrEnum):
+    """What the customer said of a person's help."""
+
+    HELPED = "helped"
+    NOT_HELPED = "not_helped"
+
+
+class Presence(StrEnum):
+    AUTO = "auto"
+    """On duty whenever the agent's schedule says so."""
+    ONLINE = "online"
+    AWAY = "away"
+    OFFLINE = "offline"
+
+
+class Agent(Base):
+    """A person who answers."""
+
+    __tablename__ = "agents"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    """As customers see it."""
+    level: Mapped[str] = mapped_column(String(16), default="L1")
+    teams: Mapped[list[Any]] = mapped_column(default=list)
+    langs: Mapped[list[Any]] = mapped_column(default=list)
+    """The languages he answers in; empty: any."""
+    capacity: Mapped[int] = mapped_column(default=10)
+    """How many tickets he may have to act on at once."""
+    schedule: Mapped[str] = mapped_column(String(64), default="default")
+    presence: Mapped[Presence] = mapped_column(default=Presence.AUTO)
+    notify: Mapped[list[Any]] = mapped_column(default=list)
+    """Apprise addresses. They carry secrets: shown to nobody."""
+    active: Mapped[bool] = mapped_column(default=True)
+    last_assigned_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+
+
+class Customer(Base):
+    """One person, whatever channels he writes in."""
+
+    __tablename__ = "customers"
+
+    id: Mapped[BigId] = mapped_column(primary_key=True)
+    name: Mapped[str | None] = mapped_column(String(200))
+    segment: Mapped[str | None] = mapped_column(String(32))
+    """`vip`, `business` or whatever desk.yml names."""
+    phone: Mapped[str | None] = mapped_column(String(32), index=True)
+    """E.164, told by the platform and not typed by the customer."""
+    email: Mapped[str | None] = mapped_column(String(254), index=True)
+    note: Mapped[str] = mapped_column(Text, default="")
+    created_at: Mapped[datetime]
+
+
+class CustomerLink(Base):
+    """That a conversation was found to be another customer's, so that it can be undone."""
+
+    __tablename__ = "customer_links"
+
+    id: Mapped[BigId] = mapped_column(primary_key=True)
+    conversation_id: Mapped[BigId] = mapped_column(ForeignKey("conversations.id"), index=True)
+    from_customer_id: Mapped[BigId | None] = mapped_column(ForeignKey("customers.id"))
+    to_customer_id: Mapped[BigId] = mapped_column(ForeignKey("customers.id"))
+    how: Mapped[str] = mapped_column(String(16))
+    """`phone`, `email` or `hand`."""
+    actor: Mapped[str] = mapped_column(String(200))
+    at: Mapped[datetime]
+    undone_at: Mapped[datetime | None]
+
+
+_LIVE_SQL = text(f"status IN ({', '.join(repr(status.value) for status in sorted(LIVE))})")
+
+
 class Ticket(Base):
     """What the assistant could not settle. The number that the customer is told is `id`."""
 
@@ -226,19 +299,14 @@ class Ticket(Base):
     __table_args__ = (
         Index("ix_tickets_status", "status", "created_at"),
         Index("ix_tickets_conversation", "conversation_id", "resolved_at"),
-        # One open ticket for a conversation, whatever the code does.
-        Index(
-            "uq_tickets_open",
-            "conversation_id",
-            unique=True,
-            sqlite_where=text("status = 'open'"),
-            postgresql_where=text("status = 'open'"),
-        ),
+        Index("ix_tickets_assignee", "assignee_id", "status"),
+        # One live ticket for a conversation, whatever the code does.
+        Index("uq_tickets_live", "conversation_id", unique=True, sqlite_where=_LIVE_SQL, postgresql_where=_LIVE_SQL),
     )
 
     id: Mapped[BigId] = mapped_column(primary_key=True)
     conversation_id: Mapped[BigId] = mapped_column(ForeignKey("conversations.id"))
-    status: Mapped[TicketStatus] = mapped_column(default=TicketStatus.OPEN)
+    status: Mapped[TicketStatus] = mapped_column(default=TicketStatus.NEW)
     reason: Mapped[Reason]
     topic: Mapped[str] = mapped_column(String(64))
     topic_confidence: Mapped[float | None]
@@ -250,11 +318,69 @@ class Ticket(Base):
     level: Mapped[str] = mapped_column(String(8))
     priority: Mapped[str] = mapped_column(String(16))
     lang: Mapped[str] = mapped_column(String(8))
+    segment: Mapped[str | None] = mapped_column(String(32))
+    complexity: Mapped[int | None]
+    """1 to 3, set by the agent."""
     subject: Mapped[str] = mapped_column(String(200))
     """The customer's own words that it is about, shortened."""
+    assignee_id: Mapped[int | None] = mapped_column(ForeignKey("agents.id"))
+    preferred_id: Mapped[int | None] = mapped_column(ForeignKey("agents.id"))
+    """Who had it before, or the customer's last one: he knows the story."""
+    given_away: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
+    """Ids of agents who passed it on: it does not come back to them."""
     promised_at: Mapped[datetime]
     """By when the customer was told that a person will answer."""
     created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    first_reply_at: Mapped[datetime | None]
+    hold_task: Mapped[str | None] = mapped_column(String(500))
+    """What it waits for: a link or a name of a task elsewhere."""
+    hold_until: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    """The agent's last word, after which the customer is asked whether it helped."""
+    asked_at: Mapped[datetime | None]
+    """When the customer was asked. Once for a ticket, and again only after it was reopened."""
+    feedback: Mapped[Feedback | None]
     resolved_at: Mapped[datetime | None]
+    reopened: Mapped[int] = mapped_column(default=0, server_default="0")
 
     conversation: Mapped[Conversation] = relationship(lazy="raise")
+
+
+class HistoryEntry(Base):
+    """One thing that happened to a ticket: who did what, and when. Never changed."""
+
+    __tablename__ = "ticket_history"
+    __table_args__ = (Index("ix_ticket_history_ticket", "ticket_id", "id"),)
+
+    id: Mapped[BigId] = mapped_column(primary_key=True)
+    ticket_id: Mapped[BigId] = mapped_column(ForeignKey("tickets.id"))
+    at: Mapped[datetime]
+    event: Mapped[str] = mapped_column(String(32))
+    """A `TicketEvent`, or `created`, `assigned`, `unassigned`, `transferred`, `escalated`, `changed`, `warned`,
+    `breached`, `asked`, `reminded`."""
+    actor: Mapped[str] = mapped_column(String(200))
+    """An agent's name, or `assistant`, `customer`, `system`."""
+    status: Mapped[TicketStatus]
+    """The status after it."""
+    details: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class ClockRow(Base):
+    """One of a ticket's clocks: `handoff.clocks.Clock` with the moment at which somebody has to look."""
+
+    __tablename__ = "ticket_clocks"
+    __table_args__ = (Index("ix_ticket_clocks_look", "look_at"),)
+
+    ticket_id: Mapped[BigId] = mapped_column(ForeignKey("tickets.id"), primary_key=True)
+    kind: Mapped[ClockKind] = mapped_column(primary_key=True)
+    target_seconds: Mapped[int]
+    used_seconds: Mapped[float] = mapped_column(default=0.0)
+    running_since: Mapped[datetime | None]
+    done_at: Mapped[datetime | None]
+    due_at: Mapped[datetime | None]
+    """None while it stands."""
+    look_at: Mapped[datetime | None]
+    """The next warning, breach or escalation; none while it stands or when the last was said."""
+    raised: Mapped[int] = mapped_column(default=0)
+    """How far it has gone: 1 warned, 2 breached, more: escalated so many times after that."""

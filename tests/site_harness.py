@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import uvicorn
+from desks import open_desk
 from fastapi import FastAPI
 
 from bot.assistant import Assistant
@@ -20,16 +21,12 @@ from bot.channels.site import SiteChannel
 from bot.database import open_database
 from bot.dialogue import Candidate, Outcome, Policy, Understanding
 from bot.language import detect
-from bot.ledger import queue
 from bot.replies import Replies
 from bot.shared import LocalShared
 from bot.turn import Turns
 from bot.understanding import Understander, Understood
 from bot.web.app import create_app
-from handoff import desk
-from handoff.hours import WorkingHours
-from handoff.records import Base, Conversation, Reason
-from handoff.routing import load_topics
+from handoff.records import Base, Reason
 
 DATA = Path(__file__).parent.parent / "data"
 ARTICLES = {
@@ -106,11 +103,12 @@ class Site:
             "first_reply_minutes": 10,
         }
         understander = Keywords()
+        replies = Replies((DATA / "replies",), {"ru": {**common, "shop": "Клён"}, "en": common})
+        self.desk = open_desk(replies, self.clock)
         turns = Turns(
             understander=lambda: understander,
-            replies=Replies((DATA / "replies",), {"ru": {**common, "shop": "Клён"}, "en": common}),
-            topics=load_topics(DATA / "topics.yml"),
-            hours=WorkingHours(),
+            replies=replies,
+            agent_desk=self.desk,
             clock=self.clock,
             limit_mb=20,
         )
@@ -146,14 +144,11 @@ class Site:
     async def agent_says(self, ticket_id: int, text: str, name: str = "Anna") -> None:
         """An agent's reply as a desk writes it. The sender finds it by itself."""
         async with self.sessions.begin() as session:
-            ticket = await desk.get_ticket(session, ticket_id)
-            message = await desk.reply(session, ticket, text, agent_name=name, now=self.clock())
-            conversation = await session.get_one(Conversation, ticket.conversation_id)
-            await queue(session, conversation, message, guarded=False, now=self.clock())
+            await self.desk.reply(session, ticket_id, text, agent=name)
 
     async def agent_resolves(self, ticket_id: int) -> None:
         async with self.sessions.begin() as session:
-            await desk.resolve(session, await desk.get_ticket(session, ticket_id), now=self.clock())
+            await self.desk.resolve(session, ticket_id, agent="Anna")
 
 
 class Running:

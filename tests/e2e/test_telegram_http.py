@@ -12,7 +12,6 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -21,7 +20,6 @@ import pytest
 from aiohttp import web
 from bot_api import BotApi, bot_api
 
-from bot import ledger
 from bot.channels.base import Address, InboundAttachment, InboundMessage, Option, OutboundMessage
 from bot.channels.telegram import TelegramChannel
 from bot.errors import DeliveryError
@@ -367,11 +365,8 @@ class Whole:
 
     async def agent_says(self, ticket: Ticket, text: str, name: str) -> None:
         """As `otvet tickets reply` does it from a process of its own: the assistant notices by itself."""
-        now = datetime.now(UTC)
         async with self.sessions.begin() as session:
-            message = await desk.reply(session, ticket, text, agent_name=name, now=now)
-            conversation = await desk.get_conversation(session, ticket.conversation_id)
-            await ledger.queue(session, conversation, message, guarded=False, now=now)
+            await self.installation.agent_desk().reply(session, ticket.id, text, agent=name)
 
     async def written(self) -> Sequence[Message]:
         """The transcript of the only conversation."""

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import uvicorn
+from desks import open_desk
 from fastapi import FastAPI
 from graph_api import PHONE, SECRET, TOKEN, VERIFY, GraphApi, graph_api
 from site_harness import DATA, Clock, Keywords, free_port
@@ -22,7 +22,6 @@ from bot.attachments import AttachmentStore
 from bot.channels.site import SiteChannel
 from bot.channels.whatsapp import WINDOW, WhatsAppChannel
 from bot.database import migrate, open_database
-from bot.ledger import queue
 from bot.message_templates import load_templates
 from bot.replies import Replies
 from bot.timers import Timers
@@ -32,9 +31,7 @@ from bot.web.webhooks import WHATSAPP_PATH, Webhooks, WhatsAppHook
 from bot.whatsapp_record import WhatsAppRecord
 from bot.window import CLOSING, Windows
 from handoff import desk
-from handoff.hours import WorkingHours
 from handoff.records import Conversation, Message, Ticket
-from handoff.routing import load_topics
 
 COMMON = {"shop": "Klyon", "hours": "9–21", "privacy_url": "https://klyon.example/p", "first_reply_minutes": 10}
 
@@ -57,11 +54,12 @@ class WhatsAppWorld:
         self.store = AttachmentStore(var / "attachments", 20_000_000)
         self.channel = WhatsAppChannel(TOKEN, [PHONE], api_base=graph.base)
         mind = Keywords()
+        replies = Replies((DATA / "replies",), {"ru": COMMON, "en": COMMON})
+        self.desk = open_desk(replies, clock)
         turns = Turns(
             understander=lambda: mind,
             replies=replies,
-            topics=load_topics(DATA / "topics.yml"),
-            hours=WorkingHours(),
+            agent_desk=self.desk,
             clock=clock,
             limit_mb=20,
         )
@@ -141,13 +139,9 @@ class WhatsAppWorld:
         async with self.sessions() as session:
             return await desk.list_tickets(session, limit=1000)
 
-    async def agent_says(self, ticket_id: int, text: str, name: str = "Ольга", *, now: datetime | None = None) -> None:
+    async def agent_says(self, ticket_id: int, text: str, name: str = "Ольга") -> None:
         async with self.sessions.begin() as session:
-            at = now or self.clock()
-            ticket = await desk.get_ticket(session, ticket_id)
-            message = await desk.reply(session, ticket, text, agent_name=name, now=at)
-            conversation = await desk.get_conversation(session, ticket.conversation_id)
-            await queue(session, conversation, message, guarded=False, now=at)
+            await self.desk.reply(session, ticket_id, text, agent=name)
 
 
 @asynccontextmanager

@@ -1,20 +1,16 @@
-"""Topics, routing and working hours."""
+"""Topics and routing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, time
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import pytest
 
 from handoff.errors import TopicsFileError
-from handoff.hours import WorkingHours
 from handoff.routing import load_topics, route
 
 DATA = Path(__file__).parents[2] / "data"
-MOSCOW = ZoneInfo("Europe/Moscow")
 
 
 class Ranking:
@@ -84,24 +80,3 @@ class TestRouting:
         found = route(self.topics, Ranking(("orders", 0.4), ("delivery", 0.3)), ["абракадабра"])
         assert (found.topic.id, found.by) == ("unclear", "default")
         assert found.runner_up == "orders"
-
-
-class TestWorkingHours:
-    hours = WorkingHours(time(9), time(18), frozenset(range(5)), MOSCOW)
-
-    @pytest.mark.parametrize(
-        ("now", "minutes", "promised"),
-        [
-            (datetime(2026, 11, 20, 12, 0, tzinfo=MOSCOW), 10, datetime(2026, 11, 20, 12, 10, tzinfo=MOSCOW)),
-            (datetime(2026, 11, 20, 17, 55, tzinfo=MOSCOW), 10, datetime(2026, 11, 23, 9, 5, tzinfo=MOSCOW)),
-            (datetime(2026, 11, 20, 18, 0, tzinfo=MOSCOW), 10, datetime(2026, 11, 23, 9, 10, tzinfo=MOSCOW)),
-            (datetime(2026, 11, 21, 3, 0, tzinfo=MOSCOW), 10, datetime(2026, 11, 23, 9, 10, tzinfo=MOSCOW)),
-            (datetime(2026, 11, 23, 5, 0, tzinfo=UTC), 10, datetime(2026, 11, 23, 9, 10, tzinfo=MOSCOW)),
-        ],
-    )
-    def test_a_promise_counts_working_time_alone(self, now: datetime, minutes: int, promised: datetime) -> None:
-        assert self.hours.promise(now, minutes) == promised
-
-    def test_the_hours_are_described_in_both_languages(self) -> None:
-        assert self.hours.describe("ru") == "пн, вт, ср, чт, пт 09:00–18:00 (МСК)"
-        assert WorkingHours().describe("en") == "every day 09:00–21:00 (Moscow time)"

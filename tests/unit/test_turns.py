@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 from databases import MakeDatabase
+from desks import open_desk
 from site_harness import DATA, Clock, Keywords
 from sqlalchemy import func, select
 
-from bot import ledger
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore
 from bot.channels.base import Address, Capabilities, InboundAttachment, InboundMessage, OutboundMessage, Pace, Receive
@@ -30,9 +30,7 @@ from bot.shared import LocalShared
 from bot.turn import Turns
 from bot.understanding import Understander, Understood
 from handoff import desk
-from handoff.hours import WorkingHours
 from handoff.records import NOTE, AttachmentState, Author, Conversation, Delivery, Message, Owner, Reason, Ticket
-from handoff.routing import load_topics
 
 COMMON = {"shop": "Klyon", "hours": "9–21", "privacy_url": "https://klyon.example/p", "first_reply_minutes": 10}
 
@@ -89,11 +87,12 @@ class World:
         self.channel = Recorder()
         self.engine, self.sessions = open_database(database or f"sqlite+aiosqlite:///{var / 'otvet.sqlite3'}")
         mind = understander or Keywords()
+        texts = Replies(tuple(dict.fromkeys((replies, DATA / "replies"))), {"ru": COMMON, "en": COMMON})
+        self.desk = open_desk(texts, self.clock)
         turns = Turns(
             understander=lambda: mind,
-            replies=Replies(tuple(dict.fromkeys((replies, DATA / "replies"))), {"ru": COMMON, "en": COMMON}),
-            topics=load_topics(DATA / "topics.yml"),
-            hours=WorkingHours(),
+            replies=texts,
+            agent_desk=self.desk,
             clock=self.clock,
             limit_mb=20,
         )
@@ -203,8 +202,10 @@ async def test_a_handoff_tells_number_and_time_and_the_assistant_is_silent_until
     assert ticket.subject == "where is my order"
     assert await world.hear("where is my order now") == []
     async with world.sessions.begin() as session:
-        await desk.resolve(session, await desk.get_ticket(session, ticket.id), now=world.clock())
-    assert len(await world.hear("where is my order again")) == 1
+        await world.desk.resolve(session, ticket.id, agent="Support")
+    (told, answered) = await world.hear("where is my order again")
+    assert f"{ticket.id}" in told
+    assert "order" in answered
 
 
 async def test_a_fault_inside_a_turn_ends_at_a_person_and_loses_nothing(world: World) -> None:
@@ -293,7 +294,7 @@ async def test_a_photo_is_kept_acknowledged_and_given_to_the_agent(world: World)
     await world.hear("a person please")
     (ticket,) = await world.tickets()
     async with world.sessions.begin() as session:
-        packet = (await desk.packet(session, ticket.id)).as_json()
+        packet = (await world.desk.packet(session, ticket.id)).as_json()
     (kept,) = [item for message in packet["transcript"] for item in message["attachments"]]
     assert (kept["state"], kept["size_bytes"]) == ("stored", 7)
     store = world.assistant._attachments
@@ -370,11 +371,7 @@ async def test_an_agent_answers_in_the_same_chat_from_another_process(world: Wor
     await world.hear("a person please")
     (ticket,) = await world.tickets()
     async with world.sessions.begin() as session:
-        message = await desk.reply(
-            session, await desk.get_ticket(session, ticket.id), "I am on it", agent_name="Support", now=world.clock()
-        )
-        conversation = await desk.get_conversation(session, ticket.conversation_id)
-        await ledger.queue(session, conversation, message, guarded=False, now=world.clock())
+        await world.desk.reply(session, ticket.id, "I am on it", agent="Support")
     await world.assistant.drain()
     assert (world.channel.sent[-1].text, world.channel.sent[-1].author) == ("I am on it", "agent")
 

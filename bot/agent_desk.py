@@ -1,0 +1,319 @@
+"""What people do, told to the customer: every act at a desk with the words that follow from it.
+
+One transaction holds the act, the words and what is to happen later. Whichever desk asks (terminal, web, forum), it
+asks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bot import ledger
+from bot.channels.base import Option
+from bot.language import DEFAULT
+from bot.replies import Replies
+from bot.timers import cancel_timer, set_timer
+from handoff import desk
+from handoff.errors import TicketStateError
+from handoff.lifecycle import LIVE, TicketStatus
+from handoff.packet import Packet, packet
+from handoff.records import Agent, Author, Conversation, Feedback, Message, Ticket
+from handoff.tickets import ACTS, CUSTOMER, SYSTEM, Raised, Tickets
+from handoff.window import closes_at
+
+log = structlog.get_logger()
+
+SURVEY = "survey"
+"""Kind of the timers that ask, remind and give up."""
+SURVEY_HELPED, SURVEY_NOT_HELPED = "survey_yes", "survey_no"
+WINDOW_MARGIN = timedelta(minutes=30)
+"""How long before the end of a platform's window the question is asked at the latest."""
+
+
+class AgentDesk:
+    def __init__(
+        self,
+        *,
+        tickets: Tickets,
+        replies: Replies,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.tickets = tickets
+        self._replies = replies
+        self._clock = clock
+
+    # What agents do
+
+    async def reply(
+        self, session: AsyncSession, ticket_id: int, text: str, *, agent: str, template: str = ""
+    ) -> Message:
+        """Answer in the customer's own chat. An agent's first word in a ticket is announced with his name.
+
+        template: the approved message that asks the customer to answer, should his platform's window be closed.
+        """
+        ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
+        if ticket.status in LIVE and not await self._spoke(session, ticket, agent):
+            await self.announce(session, ticket, "agent_joined", {"agent_name": agent})
+        message = await self.tickets.reply(session, ticket, text, agent=agent, now=now)
+        await self._stop_survey(session, ticket)
+        if template:
+            message.decision = {"template_id": template}
+        conversation = await desk.get_conversation(session, ticket.conversation_id)
+        await ledger.queue(session, conversation, message, guarded=False, now=now)
+        return message
+
+    async def note(self, session: AsyncSession, ticket_id: int, text: str, *, agent: str) -> Message:
+        """Write what agents alone see."""
+        ticket = await desk.get_ticket(session, ticket_id)
+        return await desk.note(session, ticket.conversation_id, text, agent_name=agent, now=self._clock())
+
+    async def hold(
+        self, session: AsyncSession, ticket_id: int, *, task: str, until: datetime | None, agent: str
+    ) -> Ticket:
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.hold(session, ticket, task=task, until=until, agent=agent, now=self._clock())
+        await self._stop_survey(session, ticket)
+        await self.announce(session, ticket, "on_hold", {"until": f"{until:%d.%m}" if until else None})
+        return ticket
+
+    async def resume(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.resume(session, ticket, actor=agent, now=self._clock())
+        return ticket
+
+    async def task_done(self, session: AsyncSession, task: str, *, outcome: str = "") -> Sequence[Ticket]:
+        """A linked task ended: the customers who wait for it are told in the chat they came from, however long ago.
+
+        outcome: what came of it, for the customers; empty: that work on it goes on.
+        """
+        found = await self.tickets.task_done(session, task, now=self._clock())
+        for ticket in found:
+            await self.announce(session, ticket, "task_done", {"outcome": outcome.strip() or None})
+        return found
+
+    async def transfer(self, session: AsyncSession, ticket_id: int, topic_id: str, *, why: str, agent: str) -> Ticket:
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.transfer(session, ticket, topic_id, why=why, agent=agent, now=self._clock())
+        team = self.tickets.policy.team(ticket.team)
+        await self.announce(session, ticket, "transferred", {"team_title": team.title.get(ticket.lang)})
+        return ticket
+
+    async def escalate(
+        self, session: AsyncSession, ticket_id: int, *, details: str, urgency: str, agent: str
+    ) -> Ticket:
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.escalate(session, ticket, details=details, urgency=urgency, agent=agent, now=self._clock())
+        await self.announce(session, ticket, "transferred", {"team_title": None})
+        return ticket
+
+    async def finish(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
+        """The agent has said his last word. The customer is asked later whether it helped."""
+        ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
+        await self.tickets.finish(session, ticket, agent=agent, now=now)
+        await self._plan_survey(session, ticket, now + self.tickets.policy.survey.after)
+        return ticket
+
+    async def resolve(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.resolve(session, ticket, agent=agent, now=self._clock())
+        await self._stop_survey(session, ticket)
+        await self.announce(session, ticket, "resolved")
+        return ticket
+
+    async def close(self, session: AsyncSession, ticket_id: int, *, why: str, agent: str) -> Ticket:
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.close(session, ticket, why=why, agent=agent, now=self._clock())
+        await self._stop_survey(session, ticket)
+        await self.announce(session, ticket, "closed")
+        return ticket
+
+    async def reopen(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.reopen(session, ticket, agent=agent, now=self._clock())
+        return ticket
+
+    # What customers do
+
+    async def give_feedback(self, session: AsyncSession, ticket_id: int, feedback: Feedback) -> None:
+        """A button of the survey was pressed; the customer is told what follows from it."""
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self._stop_survey(session, ticket)
+        if ticket.feedback is not None and ticket.status in (TicketStatus.RESOLVED, TicketStatus.CLOSED):
+            return  # pressed twice
+        try:
+            await self.tickets.give_feedback(session, ticket, feedback, now=self._clock())
+        except TicketStateError:
+            # Another ticket is live by now: its agent has the customer's word already.
+            log.info("survey.late", ticket=ticket_id)
+            return
+        helped = feedback is Feedback.HELPED
+        await self.announce(session, ticket, "survey_thanks" if helped else "survey_reopened")
+
+    async def customer_wrote(self, session: AsyncSession, conversation: Conversation, *, courtesy: bool) -> None:
+        """Something was said in a conversation that a person has. A word of thanks after the agent's last word
+        changes nothing."""
+        ticket = await desk.open_ticket(session, conversation.id)
+        if ticket is None or (courtesy and ticket.status is TicketStatus.AWAITING_FEEDBACK):
+            return
+        await self.tickets.customer_wrote(session, conversation, now=self._clock())
+        await self._stop_survey(session, ticket)
+
+    async def customer_ends(self, session: AsyncSession, conversation: Conversation) -> None:
+        """The customer needs nobody any more (`/end`)."""
+        ticket = await desk.open_ticket(session, conversation.id)
+        if ticket is not None:
+            await self.tickets.resolve(session, ticket, agent=CUSTOMER, now=self._clock())
+            await self._stop_survey(session, ticket)
+            await self.announce(session, ticket, "ended")
+
+    async def customer_goes_back(self, session: AsyncSession, conversation: Conversation) -> None:
+        """The customer would rather go on with the assistant than wait. Only while nobody has answered: an agent who
+        is in the conversation is not cut off."""
+        ticket = await desk.open_ticket(session, conversation.id)
+        if ticket is None:
+            return
+        if ticket.status is not TicketStatus.NEW:
+            await self.announce(session, ticket, "agent_is_here")
+            return
+        await self.tickets.close(session, ticket, why="back to the assistant", agent=CUSTOMER, now=self._clock())
+        await self.announce(session, ticket, "back_to_assistant")
+
+    # What happens by itself
+
+    async def tick(self, session: AsyncSession) -> list[Raised]:
+        """Whatever is due at desks: holds that ended, tickets to give out, clocks to speak of."""
+        now = self._clock()
+        await self.tickets.wake_held(session, now=now)
+        raised = await self.tickets.raise_clocks(session, now=now)
+        await self.tickets.give_out(session, now=now)
+        return raised
+
+    async def fire_survey(self, session: AsyncSession, payload: Mapping[str, Any], now: datetime) -> None:
+        """Ask, remind, or give up: what the survey's timer of a ticket is for."""
+        ticket = await desk.get_ticket(session, int(payload["ticket_id"]))
+        conversation = await desk.lock_conversation(session, ticket.conversation_id)
+        await session.refresh(ticket)
+        if ticket.status is not TicketStatus.AWAITING_FEEDBACK:
+            return
+        survey, stage = self.tickets.policy.survey, payload["stage"]
+        if stage == "give_up":
+            await self.tickets.resolve(session, ticket, agent=SYSTEM, now=now)
+            return
+        options = [
+            Option(f"{token}:{ticket.id}", self._replies.render(label, ticket.lang))
+            for token, label in ((SURVEY_HELPED, "label_survey_yes"), (SURVEY_NOT_HELPED, "label_survey_no"))
+        ]
+        await self._say(session, conversation, ticket, "survey" if stage == "ask" else "survey_reminder", {}, options)
+        conversation.state = {
+            **conversation.state,
+            "options": {option.token: option.label for option in options},
+        }
+        if stage == "ask":
+            ticket.asked_at = now
+            await self._plan_survey(session, ticket, now + survey.remind_after, "remind")
+        else:
+            await self._plan_survey(session, ticket, now + survey.give_up_after - survey.remind_after, "give_up")
+
+    # Words
+
+    async def announce(
+        self, session: AsyncSession, ticket: Ticket, template: str, values: Mapping[str, Any] | None = None
+    ) -> Message:
+        """Tell the customer, whoever owns the conversation by the time it is sent."""
+        conversation = await desk.get_conversation(session, ticket.conversation_id)
+        return await self._say(session, conversation, ticket, template, values or {}, ())
+
+    async def expectation(self, session: AsyncSession, ticket: Ticket) -> dict[str, Any]:
+        """What the customer may expect: number, topic, hours, time, place in the queue."""
+        now, policy = self._clock(), self.tickets.policy
+        hours, topic = policy.hours_of(ticket.team), self.tickets.topics.get(ticket.topic)
+        in_hours = hours.contains(now)
+        target = policy.target(topic, ticket.priority, ticket.segment)
+        minutes = int((target.first_response or timedelta(minutes=topic.expected_minutes)).total_seconds()) // 60
+        before = await session.scalar(
+            select(func.count()).where(
+                Ticket.team == ticket.team, Ticket.status.in_(ACTS), Ticket.assignee_id.is_(None), Ticket.id < ticket.id
+            )
+        )
+        return {
+            "ticket_number": ticket.id,
+            "topic_title": topic.title_in(ticket.lang),
+            "reason": ticket.reason,
+            "in_hours": in_hours,
+            "hours": hours.describe(ticket.lang),
+            "expected_minutes": minutes,
+            "next_opening": None if in_hours else f"{hours.next_opening(now):%d.%m %H:%M}",
+            "place": (before or 0) + 1,
+            "nobody": in_hours and await self._nobody(session, ticket.team, now),
+        }
+
+    async def packet(self, session: AsyncSession, ticket_id: int) -> Packet:
+        """Everything about a ticket as it is now."""
+        return await packet(session, ticket_id, self.tickets, now=self._clock())
+
+    async def _nobody(self, session: AsyncSession, team: str, now: datetime) -> bool:
+        """Whether the team has agents, and none of them is there now."""
+        agents = [agent for agent in await session.scalars(select(Agent).where(Agent.active)) if team in agent.teams]
+        return bool(agents) and not any(self.tickets.on_duty(agent, now) for agent in agents)
+
+    async def _say(
+        self,
+        session: AsyncSession,
+        conversation: Conversation,
+        ticket: Ticket,
+        template: str,
+        values: Mapping[str, Any],
+        options: Sequence[Option],
+    ) -> Message:
+        lang = conversation.lang or ticket.lang or DEFAULT
+        text = self._replies.render(template, lang, {"ticket_number": ticket.id, **values}, topic=ticket.topic)
+        return await ledger.say(
+            session,
+            conversation,
+            text,
+            options=options,
+            decision={"action": "announcement", "reply": template, "ticket_id": ticket.id},
+            guarded=False,
+            now=self._clock(),
+        )
+
+    async def _spoke(self, session: AsyncSession, ticket: Ticket, agent: str) -> bool:
+        found = await session.scalar(
+            select(Message.id)
+            .where(
+                Message.conversation_id == ticket.conversation_id,
+                Message.author == Author.AGENT,
+                Message.agent_name == agent,
+                Message.delivery.is_not(None),
+                Message.created_at >= ticket.created_at,
+            )
+            .limit(1)
+        )
+        return found is not None
+
+    async def _plan_survey(self, session: AsyncSession, ticket: Ticket, at: datetime, stage: str = "ask") -> None:
+        """Set the next step; one that the platform would not take any more is left out, and the ticket given up."""
+        conversation = await desk.get_conversation(session, ticket.conversation_id)
+        closes = await closes_at(
+            session, channel=conversation.channel, account=conversation.account, chat_id=conversation.chat_id
+        )
+        if closes is not None and stage != "give_up" and at > closes - WINDOW_MARGIN:
+            earlier = closes - WINDOW_MARGIN
+            if stage == "ask" and earlier > self._clock():
+                at = earlier
+            else:
+                stage, at = "give_up", max(at, closes)
+        await set_timer(session, _key(ticket), SURVEY, at, {"ticket_id": ticket.id, "stage": stage})
+
+    async def _stop_survey(self, session: AsyncSession, ticket: Ticket) -> None:
+        await cancel_timer(session, _key(ticket))
+
+
+def _key(ticket: Ticket) -> str:
+    return f"survey:ticket:{ticket.id}"

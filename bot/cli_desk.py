@@ -1,0 +1,333 @@
+"""`otvet tickets` and `otvet agents`: all that a desk can do, from the terminal."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bot.console import AsJson, installation, print_json, run, table, transaction
+from handoff.errors import AgentNotFoundError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from bot.agent_desk import AgentDesk
+
+tickets_app = typer.Typer(no_args_is_help=True, help="What the assistant could not settle.")
+agents_app = typer.Typer(no_args_is_help=True, help="The people who answer.")
+
+As = Annotated[str, typer.Option("--agent", help="Who does it; customers see the name. Default: the user's.")]
+TICKET_FIELDS = (
+    *("status", "topic", "team", "level", "priority", "reason", "lang", "subject"),
+    *("assignee_id", "created_at", "promised_at"),
+)
+
+
+def _act(work: Callable[[AgentDesk, AsyncSession], Awaitable[Any]]) -> Any:
+    async def done() -> Any:
+        here = installation()
+        async with transaction(here) as session:
+            return await work(here.agent_desk(), session)
+
+    return run(done())
+
+
+def _who(agent: str) -> str:
+    return agent or getpass.getuser()
+
+
+@tickets_app.command("list")
+def tickets_list(
+    everything: Annotated[bool, typer.Option("--all", help="Ended ones too.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Tickets, the one that waits longest first."""
+
+    async def work(_desk: AgentDesk, session: AsyncSession) -> list[dict[str, Any]]:
+        from handoff import desk
+
+        found = await desk.list_tickets(session, live=not everything, limit=limit)
+        return [{"ticket_id": ticket.id, **{name: getattr(ticket, name) for name in TICKET_FIELDS}} for ticket in found]
+
+    rows = _act(work)
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        print("No tickets wait." if not everything else "There are no tickets yet.")
+    else:
+        shown = ("ticket_id", "status", "topic", "level", "priority", "reason", "subject")
+        table([[*(row[name] for name in shown), f"{row['created_at']:%d.%m %H:%M}"] for row in rows], [*shown, "since"])
+
+
+@tickets_app.command("show")
+def tickets_show(ticket_id: int, as_json: AsJson = False) -> None:
+    """Everything that an agent needs to go on; --json has what the assistant knew at each step."""
+
+    async def work(desk: AgentDesk, session: AsyncSession) -> dict[str, Any]:
+        return (await desk.packet(session, ticket_id)).as_json()
+
+    packet = _act(work)
+    if as_json:
+        print_json(packet)
+        return
+    who, customer = packet["conversation"], packet["customer"]
+    confidence = "" if packet["topic_confidence"] is None else f" ({packet['topic_confidence']:.0%})"
+    print(f"Ticket {packet['ticket_id']}, {packet['status']}: {packet['subject']}")
+    print(
+        f"Topic {packet['topic']}{confidence} by {packet['routed_by']}, team {packet['team']} {packet['level']}, "
+        f"{packet['priority']}; reason: {packet['reason']}; answer promised by {packet['promised_at']}; "
+        f"agent: {packet['assignee'] or 'nobody yet'}"
+    )
+    for clock in packet["clocks"]:
+        print(
+            f"  {clock['kind']}: {clock['used_seconds'] // 60} of {clock['target_seconds'] // 60} minutes used", end=""
+        )
+        print(f", due {clock['due_at'][:16]}" if clock["due_at"] else "", " BREACHED" if clock["breached"] else "")
+    print(f"{who['channel']}, {who['customer_name'] or who['chat_id']}, {who['lang']}, {customer['segment'] or '-'}")
+    if customer["tickets"]:
+        print("Earlier: " + "; ".join(f"№ {row['ticket_id']} {row['subject']}" for row in customer["tickets"][:5]))
+    if who["window_closes_at"]:
+        print(_window(datetime.fromisoformat(who["window_closes_at"])))
+    print(f"Summary: {packet['summary']}\n")
+    for message in packet["transcript"]:
+        print(f"[{message['at'][:16]}] {message['agent_name'] or message['author']}: {message['text']}")
+        for attachment in message["attachments"]:
+            print(f"    + {attachment['kind']} {attachment['file_name'] or ''} ({attachment['state']})")
+        for number, option in enumerate(message["options"], 1):
+            print(f"    {number}. {option['label']}")
+
+
+def _window(closing: datetime) -> str:
+    """How long the customer may still be written to, in words."""
+    left = closing - datetime.now(UTC)
+    if left <= timedelta():
+        return "The window is closed: a reply waits until the customer answers a template, which goes out with it."
+    hours, minutes = divmod(int(left.total_seconds()) // 60, 60)
+    return f"The customer may be written to for {hours} h {minutes:02} min (until {closing:%Y-%m-%d %H:%M} UTC)."
+
+
+@tickets_app.command("reply")
+def tickets_reply(
+    ticket_id: int,
+    text: str,
+    agent: As = "",
+    template: Annotated[
+        str, typer.Option(help="The template that asks the customer to answer, if his window is closed.")
+    ] = "",
+) -> None:
+    """Answer the customer in his own chat."""
+    here = installation()
+    if template and template not in here.templates.ids:
+        known = ", ".join(here.templates.ids) or "none"
+        raise typer.BadParameter(f"there is no template {template}; there are: {known}", param_hint="--template")
+    _act(lambda desk, session: desk.reply(session, ticket_id, text, agent=_who(agent), template=template))
+    print(f"Queued for ticket {ticket_id}: it goes out as soon as the assistant is serving")
+
+
+@tickets_app.command("note")
+def tickets_note(ticket_id: int, text: str, agent: As = "") -> None:
+    """Write what agents alone see."""
+    _act(lambda desk, session: desk.note(session, ticket_id, text, agent=_who(agent)))
+    print(f"Noted on ticket {ticket_id}")
+
+
+@tickets_app.command("finish")
+def tickets_finish(ticket_id: int, agent: As = "") -> None:
+    """The last word is said: the customer will be asked whether it helped."""
+    _act(lambda desk, session: desk.finish(session, ticket_id, agent=_who(agent)))
+    print(f"Ticket {ticket_id} awaits feedback")
+
+
+@tickets_app.command("resolve")
+def tickets_resolve(ticket_id: int, agent: As = "") -> None:
+    """End a ticket: the customer is told, and the assistant answers again."""
+    _act(lambda desk, session: desk.resolve(session, ticket_id, agent=_who(agent)))
+    print(f"Ticket {ticket_id} is resolved")
+
+
+@tickets_app.command("close")
+def tickets_close(
+    ticket_id: int, why: Annotated[str, typer.Option(help="Duplicate, spam, the customer left …")], agent: As = ""
+) -> None:
+    """End a ticket that was not resolved."""
+    _act(lambda desk, session: desk.close(session, ticket_id, why=why, agent=_who(agent)))
+    print(f"Ticket {ticket_id} is closed")
+
+
+@tickets_app.command("reopen")
+def tickets_reopen(ticket_id: int, agent: As = "") -> None:
+    """Take an ended ticket up again."""
+    _act(lambda desk, session: desk.reopen(session, ticket_id, agent=_who(agent)))
+    print(f"Ticket {ticket_id} is open")
+
+
+@tickets_app.command("hold")
+def tickets_hold(
+    ticket_id: int,
+    task: Annotated[str, typer.Option(help="Link or name of what it waits for.")],
+    until: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Look again at the latest.")] = None,
+    agent: As = "",
+) -> None:
+    """Let a ticket wait for something else; the clocks stand."""
+    when = until.replace(tzinfo=UTC) if until else None
+    _act(lambda desk, session: desk.hold(session, ticket_id, task=task, until=when, agent=_who(agent)))
+    print(f"Ticket {ticket_id} is on hold")
+
+
+@tickets_app.command("task-done")
+def tickets_task_done(
+    task: str, outcome: Annotated[str, typer.Option(help="What the customers are told of it.")] = ""
+) -> None:
+    """A linked task ended: its tickets go on, and their customers are told."""
+    found = _act(lambda desk, session: desk.task_done(session, task, outcome=outcome))
+    print(f"Tickets that go on: {', '.join(str(ticket.id) for ticket in found) or 'none waits for it'}")
+
+
+@tickets_app.command("transfer")
+def tickets_transfer(
+    ticket_id: int, topic: str, why: Annotated[str, typer.Option(help="For the colleague.")], agent: As = ""
+) -> None:
+    """Pass a ticket to the team of another topic; the routing learns from it."""
+    _act(lambda desk, session: desk.transfer(session, ticket_id, topic, why=why, agent=_who(agent)))
+    print(f"Ticket {ticket_id} is passed on")
+
+
+@tickets_app.command("escalate")
+def tickets_escalate(
+    ticket_id: int,
+    details: Annotated[str, typer.Option(help="Details, and the steps that were taken.")],
+    urgency: Annotated[str, typer.Option(help="low, medium or high.")] = "medium",
+    agent: As = "",
+) -> None:
+    """Pass a ticket a level higher."""
+    if urgency not in ("low", "medium", "high"):
+        raise typer.BadParameter("expected low, medium or high", param_hint="--urgency")
+    _act(lambda desk, session: desk.escalate(session, ticket_id, details=details, urgency=urgency, agent=_who(agent)))
+    print(f"Ticket {ticket_id} is escalated")
+
+
+@tickets_app.command("assign")
+def tickets_assign(ticket_id: int, to: Annotated[str, typer.Argument(help="An agent's name; empty: nobody.")]) -> None:
+    """Give a ticket to an agent, or back to the queue."""
+
+    async def work(desk_: AgentDesk, session: AsyncSession) -> None:
+        from handoff import desk
+        from handoff.tickets import find_agent
+
+        agent = await find_agent(session, to) if to else None
+        if to and agent is None:
+            raise AgentNotFoundError(to)
+        ticket = await desk.get_ticket(session, ticket_id)
+        await desk_.tickets.assign(
+            session, ticket, agent.id if agent else None, actor=getpass.getuser(), now=datetime.now(UTC)
+        )
+
+    _act(work)
+    print(f"Ticket {ticket_id}: {to or 'back in the queue'}")
+
+
+@agents_app.command("list")
+def agents_list(as_json: AsJson = False) -> None:
+    """The people who answer, and who of them is there."""
+
+    async def work(desk_: AgentDesk, session: AsyncSession) -> list[dict[str, Any]]:
+        from handoff.tickets import list_agents
+
+        names = ("name", "level", "teams", "langs", "capacity", "schedule", "presence")
+        now = datetime.now(UTC)
+        return [
+            {
+                **{name: getattr(agent, name) for name in names},
+                "on_duty": desk_.tickets.on_duty(agent, now),
+                "load": load,
+            }
+            for agent, load in await list_agents(session)
+        ]
+
+    rows = _act(work)
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        print("There are no agents yet: otvet agents add NAME --team TEAM")
+    else:
+        table([[", ".join(v) if isinstance(v, list) else v for v in row.values()] for row in rows], list(rows[0]))
+
+
+@agents_app.command("add")
+def agents_add(
+    name: str,
+    team: Annotated[list[str] | None, typer.Option(help="A team of topics.yml; may be repeated.")] = None,
+    level: Annotated[str, typer.Option(help="L1, L2, L3 or supervisor.")] = "L1",
+    lang: Annotated[list[str] | None, typer.Option(help="Answers in these languages alone.")] = None,
+    capacity: Annotated[int, typer.Option(min=1, max=1000, help="Tickets at once.")] = 10,
+    schedule: Annotated[str, typer.Option(help="A schedule of desk.yml.")] = "default",
+    notify: Annotated[list[str] | None, typer.Option(help="An Apprise address, such as tgram://…")] = None,
+) -> None:
+    """Add an agent, or change one."""
+
+    async def work(desk_: AgentDesk, session: AsyncSession) -> None:
+        from handoff.policy import LEVELS
+        from handoff.tickets import put_agent
+
+        known = {topic.team for topic in desk_.tickets.topics.all.values()} | set(desk_.tickets.policy.teams)
+        if wrong := set(team or ()) - known:
+            raise typer.BadParameter(f"no team {min(wrong)}: {', '.join(sorted(known))}", param_hint="--team")
+        if level not in LEVELS:
+            raise typer.BadParameter(f"expected one of {', '.join(LEVELS)}", param_hint="--level")
+        if schedule not in desk_.tickets.policy.schedules:
+            raise typer.BadParameter(f"desk.yml has no schedule {schedule}", param_hint="--schedule")
+        given = {"teams": team, "langs": lang, "notify": notify}
+        await put_agent(
+            session,
+            name,
+            now=datetime.now(UTC),
+            level=level,
+            capacity=capacity,
+            schedule=schedule,
+            **{key: value for key, value in given.items() if value is not None},
+        )
+
+    _act(work)
+    print(f"{name} answers")
+
+
+@agents_app.command("presence")
+def agents_presence(name: str, presence: str) -> None:
+    """auto (by the schedule), online, away or offline. Who leaves keeps nothing that has to be answered."""
+
+    async def work(desk_: AgentDesk, session: AsyncSession) -> None:
+        from handoff.records import Presence
+        from handoff.tickets import find_agent
+
+        if presence not in set(Presence):
+            raise typer.BadParameter(f"expected one of {', '.join(Presence)}")
+        agent = await find_agent(session, name)
+        if agent is None:
+            raise AgentNotFoundError(name)
+        agent.presence = Presence(presence)
+        await session.flush()
+        await desk_.tickets.give_out(session, now=datetime.now(UTC))
+
+    _act(work)
+    print(f"{name}: {presence}")
+
+
+@agents_app.command("remove")
+def agents_remove(name: str) -> None:
+    """An agent who left: his tickets go back to the queue, his words stay."""
+
+    async def work(desk_: AgentDesk, session: AsyncSession) -> None:
+        from handoff.tickets import find_agent, forget_agent
+
+        agent = await find_agent(session, name)
+        if agent is None:
+            raise AgentNotFoundError(name)
+        await forget_agent(session, agent, desk_.tickets, actor=getpass.getuser(), now=datetime.now(UTC))
+
+    _act(work)
+    print(f"{name} is removed")

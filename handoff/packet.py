@@ -1,0 +1,311 @@
+"""The handoff packet: all that a person needs to go on, as one document whose schema is published.
+
+docs/packet.schema.json is made from these classes, and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from handoff import desk
+from handoff.clocks import ClockKind
+from handoff.lifecycle import TicketStatus
+from handoff.records import (
+    Agent,
+    AttachmentState,
+    Author,
+    ClockRow,
+    Conversation,
+    Customer,
+    Delivery,
+    Feedback,
+    Message,
+    Owner,
+    Reason,
+    Ticket,
+)
+from handoff.tickets import Tickets, clock_of, history
+from handoff.window import closes_at
+
+SUMMARY_CHARS = 160
+EARLIER_TICKETS = 20
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class PacketAttachment(_Document):
+    kind: str
+    state: AttachmentState
+    file_name: str | None
+    mime_type: str | None
+    size_bytes: int | None
+    sha256: str | None = Field(description="Names the stored file; none where there is no file.")
+    source: dict[str, Any]
+
+
+class PacketMessage(_Document):
+    id: int
+    at: datetime = Field(description="The sender's own time where the platform tells it.")
+    author: Author
+    agent_name: str | None
+    kind: str = Field(description="text, choice, attachment …; note: written for agents alone.")
+    text: str
+    options: list[dict[str, Any]]
+    decision: dict[str, Any] | None = Field(description="What the assistant knew: intent, confidence, hits, rule.")
+    delivery: Delivery | None
+    delivery_error: str | None
+    edits: list[dict[str, Any]]
+    deleted_at: datetime | None
+    attachments: list[PacketAttachment]
+
+
+class Attempt(_Document):
+    """Something that the assistant tried in this episode."""
+
+    at: datetime
+    action: Literal["answer", "clarify"]
+    articles: list[str]
+    pressed: str | None = Field(description="The button that the customer pressed on it, as he saw it.")
+
+
+class PacketClock(_Document):
+    kind: ClockKind
+    target_seconds: int
+    used_seconds: int = Field(description="Working time that people used; the assistant's is in no clock.")
+    due_at: datetime | None = Field(description="None while it stands.")
+    done_at: datetime | None
+    breached: bool
+
+
+class PacketConversation(_Document):
+    id: int
+    channel: str
+    account: str
+    chat_id: str
+    customer_name: str | None
+    lang: str | None
+    owner: Owner
+    epoch: int
+    window_closes_at: datetime | None = Field(
+        default=None, description="Until when the customer may be written to freely; none where there is no limit."
+    )
+
+
+class EarlierTicket(_Document):
+    ticket_id: int
+    conversation_id: int
+    channel: str
+    status: TicketStatus
+    topic: str
+    subject: str
+    feedback: Feedback | None
+    created_at: datetime
+
+
+class CustomerCard(_Document):
+    id: int | None
+    name: str | None
+    segment: str | None
+    phone: str | None
+    email: str | None
+    note: str
+    conversations: list[PacketConversation] = Field(description="All channels in which he writes.")
+    tickets: list[EarlierTicket] = Field(description="Earlier ones, the newest first.")
+
+
+class HistoryLine(_Document):
+    at: datetime
+    event: str
+    actor: str
+    status: TicketStatus
+    details: dict[str, Any]
+
+
+class Packet(_Document):
+    schema_version: Literal[1] = 1
+    ticket_id: int
+    status: TicketStatus
+    reason: Reason
+    topic: str
+    topic_confidence: float | None
+    runner_up: str | None
+    runner_up_confidence: float | None
+    routed_by: str = Field(description="intent, classifier, article, keywords, default or agent.")
+    team: str
+    level: str
+    priority: str
+    segment: str | None
+    complexity: int | None
+    lang: str
+    subject: str
+    summary: str
+    assignee: str | None
+    reopened: int
+    feedback: Feedback | None
+    hold_task: str | None
+    hold_until: datetime | None
+    created_at: datetime
+    promised_at: datetime
+    first_reply_at: datetime | None
+    resolved_at: datetime | None
+    conversation: PacketConversation
+    customer: CustomerCard
+    tried: list[Attempt]
+    pressed: list[str] = Field(description="The buttons that the customer pressed, as he saw them.")
+    clocks: list[PacketClock]
+    history: list[HistoryLine]
+    transcript: list[PacketMessage]
+
+    def as_json(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+
+async def packet(session: AsyncSession, ticket_id: int, tickets: Tickets, *, now: datetime) -> Packet:
+    """The packet of a ticket as it is now. Raises TicketNotFoundError."""
+    ticket = await desk.get_ticket(session, ticket_id)
+    conversation = await desk.get_conversation(session, ticket.conversation_id)
+    messages = await desk.transcript(session, conversation.id)
+    clocks = await session.scalars(select(ClockRow).where(ClockRow.ticket_id == ticket.id).order_by(ClockRow.kind))
+    hours = tickets.policy.hours_of(ticket.team)
+    closing = await closes_at(
+        session, channel=conversation.channel, account=conversation.account, chat_id=conversation.chat_id
+    )
+    assignee = await session.get(Agent, ticket.assignee_id) if ticket.assignee_id else None
+    episode = await _episode(session, ticket, messages)
+    tried, pressed = _tried(episode), [message.text for message in episode if message.kind == "choice"]
+    columns = {name: getattr(ticket, name) for name in Packet.model_fields if name in Ticket.__table__.columns}
+    return Packet(
+        **columns,
+        ticket_id=ticket.id,
+        summary=_summary(ticket, episode, tried),
+        assignee=assignee.name if assignee else None,
+        conversation=_conversation(conversation).model_copy(update={"window_closes_at": closing}),
+        customer=await _card(session, ticket, conversation),
+        tried=tried,
+        pressed=pressed,
+        clocks=[
+            PacketClock(
+                kind=row.kind,
+                target_seconds=row.target_seconds,
+                used_seconds=int(clock_of(row).used_at(now, hours).total_seconds()),
+                due_at=row.due_at,
+                done_at=row.done_at,
+                breached=clock_of(row).breached(now, hours),
+            )
+            for row in clocks
+        ],
+        history=[HistoryLine.model_validate(entry) for entry in await history(session, [ticket.id])],
+        transcript=[_message(message) for message in messages],
+    )
+
+
+async def _episode(session: AsyncSession, ticket: Ticket, messages: Sequence[Message]) -> list[Message]:
+    """What was said since the ticket before this one ended."""
+    since = await session.scalar(
+        select(Ticket.resolved_at)
+        .where(Ticket.conversation_id == ticket.conversation_id, Ticket.id < ticket.id)
+        .order_by(Ticket.id.desc())
+        .limit(1)
+    )
+    return [message for message in messages if since is None or message.created_at > since]
+
+
+def _tried(messages: Sequence[Message]) -> list[Attempt]:
+    attempts: list[Attempt] = []
+    for position, message in enumerate(messages):
+        decided = message.decision or {}
+        action = decided.get("action")
+        if message.author is not Author.ASSISTANT or action not in ("answer", "clarify"):
+            continue
+        articles = decided.get("articles") or ([decided["article_id"]] if decided.get("article_id") else [])
+        if not articles:
+            continue
+        answer = next((later for later in messages[position + 1 :] if later.author is Author.CUSTOMER), None)
+        pressed = answer.text if answer is not None and answer.kind == "choice" else None
+        attempts.append(Attempt(at=message.sent_at, action=action, articles=articles, pressed=pressed))
+    return attempts
+
+
+WORDS = {
+    "ru": ("Клиент: {said}.", "Ассистент показал: {articles}.", "Файлов: {files}.", "«{text}»"),
+    "en": ("Customer: {said}.", "The assistant showed: {articles}.", "Files: {files}.", "“{text}”"),
+}
+
+
+def _summary(ticket: Ticket, messages: Sequence[Message], tried: Sequence[Attempt]) -> str:
+    """The customer's most telling words, what was tried, and how many files there are."""
+    said, shown, attached, quoted = WORDS["ru" if ticket.lang == "ru" else "en"]
+    texts = [
+        " ".join(message.text.split())
+        for message in messages
+        if message.author is Author.CUSTOMER and message.kind in ("text", "attachment") and message.text.strip()
+    ]
+    telling = sorted(range(len(texts)), key=lambda n: -len(texts[n]))[:2]
+    parts = [said.format(said=", ".join(quoted.format(text=_short(texts[n])) for n in sorted(telling)) or "–")]
+    if tried:
+        parts.append(shown.format(articles=", ".join(dict.fromkeys(a for attempt in tried for a in attempt.articles))))
+    files = sum(len(message.attachments) for message in messages if message.author is Author.CUSTOMER)
+    if files:
+        parts.append(attached.format(files=files))
+    return " ".join(parts)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SUMMARY_CHARS else text[: SUMMARY_CHARS - 1].rstrip() + "…"
+
+
+async def _card(session: AsyncSession, ticket: Ticket, conversation: Conversation) -> CustomerCard:
+    customer = await session.get(Customer, conversation.customer_id) if conversation.customer_id else None
+    theirs = [conversation]
+    if customer is not None:
+        found = await session.scalars(
+            select(Conversation).where(Conversation.customer_id == customer.id).order_by(Conversation.id)
+        )
+        theirs = list(found.all())
+    channels = {row.id: row.channel for row in theirs}
+    earlier = await session.scalars(
+        select(Ticket)
+        .where(Ticket.conversation_id.in_(channels), Ticket.id != ticket.id)
+        .order_by(Ticket.id.desc())
+        .limit(EARLIER_TICKETS)
+    )
+    return CustomerCard(
+        id=customer.id if customer else None,
+        name=(customer.name if customer else None) or conversation.customer_name,
+        segment=customer.segment if customer else None,
+        phone=customer.phone if customer else None,
+        email=customer.email if customer else None,
+        note=customer.note if customer else "",
+        conversations=[_conversation(row) for row in theirs],
+        tickets=[
+            EarlierTicket(
+                ticket_id=row.id,
+                conversation_id=row.conversation_id,
+                channel=channels[row.conversation_id],
+                status=row.status,
+                topic=row.topic,
+                subject=row.subject,
+                feedback=row.feedback,
+                created_at=row.created_at,
+            )
+            for row in earlier
+        ],
+    )
+
+
+def _conversation(row: Conversation) -> PacketConversation:
+    return PacketConversation.model_validate(row)
+
+
+def _message(message: Message) -> PacketMessage:
+    fields = {name: getattr(message, name) for name in PacketMessage.model_fields if name in Message.__table__.columns}
+    attachments = [PacketAttachment.model_validate(item) for item in message.attachments]
+    return PacketMessage(**{**fields, "at": message.sent_at, "attachments": attachments})

@@ -1,0 +1,625 @@
+"""What people do with tickets, whichever desk they sit at: every move is checked, recorded and clocked.
+
+Every method works inside the caller's transaction and never commits. Each first locks the conversation, so that two
+agents who press at once act one after the other, and the second is told what the first did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from handoff import desk
+from handoff.assignment import Candidate, Waiting, assign
+from handoff.clocks import Clock, ClockKind, turn
+from handoff.errors import AgentNotFoundError, OwnershipError, TicketStateError
+from handoff.hours import WorkingHours
+from handoff.lifecycle import LIVE, TicketEvent, TicketStatus, after
+from handoff.policy import LEVELS, DeskPolicy
+from handoff.records import (
+    Agent,
+    Author,
+    ClockRow,
+    Conversation,
+    Customer,
+    Feedback,
+    HistoryEntry,
+    Message,
+    Owner,
+    Presence,
+    Reason,
+    Ticket,
+)
+from handoff.routing import PRIORITIES, Route, Topics
+
+SUBJECT_CHARS = 120
+ACTS = (TicketStatus.NEW, TicketStatus.OPEN)
+"""Where the next word is a person's."""
+SYSTEM, ASSISTANT, CUSTOMER = "system", "assistant", "customer"
+ESCALATES_EVERY = 0.5
+"""After a breach, a level higher each time so much more of the promised time has passed."""
+
+
+URGENCY = {"low": "low", "medium": "normal", "high": "high"}
+"""Of an escalation (R62) → the least priority."""
+
+
+class Alarm(StrEnum):
+    WARNING = "warned"
+    BREACH = "breached"
+    ESCALATION = "escalated"
+
+
+@dataclass(frozen=True)
+class Raised:
+    """A clock that somebody has to be told of."""
+
+    ticket: Ticket
+    kind: ClockKind
+    alarm: Alarm
+    due_at: datetime
+    level: str
+
+
+class Tickets:
+    """All that happens to tickets under one policy."""
+
+    def __init__(self, policy: DeskPolicy, topics: Topics) -> None:
+        self.policy = policy
+        self.topics = topics
+
+    # The customer's side
+
+    async def hand_off(
+        self,
+        session: AsyncSession,
+        conversation: Conversation,
+        *,
+        reason: Reason,
+        route: Route,
+        texts: Sequence[str],
+        now: datetime,
+    ) -> Ticket:
+        """Make the ticket and give the conversation to people. The change of owner begins a new epoch, so that a
+        reply computed before it can be told from one computed after.
+
+        texts: what the customer said in this episode, the most telling first. Raises OwnershipError when a person
+        already has the conversation.
+        """
+        conversation = await desk.lock_conversation(session, conversation.id)
+        if conversation.owner is Owner.PERSON:
+            raise OwnershipError(conversation.id, conversation.owner)
+        customer = await self._customer(session, conversation, now)
+        segment = customer.segment
+        priority = self.policy.priority(route.topic, texts, segment)
+        target = self.policy.target(route.topic, priority, segment)
+        first = target.first_response or timedelta(minutes=route.topic.expected_minutes)
+        subject = " ".join((texts[0] if texts else "").split()) or route.topic.title_in(conversation.lang or "en")
+        ticket = Ticket(
+            conversation_id=conversation.id,
+            status=TicketStatus.NEW,
+            reason=reason,
+            topic=route.topic.id,
+            topic_confidence=route.confidence,
+            runner_up=route.runner_up,
+            runner_up_confidence=route.runner_up_confidence,
+            routed_by=route.by,
+            team=route.topic.team,
+            level=route.topic.level,
+            priority=priority,
+            segment=segment,
+            lang=conversation.lang or "ru",
+            subject=subject if len(subject) <= SUBJECT_CHARS else subject[: SUBJECT_CHARS - 1].rstrip() + "…",
+            preferred_id=await self._last_agent(session, conversation),
+            promised_at=self.policy.hours_of(route.topic.team).add(now, first),
+            created_at=now,
+            updated_at=now,
+        )
+        session.add(ticket)
+        conversation.owner = Owner.PERSON
+        conversation.epoch += 1
+        conversation.updated_at = now
+        await session.flush()
+        await self._record(session, ticket, "created", ASSISTANT, now, reason=reason, topic=ticket.topic)
+        await self._clock(session, ticket, now)
+        return ticket
+
+    async def customer_wrote(
+        self, session: AsyncSession, conversation: Conversation, *, now: datetime
+    ) -> Ticket | None:
+        """The customer said something in a conversation that a person has; None when no ticket is live."""
+        ticket = await desk.open_ticket(session, conversation.id)
+        if ticket is not None:
+            await self._move(session, ticket, TicketEvent.CUSTOMER_WROTE, CUSTOMER, now)
+        return ticket
+
+    async def give_feedback(self, session: AsyncSession, ticket: Ticket, feedback: Feedback, *, now: datetime) -> None:
+        """The customer pressed a button of the survey. "No" gives the ticket to a senior.
+
+        Raises TicketStateError when it was settled otherwise meanwhile, or another ticket is live by now.
+        """
+        await self._lock(session, ticket)
+        ticket.feedback = feedback
+        if feedback is Feedback.HELPED:
+            await self._end(session, ticket, TicketEvent.HELPED, CUSTOMER, now)
+            return
+        if ticket.status not in LIVE:
+            await self._reopen(session, ticket, TicketEvent.NOT_HELPED, CUSTOMER, now)
+        else:
+            await self._move(session, ticket, TicketEvent.NOT_HELPED, CUSTOMER, now)
+            ticket.reopened += 1
+            ticket.finished_at = ticket.asked_at = None
+        await self._raise_level(session, ticket, CUSTOMER, now, why="not helped")
+
+    # The agent's side
+
+    async def reply(self, session: AsyncSession, ticket: Ticket, text: str, *, agent: str, now: datetime) -> Message:
+        """Write an agent's message into the conversation. Sending it is the ledger's work.
+
+        Whoever answers a ticket that nobody has, has it. Raises TicketStateError when it is no longer live: the
+        conversation is the assistant's again.
+        """
+        await self._lock(session, ticket)
+        if ticket.status not in LIVE:
+            raise TicketStateError(ticket.id, ticket.status, "answered")
+        if ticket.assignee_id is None and (known := await find_agent(session, agent)):
+            await self._give(session, ticket, known, agent, now)
+        message = Message(
+            conversation_id=ticket.conversation_id,
+            author=Author.AGENT,
+            agent_name=agent,
+            text=text,
+            sent_at=now,
+            created_at=now,
+        )
+        session.add(message)
+        ticket.first_reply_at = ticket.first_reply_at or now
+        await session.flush()
+        await self._move(session, ticket, TicketEvent.AGENT_REPLIED, agent, now, answered=True, message_id=message.id)
+        return message
+
+    async def hold(
+        self, session: AsyncSession, ticket: Ticket, *, task: str, until: datetime | None, agent: str, now: datetime
+    ) -> None:
+        """Let it wait for something else, for as long as that takes.
+
+        task: a link or a name, which `task_done` finds it by. until: when somebody should look again at the latest.
+        """
+        await self._lock(session, ticket)
+        await self._move(session, ticket, TicketEvent.HELD, agent, now, task=task)
+        ticket.hold_task, ticket.hold_until = task, until
+
+    async def resume(self, session: AsyncSession, ticket: Ticket, *, actor: str, now: datetime) -> None:
+        await self._lock(session, ticket)
+        await self._move(session, ticket, TicketEvent.RESUMED, actor, now, task=ticket.hold_task)
+        ticket.hold_task = ticket.hold_until = None
+
+    async def task_done(self, session: AsyncSession, task: str, *, now: datetime) -> Sequence[Ticket]:
+        """A linked task ended: every ticket that waits for it goes on. Returns them."""
+        waiting = await session.scalars(
+            select(Ticket).where(Ticket.status == TicketStatus.ON_HOLD, Ticket.hold_task == task).order_by(Ticket.id)
+        )
+        found = waiting.all()
+        for ticket in found:
+            await self.resume(session, ticket, actor=SYSTEM, now=now)
+        return found
+
+    async def finish(self, session: AsyncSession, ticket: Ticket, *, agent: str, now: datetime) -> None:
+        """The agent has said his last word; the customer will be asked whether it helped."""
+        await self._lock(session, ticket)
+        await self._move(session, ticket, TicketEvent.FEEDBACK_ASKED, agent, now)
+        ticket.finished_at = now
+
+    async def resolve(self, session: AsyncSession, ticket: Ticket, *, agent: str, now: datetime) -> Conversation:
+        """End it at once, and give the conversation back to the assistant, who starts anew: nothing of the ended
+        episode is remembered."""
+        await self._lock(session, ticket)
+        return await self._end(session, ticket, TicketEvent.RESOLVED, agent, now)
+
+    async def close(
+        self, session: AsyncSession, ticket: Ticket, *, why: str, agent: str, now: datetime
+    ) -> Conversation:
+        """End it without a resolution: a duplicate, spam, a customer who left."""
+        await self._lock(session, ticket)
+        return await self._end(session, ticket, TicketEvent.CLOSED, agent, now, why=why)
+
+    async def reopen(self, session: AsyncSession, ticket: Ticket, *, agent: str, now: datetime) -> None:
+        """Raises TicketStateError when it is live, or another ticket of the conversation is."""
+        await self._lock(session, ticket)
+        await self._reopen(session, ticket, TicketEvent.REOPENED, agent, now)
+
+    async def assign(
+        self, session: AsyncSession, ticket: Ticket, agent_id: int | None, *, actor: str, now: datetime
+    ) -> None:
+        """Give it to an agent, or back to the queue. Raises AgentNotFoundError."""
+        await self._lock(session, ticket)
+        if ticket.status not in LIVE:
+            raise TicketStateError(ticket.id, ticket.status, "assigned")
+        if agent_id is None:
+            await self._take_away(session, ticket, actor, now)
+        else:
+            await self._give(session, ticket, await get_agent(session, agent_id), actor, now)
+
+    async def transfer(
+        self, session: AsyncSession, ticket: Ticket, topic_id: str, *, why: str, agent: str, now: datetime
+    ) -> Message:
+        """Pass it to the team of another topic, with a note of the reason (R74). Returns the note.
+
+        What people correct here is what the routing learns from.
+        """
+        conversation = await self._lock(session, ticket)
+        if ticket.status not in LIVE:
+            raise TicketStateError(ticket.id, ticket.status, "transferred")
+        topic = self.topics.get(topic_id)
+        before, hours = ticket.topic, self.policy.hours_of(ticket.team)
+        giver = await find_agent(session, agent)
+        ticket.topic, ticket.team = topic.id, topic.team
+        ticket.level = max(ticket.level, topic.level, key=LEVELS.index)
+        ticket.routed_by = "agent"
+        if giver:
+            ticket.given_away = [*ticket.given_away, giver.id]
+        await self._take_away(session, ticket, agent, now)
+        ticket.preferred_id = None
+        await self._record(session, ticket, "transferred", agent, now, topic=topic.id, topic_before=before, why=why)
+        await self._clock(session, ticket, now, hours_before=hours)
+        title = topic.title_in(conversation.lang or "ru")
+        return await desk.note(
+            session, conversation.id, f"→ {title}: {why}", agent_name=agent, about={"transferred": topic.id}, now=now
+        )
+
+    async def escalate(
+        self, session: AsyncSession, ticket: Ticket, *, details: str, urgency: str, agent: str, now: datetime
+    ) -> Message:
+        """Pass it a level higher by the template of R62: to, subject, details and steps, contact, urgency."""
+        conversation = await self._lock(session, ticket)
+        if ticket.status not in LIVE:
+            raise TicketStateError(ticket.id, ticket.status, "escalated")
+        giver = await find_agent(session, agent)
+        if giver:
+            ticket.given_away = [*ticket.given_away, giver.id]
+        await self._raise_level(session, ticket, agent, now, why=details)
+        ticket.priority = max(
+            ticket.priority,
+            {"low": "low", "medium": "normal", "high": "high"}.get(urgency, "normal"),
+            key=PRIORITIES.index,
+        )
+        about = {
+            "to": f"{ticket.team} {ticket.level}",
+            "subject": ticket.subject,
+            "details": details,
+            "contact": f"{conversation.channel}:{conversation.chat_id}",
+            "urgency": urgency,
+        }
+        text = "\n".join(f"{key}: {value}" for key, value in about.items())
+        return await desk.note(session, conversation.id, text, agent_name=agent, about={"escalated": about}, now=now)
+
+    async def change(
+        self,
+        session: AsyncSession,
+        ticket: Ticket,
+        *,
+        agent: str,
+        now: datetime,
+        priority: str | None = None,
+        complexity: int | None = None,
+        subject: str | None = None,
+    ) -> None:
+        await self._lock(session, ticket)
+        wanted = {"priority": priority, "complexity": complexity, "subject": subject}
+        changed = {key: value for key, value in wanted.items() if value is not None and value != getattr(ticket, key)}
+        if not changed:
+            return
+        before = {key: getattr(ticket, key) for key in changed}
+        for key, value in changed.items():
+            setattr(ticket, key, value)
+        await self._record(session, ticket, "changed", agent, now, before=before, after=changed)
+        await self._clock(session, ticket, now, hours_before=self.policy.hours_of(ticket.team))
+
+    # What happens by itself
+
+    async def give_out(self, session: AsyncSession, *, now: datetime) -> Mapping[int, int]:
+        """Give every waiting ticket to somebody who is there, and take back what an absent one has to act on.
+
+        Returns ticket → agent. Tickets that wait for the customer or a task go back only when they need an agent.
+        """
+        agents = {agent.id: agent for agent in await session.scalars(select(Agent).where(Agent.active))}
+        on_duty = {agent_id: self.on_duty(agent, now) for agent_id, agent in agents.items()}
+        held = await session.scalars(
+            select(Ticket).where(Ticket.status.in_(ACTS), Ticket.assignee_id.is_not(None)).order_by(Ticket.id)
+        )
+        for ticket in held.all():
+            if not on_duty.get(ticket.assignee_id or 0, False):
+                await self._lock(session, ticket)
+                if ticket.status in ACTS and not on_duty.get(ticket.assignee_id or 0, False):
+                    ticket.preferred_id = ticket.assignee_id
+                    await self._take_away(session, ticket, SYSTEM, now, why="off duty")
+        loads = await session.execute(
+            select(Ticket.assignee_id, func.count())
+            .where(Ticket.status.in_(ACTS), Ticket.assignee_id.is_not(None))
+            .group_by(Ticket.assignee_id)
+        )
+        load = {row[0]: row[1] for row in loads}
+        candidates = [
+            Candidate(
+                agent_id=agent.id,
+                teams=frozenset(agent.teams),
+                level=agent.level,
+                langs=frozenset(agent.langs),
+                on_duty=on_duty[agent.id],
+                load=load.get(agent.id, 0),
+                capacity=agent.capacity,
+                last_assigned_at=agent.last_assigned_at,
+            )
+            for agent in agents.values()
+        ]
+        rows = (
+            await session.scalars(select(Ticket).where(Ticket.status.in_(ACTS), Ticket.assignee_id.is_(None)))
+        ).all()
+        given = assign([_waiting(row) for row in rows], candidates, now)
+        by_id = {row.id: row for row in rows}
+        for ticket_id, agent_id in given.items():
+            ticket = by_id[ticket_id]
+            await self._lock(session, ticket)
+            if ticket.status in LIVE and ticket.assignee_id is None:
+                await self._give(session, ticket, agents[agent_id], SYSTEM, now)
+        return given
+
+    def on_duty(self, agent: Agent, now: datetime) -> bool:
+        if not agent.active or agent.presence in (Presence.AWAY, Presence.OFFLINE):
+            return False
+        hours = self.policy.schedules.get(agent.schedule) or self.policy.schedules["default"]
+        return agent.presence is Presence.ONLINE or hours.contains(now)
+
+    async def raise_clocks(self, session: AsyncSession, *, now: datetime, limit: int = 200) -> list[Raised]:
+        """Every clock that has to be spoken of now, each once: before the deadline, at it, and after it along
+        L1 → L2 → L3 → supervisor."""
+        rows = await session.scalars(
+            select(ClockRow).where(ClockRow.look_at <= now).order_by(ClockRow.look_at).limit(limit)
+        )
+        raised = []
+        for row in rows.all():
+            ticket = await desk.get_ticket(session, row.ticket_id)
+            await self._lock(session, ticket)
+            await session.refresh(row)
+            if row.look_at is None or row.look_at > now:
+                continue  # answered meanwhile
+            row.raised += 1
+            alarm = {1: Alarm.WARNING, 2: Alarm.BREACH}.get(row.raised, Alarm.ESCALATION)
+            if alarm is Alarm.ESCALATION:
+                await self._raise_level(session, ticket, SYSTEM, now, why=f"{row.kind} breached")
+            else:
+                await self._record(session, ticket, alarm, SYSTEM, now, clock=row.kind)
+            self._look(row, ticket)
+            raised.append(Raised(ticket, row.kind, alarm, row.due_at or now, ticket.level))
+        return raised
+
+    async def wake_held(self, session: AsyncSession, *, now: datetime) -> Sequence[Ticket]:
+        """Tickets on hold whose time is up go on."""
+        due = await session.scalars(
+            select(Ticket).where(Ticket.status == TicketStatus.ON_HOLD, Ticket.hold_until <= now).order_by(Ticket.id)
+        )
+        found = due.all()
+        for ticket in found:
+            await self.resume(session, ticket, actor=SYSTEM, now=now)
+        return found
+
+    # Inside
+
+    async def _lock(self, session: AsyncSession, ticket: Ticket) -> Conversation:
+        conversation = await desk.lock_conversation(session, ticket.conversation_id)
+        await session.refresh(ticket)
+        return conversation
+
+    async def _move(
+        self,
+        session: AsyncSession,
+        ticket: Ticket,
+        event: TicketEvent,
+        actor: str,
+        now: datetime,
+        *,
+        answered: bool = False,
+        **details: Any,
+    ) -> None:
+        ticket.status = after(ticket.id, ticket.status, event)
+        ticket.updated_at = now
+        await self._record(session, ticket, event, actor, now, **details)
+        answered = answered or event is TicketEvent.FEEDBACK_ASKED
+        await self._clock(session, ticket, now, answered=answered)
+
+    async def _end(
+        self, session: AsyncSession, ticket: Ticket, event: TicketEvent, actor: str, now: datetime, **details: Any
+    ) -> Conversation:
+        await self._move(session, ticket, event, actor, now, **details)
+        ticket.resolved_at = now
+        conversation = await desk.lock_conversation(session, ticket.conversation_id)
+        conversation.owner = Owner.ASSISTANT
+        conversation.epoch += 1
+        conversation.state = {"greeted": True}
+        conversation.updated_at = now
+        return conversation
+
+    async def _reopen(
+        self, session: AsyncSession, ticket: Ticket, event: TicketEvent, actor: str, now: datetime
+    ) -> None:
+        live = await desk.open_ticket(session, ticket.conversation_id)
+        if live is not None and live.id != ticket.id:
+            raise TicketStateError(ticket.id, ticket.status, f"reopened: ticket {live.id} is live")
+        ticket.reopened += 1
+        ticket.resolved_at = ticket.finished_at = ticket.asked_at = None
+        await self._move(session, ticket, event, actor, now)
+        conversation = await desk.lock_conversation(session, ticket.conversation_id)
+        conversation.owner = Owner.PERSON
+        conversation.epoch += 1
+        conversation.updated_at = now
+
+    async def _give(self, session: AsyncSession, ticket: Ticket, agent: Agent, actor: str, now: datetime) -> None:
+        ticket.assignee_id, ticket.updated_at, agent.last_assigned_at = agent.id, now, now
+        await self._record(session, ticket, "assigned", actor, now, agent=agent.name)
+
+    async def _take_away(
+        self, session: AsyncSession, ticket: Ticket, actor: str, now: datetime, **details: Any
+    ) -> None:
+        if ticket.assignee_id is not None:
+            ticket.assignee_id, ticket.updated_at = None, now
+            await self._record(session, ticket, "unassigned", actor, now, **details)
+
+    async def _raise_level(self, session: AsyncSession, ticket: Ticket, actor: str, now: datetime, *, why: str) -> None:
+        """A level higher, and to the team above at the top of this one; whoever has it keeps it if he may."""
+        before = ticket.level
+        ticket.level = LEVELS[min(LEVELS.index(ticket.level) + 1, len(LEVELS) - 1)]
+        holder = await session.get(Agent, ticket.assignee_id) if ticket.assignee_id else None
+        if holder and LEVELS.index(holder.level) < LEVELS.index(ticket.level):
+            await self._take_away(session, ticket, actor, now, why="escalated")
+        await self._record(session, ticket, "escalated", actor, now, level=ticket.level, before=before, why=why)
+
+    async def _record(
+        self, session: AsyncSession, ticket: Ticket, event: str, actor: str, now: datetime, **details: Any
+    ) -> None:
+        session.add(
+            HistoryEntry(ticket_id=ticket.id, at=now, event=event, actor=actor, status=ticket.status, details=details)
+        )
+        await session.flush()
+
+    async def _clock(
+        self,
+        session: AsyncSession,
+        ticket: Ticket,
+        now: datetime,
+        *,
+        answered: bool = False,
+        hours_before: WorkingHours | None = None,
+    ) -> None:
+        """Bring the clocks to the ticket's status; `hours_before`: also to a changed promise or team."""
+        hours = self.policy.hours_of(ticket.team)
+        target = self.policy.target(self.topics.get(ticket.topic), ticket.priority, ticket.segment)
+        rows = {row.kind: row for row in await session.scalars(select(ClockRow).where(ClockRow.ticket_id == ticket.id))}
+        clocks = {kind: clock_of(row) for kind, row in rows.items()}
+        if hours_before is not None:
+            clocks = {
+                kind: clock.moved(now, hours_before, wanted) if (wanted := target.of(kind)) else clock
+                for kind, clock in clocks.items()
+            }
+        turned = turn(clocks, ticket.status, answered=answered, target=target, hours=hours, now=now)
+        for kind, clock in turned.items():
+            row = rows.get(kind)
+            if row is None:
+                row = ClockRow(ticket_id=ticket.id, kind=kind, raised=0)
+                session.add(row)
+            elif clock == clock_of(row):
+                continue
+            if clock.used == timedelta(0) and row.used_seconds:
+                row.raised = 0  # the next question's clock
+            row.target_seconds = int(clock.target.total_seconds())
+            row.used_seconds = clock.used.total_seconds()
+            row.running_since, row.done_at = clock.running_since, clock.done_at
+            self._look(row, ticket)
+        await session.flush()
+
+    def _look(self, row: ClockRow, ticket: Ticket) -> None:
+        """When somebody has to look at this clock next."""
+        clock, hours = clock_of(row), self.policy.hours_of(ticket.team)
+        row.due_at = clock.due_at(hours)
+        if row.raised >= 2 and ticket.level == LEVELS[-1]:
+            row.look_at = None  # there is nobody higher
+            return
+        share = {0: self.policy.warn_at, 1: 1.0}.get(row.raised, 1 + ESCALATES_EVERY * (row.raised - 1))
+        row.look_at = clock.share_at(share, hours)
+
+    async def _customer(self, session: AsyncSession, conversation: Conversation, now: datetime) -> Customer:
+        if conversation.customer_id is not None:
+            return await session.get_one(Customer, conversation.customer_id)
+        customer = Customer(name=conversation.customer_name, note="", created_at=now)
+        session.add(customer)
+        await session.flush()
+        conversation.customer_id = customer.id
+        return customer
+
+    async def _last_agent(self, session: AsyncSession, conversation: Conversation) -> int | None:
+        """Who had the customer's last ticket, in whatever channel."""
+        theirs = select(Conversation.id).where(Conversation.customer_id == conversation.customer_id)
+        found: int | None = await session.scalar(
+            select(Ticket.assignee_id)
+            .where(
+                or_(Ticket.conversation_id == conversation.id, Ticket.conversation_id.in_(theirs)),
+                Ticket.assignee_id.is_not(None),
+            )
+            .order_by(Ticket.id.desc())
+            .limit(1)
+        )
+        return found
+
+
+def clock_of(row: ClockRow) -> Clock:
+    return Clock(
+        timedelta(seconds=row.target_seconds), timedelta(seconds=row.used_seconds), row.running_since, row.done_at
+    )
+
+
+def _waiting(ticket: Ticket) -> Waiting:
+    return Waiting(
+        ticket_id=ticket.id,
+        team=ticket.team,
+        level=ticket.level,
+        lang=ticket.lang,
+        priority=ticket.priority,
+        since=ticket.created_at,
+        preferred=ticket.preferred_id,
+        not_to=frozenset(ticket.given_away),
+    )
+
+
+async def get_agent(session: AsyncSession, agent_id: int) -> Agent:
+    agent = await session.get(Agent, agent_id)
+    if agent is None or not agent.active:
+        raise AgentNotFoundError(agent_id)
+    return agent
+
+
+async def find_agent(session: AsyncSession, name: str) -> Agent | None:
+    found: Agent | None = await session.scalar(select(Agent).where(Agent.name == name, Agent.active))
+    return found
+
+
+async def list_agents(session: AsyncSession) -> Sequence[tuple[Agent, int]]:
+    """Every agent with the number of tickets he has to act on."""
+    loads = await session.execute(
+        select(Ticket.assignee_id, func.count()).where(Ticket.status.in_(ACTS)).group_by(Ticket.assignee_id)
+    )
+    load = {row[0]: row[1] for row in loads}
+    agents = await session.scalars(select(Agent).where(Agent.active).order_by(Agent.name))
+    return [(agent, load.get(agent.id, 0)) for agent in agents]
+
+
+async def put_agent(session: AsyncSession, name: str, *, now: datetime, **fields: Any) -> Agent:
+    """Add an agent, or change what is named of one."""
+    agent = await session.scalar(select(Agent).where(Agent.name == name))
+    if agent is None:
+        agent = Agent(name=name, created_at=now, teams=[], langs=[], notify=[])
+        session.add(agent)
+    for key, value in fields.items():
+        setattr(agent, key, value)
+    agent.active = fields.get("active", True)
+    await session.flush()
+    return agent
+
+
+async def history(session: AsyncSession, ticket_ids: Iterable[int]) -> Sequence[HistoryEntry]:
+    rows = await session.scalars(
+        select(HistoryEntry).where(HistoryEntry.ticket_id.in_(list(ticket_ids))).order_by(HistoryEntry.id)
+    )
+    return rows.all()
+
+
+async def forget_agent(session: AsyncSession, agent: Agent, tickets: Tickets, *, actor: str, now: datetime) -> None:
+    """Nobody is lost with an agent who left: his tickets go back to the queue."""
+    await session.execute(update(Agent).where(Agent.id == agent.id).values(active=False))
+    live = await session.scalars(select(Ticket).where(Ticket.assignee_id == agent.id, Ticket.status.in_(LIVE)))
+    for ticket in live.all():
+        await tickets.assign(session, ticket, None, actor=actor, now=now)

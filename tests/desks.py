@@ -1,0 +1,21 @@
+"""A desk for tests, with the demo's topics and policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from bot.agent_desk import AgentDesk
+from bot.replies import Replies
+from handoff.hours import WorkingHours
+from handoff.policy import load_policy
+from handoff.routing import load_topics
+from handoff.tickets import Tickets
+
+DATA = Path(__file__).parent.parent / "data"
+
+
+def open_desk(replies: Replies, clock: Callable[[], datetime]) -> AgentDesk:
+    tickets = Tickets(load_policy(DATA / "desk.yml", WorkingHours()), load_topics(DATA / "topics.yml"))
+    return AgentDesk(tickets=tickets, replies=replies, clock=clock)
