@@ -21,9 +21,9 @@ from bot.replies import Replies
 from bot.timers import cancel_timer, set_timer
 from handoff import desk
 from handoff.errors import TicketStateError
-from handoff.lifecycle import LIVE, TicketStatus
+from handoff.lifecycle import TicketStatus
 from handoff.packet import Packet, packet
-from handoff.records import Agent, Author, Conversation, Feedback, Message, Ticket
+from handoff.records import Agent, Conversation, Feedback, Message, Ticket
 from handoff.tickets import ACTS, CUSTOMER, SYSTEM, Raised, Tickets
 from handoff.window import closes_at
 
@@ -53,13 +53,11 @@ class AgentDesk:
     async def reply(
         self, session: AsyncSession, ticket_id: int, text: str, *, agent: str, template: str = ""
     ) -> Message:
-        """Answer in the customer's own chat. An agent's first word in a ticket is announced with his name.
+        """Answer in the customer's own chat, under the agent's name.
 
         template: the approved message that asks the customer to answer, should his platform's window be closed.
         """
         ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
-        if ticket.status in LIVE and not await self._spoke(session, ticket, agent):
-            await self.announce(session, ticket, "agent_joined", {"agent_name": agent})
         message = await self.tickets.reply(session, ticket, text, agent=agent, now=now)
         await self._stop_survey(session, ticket)
         if template:
@@ -67,6 +65,14 @@ class AgentDesk:
         conversation = await desk.get_conversation(session, ticket.conversation_id)
         await ledger.queue(session, conversation, message, guarded=False, now=now)
         return message
+
+    async def assign(self, session: AsyncSession, ticket_id: int, to: Agent | None, *, by: str) -> Ticket:
+        """Give it to somebody, or back to the queue. A customer whom nobody has answered yet hears who took it."""
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.assign(session, ticket, to.id if to else None, actor=by, now=self._clock())
+        if to is not None and ticket.first_reply_at is None:
+            await self.announce(session, ticket, "agent_joined", {"agent_name": to.name})
+        return ticket
 
     async def note(self, session: AsyncSession, ticket_id: int, text: str, *, agent: str) -> Message:
         """Write what agents alone see."""
@@ -282,20 +288,6 @@ class AgentDesk:
             guarded=False,
             now=self._clock(),
         )
-
-    async def _spoke(self, session: AsyncSession, ticket: Ticket, agent: str) -> bool:
-        found = await session.scalar(
-            select(Message.id)
-            .where(
-                Message.conversation_id == ticket.conversation_id,
-                Message.author == Author.AGENT,
-                Message.agent_name == agent,
-                Message.delivery.is_not(None),
-                Message.created_at >= ticket.created_at,
-            )
-            .limit(1)
-        )
-        return found is not None
 
     async def _plan_survey(self, session: AsyncSession, ticket: Ticket, at: datetime, stage: str = "ask") -> None:
         """Set the next step; one that the platform would not take any more is left out, and the ticket given up."""

@@ -216,16 +216,12 @@ def tickets_assign(ticket_id: int, to: Annotated[str, typer.Argument(help="An ag
     """Give a ticket to an agent, or back to the queue."""
 
     async def work(desk_: AgentDesk, session: AsyncSession) -> None:
-        from handoff import desk
         from handoff.tickets import find_agent
 
         agent = await find_agent(session, to) if to else None
         if to and agent is None:
             raise AgentNotFoundError(to)
-        ticket = await desk.get_ticket(session, ticket_id)
-        await desk_.tickets.assign(
-            session, ticket, agent.id if agent else None, actor=getpass.getuser(), now=datetime.now(UTC)
-        )
+        await desk_.assign(session, ticket_id, agent, by=getpass.getuser())
 
     _act(work)
     print(f"Ticket {ticket_id}: {to or 'back in the queue'}")

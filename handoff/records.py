@@ -315,7 +315,7 @@ class Ticket(Base):
     routed_by: Mapped[str] = mapped_column(String(16))
     """`intent`, `classifier`, `article`, `keywords` or `default`."""
     team: Mapped[str] = mapped_column(String(64))
-    level: Mapped[str] = mapped_column(String(8))
+    level: Mapped[str] = mapped_column(String(16))
     priority: Mapped[str] = mapped_column(String(16))
     lang: Mapped[str] = mapped_column(String(8))
     segment: Mapped[str | None] = mapped_column(String(32))

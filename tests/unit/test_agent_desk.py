@@ -18,6 +18,7 @@ from handoff import desk
 from handoff.lifecycle import TicketStatus
 from handoff.packet import Packet
 from handoff.records import Feedback, Owner, Ticket
+from handoff.tickets import put_agent
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -72,13 +73,12 @@ async def story(tmp_path: Path, make_database: MakeDatabase) -> AsyncIterator[St
     await made.engine.dispose()
 
 
-async def test_an_agent_is_introduced_once_and_his_words_follow(story: Story) -> None:
-    assert await story.act("reply", 1, "Looking into it", agent="Anna") == [
-        "Anna has joined the conversation.",
-        "Looking into it",
-    ]
-    assert await story.act("reply", 1, "Found it", agent="Anna") == ["Found it"]
-    assert "Boris has joined the conversation." in await story.act("reply", 1, "Hello", agent="Boris")
+async def test_who_takes_a_ticket_is_introduced_before_his_first_word(story: Story) -> None:
+    async with story.sessions.begin() as session:
+        anna = await put_agent(session, "Anna", now=story.clock(), teams=["first-line"])
+    assert await story.act("assign", 1, anna, by="Anna") == ["Anna has joined the conversation."]
+    assert await story.act("reply", 1, "Looking into it", agent="Anna") == ["Looking into it"]
+    assert await story.act("assign", 1, anna, by="Olga") == []
 
 
 async def test_the_survey_comes_an_hour_after_the_last_word_and_yes_ends_it(story: Story) -> None:

@@ -82,6 +82,7 @@ def upgrade() -> None:
 
     op.drop_index("uq_tickets_open", table_name="tickets")
     with op.batch_alter_table("tickets") as tickets:
+        tickets.alter_column("level", existing_type=sa.String(length=8), type_=sa.String(length=16))
         tickets.add_column(sa.Column("segment", sa.String(length=32), nullable=True))
         tickets.add_column(sa.Column("complexity", sa.Integer(), nullable=True))
         tickets.add_column(sa.Column("assignee_id", sa.Integer(), nullable=True))
