@@ -141,8 +141,9 @@ class Conversation(Base):
     account: Mapped[str] = mapped_column(String(64), default="")
     chat_id: Mapped[str] = mapped_column(String(128))
     customer_name: Mapped[str | None] = mapped_column(String(200))
-    customer_id: Mapped[BigId | None] = mapped_column(ForeignKey("customers.id"), index=True)
-    """Known from the first handoff on."""
+    customer_id: Mapped[BigId | None] = mapped_column(index=True)
+    """Known from the first handoff on. No constraint: SQLite could add it to this table, which most others refer to,
+    only by making the table anew."""
     lang: Mapped[str | None] = mapped_column(String(8))
     owner: Mapped[Owner] = mapped_column(default=Owner.ASSISTANT)
     epoch: Mapped[int] = mapped_column(default=0)

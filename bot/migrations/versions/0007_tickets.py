@@ -75,9 +75,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_customer_links"),
     )
     op.create_index("ix_customer_links_conversation_id", "customer_links", ["conversation_id"])
-    with op.batch_alter_table("conversations") as conversations:
-        conversations.add_column(sa.Column("customer_id", BIG, nullable=True))
-        conversations.create_foreign_key("fk_conversations_customer_id_customers", "customers", ["customer_id"], ["id"])
+    op.add_column("conversations", sa.Column("customer_id", BIG, nullable=True))
     op.create_index("ix_conversations_customer_id", "conversations", ["customer_id"])
 
     op.drop_index("uq_tickets_open", table_name="tickets")
@@ -162,8 +160,6 @@ def downgrade() -> None:
         "uq_tickets_open", "tickets", ["conversation_id"], unique=True, sqlite_where=OPEN, postgresql_where=OPEN
     )
     op.drop_index("ix_conversations_customer_id", table_name="conversations")
-    with op.batch_alter_table("conversations") as conversations:
-        conversations.drop_constraint("fk_conversations_customer_id_customers", type_="foreignkey")
-        conversations.drop_column("customer_id")
+    op.drop_column("conversations", "customer_id")
     for table in ("customer_links", "customers", "agents"):
         op.drop_table(table)
