@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from desks import open_desk
 from site_harness import DATA, Keywords
 
 from bot.assistant import Assistant
@@ -25,8 +26,6 @@ from bot.errors import DeliveryError
 from bot.replies import Replies
 from bot.turn import Turns
 from bot.understanding import Understood
-from handoff.hours import WorkingHours
-from handoff.routing import load_topics
 
 
 class Thoughtful(Keywords):
@@ -72,11 +71,11 @@ async def main(url: str, path: str, worker: str) -> None:
     def clock() -> datetime:
         return datetime.now(UTC)
 
+    replies = Replies((DATA / "replies",), {"ru": common, "en": common})
     turns = Turns(
         understander=lambda: mind,
-        replies=Replies((DATA / "replies",), {"ru": common, "en": common}),
-        topics=load_topics(DATA / "topics.yml"),
-        hours=WorkingHours(),
+        replies=replies,
+        agent_desk=open_desk(replies, clock),
         clock=clock,
         limit_mb=20,
     )

@@ -120,7 +120,7 @@ class Place:
         return {
             str(path.relative_to(self.var)): path.read_bytes()
             for path in self.var.rglob("*")
-            if path.is_file() and ".sqlite3" not in path.name and "encoder" not in path.parts
+            if path.is_file() and ".sqlite3" not in path.name and path.suffix != ".lock" and "encoder" not in path.parts
         }
 
 

@@ -31,7 +31,6 @@ from site_harness import DATA, Keywords
 from sqlalchemy import select
 from test_turns import Recorder, World
 
-from bot import ledger
 from bot.channels.base import Address, OutboundMessage
 from bot.database import migrate
 from bot.errors import DeliveryError
@@ -39,8 +38,8 @@ from bot.ledger import InboxRow, InboxState, OutboxRow
 from bot.understanding import Understood
 from handoff import desk
 from handoff.errors import TicketStateError
-from handoff.hours import WorkingHours
-from handoff.records import NOTE, Author, Conversation, Delivery, Message, Owner, Reason, Ticket, TicketStatus
+from handoff.lifecycle import LIVE
+from handoff.records import NOTE, Author, Conversation, Delivery, Message, Owner, Reason, Ticket
 from handoff.routing import Route, load_topics
 
 CHATS = ("a", "b")
@@ -214,7 +213,7 @@ class Ownership(RuleBasedStateMachine):
     async def _check(self) -> None:
         async with self.world.sessions.begin() as session:
             conversations = {each.id: each for each in await session.scalars(select(Conversation))}
-            tickets = list(await session.scalars(select(Ticket).where(Ticket.status == TicketStatus.OPEN)))
+            tickets = list(await session.scalars(select(Ticket).where(Ticket.status.in_(LIVE))))
             outbox = list(await session.scalars(select(OutboxRow)))
             messages = list(await session.scalars(select(Message).order_by(Message.id)))
             inbox = list(await session.scalars(select(InboxRow).order_by(InboxRow.id)))
@@ -356,33 +355,29 @@ class Ownership(RuleBasedStateMachine):
             conversation = await session.scalar(select(Conversation).where(Conversation.chat_id == chat))
             if conversation is None or conversation.owner is Owner.PERSON:
                 return
-            await desk.hand_off(
+            await self.world.desk.tickets.hand_off(
                 session,
                 conversation,
                 reason=Reason.ASKED_FOR_PERSON,
                 route=Route(TOPICS.default, "default"),
-                subject="taken over",
-                hours=WorkingHours(),
+                texts=["taken over"],
                 now=self.world.clock(),
             )
 
     async def _reply(self, ticket_id: int) -> None:
         try:
             async with self.world.sessions.begin() as session:
-                ticket = await desk.get_ticket(session, ticket_id)
-                now = self.world.clock()
-                message = await desk.reply(session, ticket, "I am on it", agent_name="Anna", now=now)
-                conversation = await desk.get_conversation(session, ticket.conversation_id)
+                message = await self.world.desk.reply(session, ticket_id, "I am on it", agent="Anna")
+                conversation = await desk.get_conversation(session, message.conversation_id)
                 assert conversation.owner is Owner.PERSON
                 self.of_agents[message.id] = conversation.epoch
-                await ledger.queue(session, conversation, message, guarded=False, now=now)
         except TicketStateError:
             return
 
     async def _resolve(self, ticket_id: int) -> None:
         try:
             async with self.world.sessions.begin() as session:
-                await desk.resolve(session, await desk.get_ticket(session, ticket_id), now=self.world.clock())
+                await self.world.desk.resolve(session, ticket_id, agent="Anna")
         except TicketStateError:
             return
 
