@@ -37,8 +37,8 @@ async def full(make_database: MakeDatabase) -> AsyncIterator[tuple[AsyncEngine, 
             "INSERT INTO messages (id, conversation_id, author, kind, text, options, external_id, sent_at, created_at)"
             " VALUES (:n, :n, 'customer', 'text', '', '[]', :chat, :at, :at)",
             "INSERT INTO tickets (id, conversation_id, status, reason, topic, routed_by, team, level, priority, lang,"
-            " subject, promised_at, created_at, resolved_at)"
-            " VALUES (:n, :n, 'resolved', 'error', 't', 'default', 't', 'L1', 'low', 'ru', :chat, :at, :at, :at)",
+            " subject, promised_at, created_at, updated_at, resolved_at)"
+            " VALUES (:n, :n, 'resolved', 'error', 't', 'default', 't', 'L1', 'low', 'ru', :chat, :at, :at, :at, :at)",
             "INSERT INTO attachments (id, message_id, kind, state, source) VALUES (:n, :n, 'photo', 'stored', '{}')",
         ):
             rows = [{"n": n, "chat": f"c{n}", "at": NOW} for n in range(1, STORED)]

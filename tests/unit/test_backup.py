@@ -137,7 +137,7 @@ def found(folder: Path, pattern: str) -> list[Path]:
 
 def hidden(folder: Path) -> list[Path]:
     """What a half-done work would leave behind."""
-    return found(folder, ".*")
+    return [path for path in found(folder, ".*") if path.suffix != ".lock"]
 
 
 def sealed(target: Path, manifest: dict[str, Any], members: dict[str, bytes]) -> None:
