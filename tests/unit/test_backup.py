@@ -207,13 +207,16 @@ async def test_an_installation_moves_from_one_database_to_the_other_and_goes_on(
 async def test_a_backup_is_of_one_moment_while_messages_come_in(full: Place, tmp_path: Path) -> None:
     async with full.database() as (engine, sessions):
 
+        begun = asyncio.Event()
+
         async def busy() -> None:
             for number in range(10_000):
                 inbound = InboundMessage(Address("site", "", "9"), f"busy{number}", NOW)
                 await receive(sessions, inbound, now=NOW)
+                begun.set()
 
         work = asyncio.create_task(busy())
-        await asyncio.sleep(0.2)
+        await begun.wait()
         await save(tmp_path / "b.otvet", engine=engine, var=full.var, data=None)
         assert not work.done()
         work.cancel()
