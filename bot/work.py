@@ -158,8 +158,10 @@ class InProcessWork:
                         missed.add(address)
                     else:
                         busy[address] = asyncio.create_task(guarded(address))
+                # Not `wait_for`: when what it waits for comes at the moment of a cancellation, it forgets the latter.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wanted.wait(), self._poll_seconds)
+                    async with asyncio.timeout(self._poll_seconds):
+                        await self._wanted.wait()
         finally:
             self.stopping = True
             if busy:

@@ -227,7 +227,8 @@ def create_router(
                 soon = 0.1 if page.messages or not page.unsettled else min(soon * 2, 3.0)
                 try:
                     idle = idle_poll_seconds if site.shared.live else DEAF_POLL_SECONDS
-                    await asyncio.wait_for(woken.wait(), soon if page.unsettled else idle)
+                    async with asyncio.timeout(soon if page.unsettled else idle):
+                        await woken.wait()
                 except TimeoutError:
                     continue
 
