@@ -206,7 +206,6 @@ async def test_an_installation_moves_from_one_database_to_the_other_and_goes_on(
 
 async def test_a_backup_is_of_one_moment_while_messages_come_in(full: Place, tmp_path: Path) -> None:
     async with full.database() as (engine, sessions):
-
         begun = asyncio.Event()
 
         async def busy() -> None:
