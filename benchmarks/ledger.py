@@ -79,7 +79,8 @@ class Verdict:
 
 
 def shape(text: str, options: Sequence[str]) -> str:
-    """A reply as it is compared: numbers of tickets and times differ between two runs."""
+    """A reply as it is compared: numbers of tickets, times and places in the queue differ between two runs."""
+    text = re.sub(r" (Ahead of you in the queue|Перед вами в очереди): \d+\.", "", text)
     return re.sub(r"\d+", "#", text) + "".join(f"\n[{option}]" for option in options)
 
 
