@@ -53,7 +53,7 @@ SCRIPTS = 40
 """Different conversations; of 200, each is held by five customers."""
 ON_THE_WAY_SECONDS = 0.1
 """A sender that dies with its request on the way is dead a little before the platform accepts it."""
-UNCERTAIN_SECONDS = 1.0
+UNCERTAIN_SECONDS = 2.0
 QUIET_SECONDS = 60.0
 """When so long nothing was accepted, what is missing is lost."""
 ASKING = ("Можно мне поговорить с живым человеком?", "Could I please talk to a real person now?")

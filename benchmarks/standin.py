@@ -311,9 +311,9 @@ class Platform:
             self._write("acknowledged", id=message.id, at=time.time())
 
     async def _read(self, chat: str, expected: int) -> None:
-        """Until the customer has got so many replies, or for a minute: that some are lost must not stop the rest."""
+        """Until the customer has got so many replies, or for five minutes: that some are lost must not stop the rest."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(300):
                 while len(self._accepted[chat]) < expected:
                     self._changed[chat].clear()
                     await self._changed[chat].wait()

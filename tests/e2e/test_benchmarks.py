@@ -68,7 +68,7 @@ def test_the_judge_tells_lost_doubled_reordered_and_uncertain_apart() -> None:
     assert judge(expected, [second, first, third], []).reordered == 2
     killed = [_reply(1, "one", at=10.0, pid=7), _reply(1, "one", at=16.0, pid=8), second, third]
     assert judge(expected, killed, [(10.2, 7)]).uncertain == 1
-    assert judge(expected, killed, [(12.0, 7)]).doubled == 1
+    assert judge(expected, killed, [(12.5, 7)]).doubled == 1
     assert judge(expected, killed, [(9.95, 7)]).uncertain == 1, "killed with the request on its way"
     assert judge(expected, killed, [(9.7, 7)]).doubled == 1
 
