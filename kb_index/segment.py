@@ -91,6 +91,7 @@ class Segment:
         """`beside` is the large segment whose statistics of words are used; `lexicon` and `packed` are what a saved
         segment of the same articles had."""
         self.kept_in: Path | None = None  # the folder where it was saved or loaded from, whole
+        self.kept_sizes: dict[str, int] = {}  # its files then, so that a torn one is noticed without reading them
         self.articles = tuple(articles)
         self.passages = tuple(passages)
         self.vectors = vectors

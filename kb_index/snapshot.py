@@ -106,7 +106,7 @@ def _large(folder: Path, version: str, encoder: Encoder, ranker: Ranker | None) 
         lexicon=lexicon,
         packed={name: arrays[f"faiss-{name}"] for name in ("passages", "questions") if f"faiss-{name}" in arrays},
     )
-    segment.kept_in = folder / version
+    _keep(segment, folder / version)
     return SearchIndex(segment, encoder, ranker, inverse=arrays.get("memory"))
 
 
@@ -116,8 +116,8 @@ def _write_part(folder: Path, index: SearchIndex, segment: Segment, beside: str 
     gone = sorted(index.edits.gone) if index.edits and beside else []
     version = _name(segment, encoder, beside, gone)
     home = folder / version
-    if (segment.kept_in == home and (home / "manifest.json").exists()) or _is_whole(home):
-        segment.kept_in = home
+    if (segment.kept_in == home and _sizes(home) == segment.kept_sizes) or _is_whole(home):
+        _keep(segment, home)
         return version
     arrays: dict[str, Array] = {f"vectors-{name}": getattr(segment.vectors, name) for name in _VECTORS}
     lexical: dict[str, dict[str, float]] = {}
@@ -164,7 +164,7 @@ def _write_part(folder: Path, index: SearchIndex, segment: Segment, beside: str 
         _write(draft / "manifest.json", json.dumps(manifest, indent=1).encode())
         shutil.rmtree(home, ignore_errors=True)
         draft.rename(home)
-        segment.kept_in = home
+        _keep(segment, home)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return version
@@ -174,6 +174,14 @@ def _name(segment: Segment, encoder: Encoder, beside: str | None = None, gone: l
     """A version is named by what is in it: the same articles under the same encoder are the same version."""
     named = json.dumps([_FORMAT, segment.digest, encoder.fingerprint, beside, gone or []])
     return "v-" + hashlib.sha256(named.encode()).hexdigest()[:16]
+
+
+def _keep(segment: Segment, home: Path) -> None:
+    segment.kept_in, segment.kept_sizes = home, _sizes(home)
+
+
+def _sizes(home: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in home.iterdir()} if home.is_dir() else {}
 
 
 def _manifest(folder: Path, version: str, encoder: Encoder) -> dict[str, Any]:
