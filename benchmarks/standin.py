@@ -311,7 +311,7 @@ class Platform:
             self._write("acknowledged", id=message.id, at=time.time())
 
     async def _read(self, chat: str, expected: int) -> None:
-        """Until the customer has got so many replies, or for five minutes: that some are lost must not stop the rest."""
+        """Until the customer has got so many replies, or for five minutes: a lost one must not stop the rest."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(300):
                 while len(self._accepted[chat]) < expected:
