@@ -100,11 +100,14 @@ class Bench:
                     raise RuntimeError(f"{left} messages are stuck")
             cpu = fleet.cpu_seconds()
             fleet.stop()
+        failed = in_a_fork(lambda: self._failed())
         replies = Journal.load(journal).replies
         seconds = replies[-1].at - started
         answered = sum(reply.kind != GREETING for reply in replies)
         return {
             "messages": count,
+            "failed": failed,
+            # Fewer than the messages: a customer whom a person has by then gets no answer from the assistant.
             "answered": answered,
             "turns_per_second": round(answered / seconds, 1),
             "replies": len(replies),
@@ -165,6 +168,14 @@ class Bench:
 
         await asyncio.gather(*(load() for _ in range(LOADERS)))
         await self.installation.close()
+
+    async def _failed(self) -> int:
+        """Turns that broke."""
+        async with self.installation.database.sessions() as session:
+            query = select(func.count(InboxRow.id)).where(InboxRow.state == InboxState.FAILED)
+            failed = int(await session.scalar(query) or 0)
+        await self.installation.close()
+        return failed
 
     async def _left(self) -> int:
         async with self.installation.database.sessions() as session:

@@ -25,8 +25,6 @@ from handoff.records import (
     Ticket,
 )
 
-SUBJECT_CHARS = 120
-
 
 async def open_conversation(
     session: AsyncSession, *, channel: str, account: str, chat_id: str, now: datetime
