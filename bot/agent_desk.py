@@ -20,6 +20,7 @@ from bot.language import DEFAULT
 from bot.replies import Replies
 from bot.timers import cancel_timer, set_timer
 from handoff import desk
+from handoff.customers import Customers, Way
 from handoff.errors import TicketStateError
 from handoff.lifecycle import TicketStatus
 from handoff.packet import Packet, packet
@@ -43,8 +44,10 @@ class AgentDesk:
         tickets: Tickets,
         replies: Replies,
         clock: Callable[[], datetime],
+        phone_region: str = "RU",
     ) -> None:
         self.tickets = tickets
+        self.customers = Customers(tickets, phone_region)
         self._replies = replies
         self._clock = clock
 
@@ -65,6 +68,24 @@ class AgentDesk:
         conversation = await desk.get_conversation(session, ticket.conversation_id)
         await ledger.queue(session, conversation, message, guarded=False, now=now)
         return message
+
+    async def ways(self, session: AsyncSession, ticket_id: int) -> list[Way]:
+        """Where else the customer of a ticket can be answered, the likeliest to reach him first."""
+        ticket = await desk.get_ticket(session, ticket_id)
+        conversation = await desk.get_conversation(session, ticket.conversation_id)
+        return await self.customers.ways(session, conversation, now=self._clock())
+
+    async def reply_elsewhere(
+        self, session: AsyncSession, ticket_id: int, conversation_id: int, text: str, *, agent: str, template: str = ""
+    ) -> Message:
+        """Go on in another conversation of the same customer, and answer there: he is told which ticket it is about.
+
+        Raises TicketStateError, CustomerError, as `Tickets.move` does.
+        """
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.move(session, ticket, conversation_id, agent=agent, now=self._clock())
+        await self.announce(session, ticket, "moved_here")
+        return await self.reply(session, ticket_id, text, agent=agent, template=template)
 
     async def assign(self, session: AsyncSession, ticket_id: int, to: Agent | None, *, by: str) -> Ticket:
         """Give it to somebody, or back to the queue. A customer whom nobody has answered yet hears who took it."""

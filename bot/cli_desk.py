@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +28,7 @@ TICKET_FIELDS = (
 )
 
 
-def _act(work: Callable[[AgentDesk, AsyncSession], Awaitable[Any]]) -> Any:
+def act(work: Callable[[AgentDesk, AsyncSession], Awaitable[Any]]) -> Any:
     async def done() -> Any:
         here = installation()
         async with transaction(here) as session:
@@ -36,7 +37,7 @@ def _act(work: Callable[[AgentDesk, AsyncSession], Awaitable[Any]]) -> Any:
     return run(done())
 
 
-def _who(agent: str) -> str:
+def who(agent: str) -> str:
     return agent or getpass.getuser()
 
 
@@ -54,7 +55,7 @@ def tickets_list(
         found = await desk.list_tickets(session, live=not everything, limit=limit)
         return [{"ticket_id": ticket.id, **{name: getattr(ticket, name) for name in TICKET_FIELDS}} for ticket in found]
 
-    rows = _act(work)
+    rows = act(work)
     if as_json:
         print_json(rows)
     elif not rows:
@@ -71,7 +72,7 @@ def tickets_show(ticket_id: int, as_json: AsJson = False) -> None:
     async def work(desk: AgentDesk, session: AsyncSession) -> dict[str, Any]:
         return (await desk.packet(session, ticket_id)).as_json()
 
-    packet = _act(work)
+    packet = act(work)
     if as_json:
         print_json(packet)
         return
@@ -119,34 +120,61 @@ def tickets_reply(
     template: Annotated[
         str, typer.Option(help="The template that asks the customer to answer, if his window is closed.")
     ] = "",
+    in_: Annotated[
+        int | None, typer.Option("--in", help="Go on in this other conversation of his; `ways` lists them.")
+    ] = None,
 ) -> None:
-    """Answer the customer in his own chat."""
+    """Answer the customer in his own chat, or in another of his."""
     here = installation()
     if template and template not in here.templates.ids:
         known = ", ".join(here.templates.ids) or "none"
         raise typer.BadParameter(f"there is no template {template}; there are: {known}", param_hint="--template")
-    _act(lambda desk, session: desk.reply(session, ticket_id, text, agent=_who(agent), template=template))
+    if in_ is None:
+        act(lambda desk, session: desk.reply(session, ticket_id, text, agent=who(agent), template=template))
+    else:
+        act(
+            lambda desk, session: desk.reply_elsewhere(
+                session, ticket_id, in_, text, agent=who(agent), template=template
+            )
+        )
     print(f"Queued for ticket {ticket_id}: it goes out as soon as the assistant is serving")
+
+
+@tickets_app.command("ways")
+def tickets_ways(ticket_id: int, as_json: AsJson = False) -> None:
+    """Where else the customer can be answered: his other channels, the likeliest to reach him first."""
+
+    async def work(desk: AgentDesk, session: AsyncSession) -> list[dict[str, Any]]:
+        return [asdict(way) for way in await desk.ways(session, ticket_id)]
+
+    rows = act(work)
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        print("No other conversation of this customer's is known: otvet customers show tells who may be the same")
+    else:
+        shown = ("conversation_id", "channel", "customer_name", "heard_at", "open", "failed", "ticket_id")
+        table([[row[name] for name in shown] for row in rows], shown)
 
 
 @tickets_app.command("note")
 def tickets_note(ticket_id: int, text: str, agent: As = "") -> None:
     """Write what agents alone see."""
-    _act(lambda desk, session: desk.note(session, ticket_id, text, agent=_who(agent)))
+    act(lambda desk, session: desk.note(session, ticket_id, text, agent=who(agent)))
     print(f"Noted on ticket {ticket_id}")
 
 
 @tickets_app.command("finish")
 def tickets_finish(ticket_id: int, agent: As = "") -> None:
     """The last word is said: the customer will be asked whether it helped."""
-    _act(lambda desk, session: desk.finish(session, ticket_id, agent=_who(agent)))
+    act(lambda desk, session: desk.finish(session, ticket_id, agent=who(agent)))
     print(f"Ticket {ticket_id} awaits feedback")
 
 
 @tickets_app.command("resolve")
 def tickets_resolve(ticket_id: int, agent: As = "") -> None:
     """End a ticket: the customer is told, and the assistant answers again."""
-    _act(lambda desk, session: desk.resolve(session, ticket_id, agent=_who(agent)))
+    act(lambda desk, session: desk.resolve(session, ticket_id, agent=who(agent)))
     print(f"Ticket {ticket_id} is resolved")
 
 
@@ -155,14 +183,14 @@ def tickets_close(
     ticket_id: int, why: Annotated[str, typer.Option(help="Duplicate, spam, the customer left …")], agent: As = ""
 ) -> None:
     """End a ticket that was not resolved."""
-    _act(lambda desk, session: desk.close(session, ticket_id, why=why, agent=_who(agent)))
+    act(lambda desk, session: desk.close(session, ticket_id, why=why, agent=who(agent)))
     print(f"Ticket {ticket_id} is closed")
 
 
 @tickets_app.command("reopen")
 def tickets_reopen(ticket_id: int, agent: As = "") -> None:
     """Take an ended ticket up again."""
-    _act(lambda desk, session: desk.reopen(session, ticket_id, agent=_who(agent)))
+    act(lambda desk, session: desk.reopen(session, ticket_id, agent=who(agent)))
     print(f"Ticket {ticket_id} is open")
 
 
@@ -175,7 +203,7 @@ def tickets_hold(
 ) -> None:
     """Let a ticket wait for something else; the clocks stand."""
     when = until.replace(tzinfo=UTC) if until else None
-    _act(lambda desk, session: desk.hold(session, ticket_id, task=task, until=when, agent=_who(agent)))
+    act(lambda desk, session: desk.hold(session, ticket_id, task=task, until=when, agent=who(agent)))
     print(f"Ticket {ticket_id} is on hold")
 
 
@@ -184,7 +212,7 @@ def tickets_task_done(
     task: str, outcome: Annotated[str, typer.Option(help="What the customers are told of it.")] = ""
 ) -> None:
     """A linked task ended: its tickets go on, and their customers are told."""
-    found = _act(lambda desk, session: desk.task_done(session, task, outcome=outcome))
+    found = act(lambda desk, session: desk.task_done(session, task, outcome=outcome))
     print(f"Tickets that go on: {', '.join(str(ticket.id) for ticket in found) or 'none waits for it'}")
 
 
@@ -193,7 +221,7 @@ def tickets_transfer(
     ticket_id: int, topic: str, why: Annotated[str, typer.Option(help="For the colleague.")], agent: As = ""
 ) -> None:
     """Pass a ticket to the team of another topic; the routing learns from it."""
-    _act(lambda desk, session: desk.transfer(session, ticket_id, topic, why=why, agent=_who(agent)))
+    act(lambda desk, session: desk.transfer(session, ticket_id, topic, why=why, agent=who(agent)))
     print(f"Ticket {ticket_id} is passed on")
 
 
@@ -207,7 +235,7 @@ def tickets_escalate(
     """Pass a ticket a level higher."""
     if urgency not in ("low", "medium", "high"):
         raise typer.BadParameter("expected low, medium or high", param_hint="--urgency")
-    _act(lambda desk, session: desk.escalate(session, ticket_id, details=details, urgency=urgency, agent=_who(agent)))
+    act(lambda desk, session: desk.escalate(session, ticket_id, details=details, urgency=urgency, agent=who(agent)))
     print(f"Ticket {ticket_id} is escalated")
 
 
@@ -223,7 +251,7 @@ def tickets_assign(ticket_id: int, to: Annotated[str, typer.Argument(help="An ag
             raise AgentNotFoundError(to)
         await desk_.assign(session, ticket_id, agent, by=getpass.getuser())
 
-    _act(work)
+    act(work)
     print(f"Ticket {ticket_id}: {to or 'back in the queue'}")
 
 
@@ -245,7 +273,7 @@ def agents_list(as_json: AsJson = False) -> None:
             for agent, load in await list_agents(session)
         ]
 
-    rows = _act(work)
+    rows = act(work)
     if as_json:
         print_json(rows)
     elif not rows:
@@ -288,7 +316,7 @@ def agents_add(
             **{key: value for key, value in given.items() if value is not None},
         )
 
-    _act(work)
+    act(work)
     print(f"{name} answers")
 
 
@@ -309,7 +337,7 @@ def agents_presence(name: str, presence: str) -> None:
         await session.flush()
         await desk_.tickets.give_out(session, now=datetime.now(UTC))
 
-    _act(work)
+    act(work)
     print(f"{name}: {presence}")
 
 
@@ -325,5 +353,5 @@ def agents_remove(name: str) -> None:
             raise AgentNotFoundError(name)
         await forget_agent(session, agent, desk_.tickets, actor=getpass.getuser(), now=datetime.now(UTC))
 
-    _act(work)
+    act(work)
     print(f"{name} is removed")

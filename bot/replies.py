@@ -37,6 +37,7 @@ REQUIRED = (
         "label_assistant",
         "label_survey_no",
         "label_survey_yes",
+        "moved_here",
         "on_hold",
         "survey",
         "survey_reminder",

@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     shop_en: str = Field("Klyon", description="The company's name in English messages.")
     privacy_url: str = Field("https://klyon.example/privacy", description="Link to the privacy policy (greeting).")
     timezone: str = Field("Europe/Moscow", description="Time zone of the working hours.")
+    phone_region: str = Field(
+        "RU", pattern="^[A-Z]{2}$", description="Country of phone numbers that are written without its code."
+    )
     opens: time = Field(time(9), description="When people begin to work.")
     closes: time = Field(time(21), description="When people stop.")
     work_days: str = Field("1234567", pattern=r"^[1-7]+$", description="Working days, Monday is 1.")

@@ -396,6 +396,14 @@ class Turns:
             session.add(message)
             messages.append(message)
         await session.flush()
+        own = [inbound for inbound in utterance if inbound.kind != "echo"]
+        await self._desk.customers.learn(
+            session,
+            conversation,
+            phone=next((inbound.phone for inbound in reversed(own) if inbound.phone), None),
+            texts=[inbound.text for inbound in own if inbound.kind in JOINABLE],
+            now=now,
+        )
         return messages
 
     async def _act(self, session: AsyncSession, conversation: Conversation, plan: Plan) -> None:
@@ -477,9 +485,13 @@ class Turns:
     async def _hand_off(
         self, session: AsyncSession, conversation: Conversation, reason: Reason, routed: Routed
     ) -> Ticket:
-        return await self._desk.tickets.hand_off(
-            session, conversation, reason=reason, route=routed.route, texts=routed.texts, now=self._clock()
+        now = self._clock()
+        ticket = await self._desk.tickets.hand_off(
+            session, conversation, reason=reason, route=routed.route, texts=routed.texts, now=now
         )
+        # Until now nobody had asked who he is.
+        await self._desk.customers.learn(session, conversation, phone=None, texts=routed.texts, now=now)
+        return ticket
 
     async def _announcement(self, session: AsyncSession, ticket: Ticket, lang: str) -> str:
         return self._replies.render("handoff", lang, await self._desk.expectation(session, ticket), topic=ticket.topic)

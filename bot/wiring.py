@@ -592,7 +592,9 @@ class Installation:
         return Tickets(self.desk_policy, self.topics)
 
     def agent_desk(self, clock: Callable[[], datetime] = utc_now) -> AgentDesk:
-        return AgentDesk(tickets=self.tickets, replies=self.replies, clock=clock)
+        return AgentDesk(
+            tickets=self.tickets, replies=self.replies, clock=clock, phone_region=self.settings.phone_region
+        )
 
     async def run_desk(self) -> None:
         """Give tickets out and speak of their clocks, in one process of all, until cancelled."""

@@ -5,6 +5,8 @@ HandoffError
 ├── TicketNotFoundError         ticket_id
 ├── TicketStateError            ticket_id, status, attempted
 ├── AgentNotFoundError          agent_id
+├── CustomerNotFoundError       customer_id
+├── CustomerError               what can't be done to a customer
 ├── OwnershipError              conversation_id, owner
 └── DataFileError               path, line, problem
     ├── TopicsFileError
@@ -44,6 +46,16 @@ class AgentNotFoundError(HandoffError):
     def __init__(self, agent_id: int | str) -> None:
         super().__init__(f"there is no agent {agent_id}: `otvet agents list` shows them")
         self.agent_id = agent_id
+
+
+class CustomerNotFoundError(HandoffError):
+    def __init__(self, customer_id: int) -> None:
+        super().__init__(f"there is no customer {customer_id}: `otvet customers list` shows them")
+        self.customer_id = customer_id
+
+
+class CustomerError(HandoffError):
+    """The message says what can't be done, and why."""
 
 
 class OwnershipError(HandoffError):

@@ -10,21 +10,25 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from handoff import desk
 from handoff.clocks import ClockKind
+from handoff.customers import Customers, links_of
 from handoff.lifecycle import TicketStatus
 from handoff.records import (
     Agent,
     AttachmentState,
     Author,
     ClockRow,
+    Contact,
+    ContactKind,
     Conversation,
     Customer,
     Delivery,
     Feedback,
+    HistoryEntry,
     Message,
     Owner,
     Reason,
@@ -53,6 +57,7 @@ class PacketAttachment(_Document):
 
 class PacketMessage(_Document):
     id: int
+    conversation_id: int = Field(description="Another than the ticket's where it began in another channel.")
     at: datetime = Field(description="The sender's own time where the platform tells it.")
     author: Author
     agent_name: str | None
@@ -110,6 +115,34 @@ class EarlierTicket(_Document):
     created_at: datetime
 
 
+class CustomerContact(_Document):
+    kind: ContactKind
+    value: str
+    verified: bool = Field(description="The platform vouches for it; otherwise somebody typed it.")
+    conversation_id: int
+
+
+class SamePerson(_Document):
+    """Another customer who may be the same person: for an agent to decide."""
+
+    customer_id: int
+    name: str | None
+    kind: ContactKind
+    value: str
+
+
+class CardLink(_Document):
+    """That a conversation came from another customer, or went back to him."""
+
+    conversation_id: int
+    from_customer_id: int | None
+    to_customer_id: int
+    how: str = Field(description="phone or hand.")
+    actor: str
+    at: datetime
+    undone_at: datetime | None
+
+
 class CustomerCard(_Document):
     id: int | None
     name: str | None
@@ -119,6 +152,9 @@ class CustomerCard(_Document):
     note: str
     conversations: list[PacketConversation] = Field(description="All channels in which he writes.")
     tickets: list[EarlierTicket] = Field(description="Earlier ones, the newest first.")
+    contacts: list[CustomerContact] = Field(description="Numbers and addresses, over all channels.")
+    links: list[CardLink] = Field(description="What was linked to him and taken from him, the oldest first.")
+    suggestions: list[SamePerson] = Field(description="Who may be the same person, by something typed only.")
 
 
 class HistoryLine(_Document):
@@ -172,7 +208,8 @@ async def packet(session: AsyncSession, ticket_id: int, tickets: Tickets, *, now
     """The packet of a ticket as it is now. Raises TicketNotFoundError."""
     ticket = await desk.get_ticket(session, ticket_id)
     conversation = await desk.get_conversation(session, ticket.conversation_id)
-    messages = await desk.transcript(session, conversation.id)
+    past = await history(session, [ticket.id])
+    messages = await _messages(session, conversation.id, past)
     clocks = await session.scalars(select(ClockRow).where(ClockRow.ticket_id == ticket.id).order_by(ClockRow.kind))
     hours = tickets.policy.hours_of(ticket.team)
     closing = await closes_at(
@@ -188,7 +225,7 @@ async def packet(session: AsyncSession, ticket_id: int, tickets: Tickets, *, now
         summary=_summary(ticket, episode, tried),
         assignee=assignee.name if assignee else None,
         conversation=_conversation(conversation).model_copy(update={"window_closes_at": closing}),
-        customer=await _card(session, ticket, conversation),
+        customer=await _card_of(session, ticket, conversation, tickets),
         tried=tried,
         pressed=pressed,
         clocks=[
@@ -202,20 +239,28 @@ async def packet(session: AsyncSession, ticket_id: int, tickets: Tickets, *, now
             )
             for row in clocks
         ],
-        history=[HistoryLine.model_validate(entry) for entry in await history(session, [ticket.id])],
+        history=[HistoryLine.model_validate(entry) for entry in past],
         transcript=[_message(message) for message in messages],
     )
 
 
+async def _messages(session: AsyncSession, conversation_id: int, past: Sequence[HistoryEntry]) -> list[Message]:
+    """The transcript; of a ticket that moved, with those of the conversations where it was before."""
+    were = {int(entry.details["left"]) for entry in past if entry.event == "moved"}
+    found = [m for each in sorted({conversation_id, *were}) for m in await desk.transcript(session, each)]
+    return sorted(found, key=lambda message: message.id)
+
+
 async def _episode(session: AsyncSession, ticket: Ticket, messages: Sequence[Message]) -> list[Message]:
     """What was said since the ticket before this one ended."""
-    since = await session.scalar(
-        select(Ticket.resolved_at)
-        .where(Ticket.conversation_id == ticket.conversation_id, Ticket.id < ticket.id)
-        .order_by(Ticket.id.desc())
-        .limit(1)
+    places = {message.conversation_id for message in messages}
+    rows = await session.execute(
+        select(Ticket.conversation_id, func.max(Ticket.resolved_at))
+        .where(Ticket.conversation_id.in_(places), Ticket.id < ticket.id)
+        .group_by(Ticket.conversation_id)
     )
-    return [message for message in messages if since is None or message.created_at > since]
+    since = {row[0]: row[1] for row in rows if row[1] is not None}
+    return [m for m in messages if m.conversation_id not in since or m.created_at > since[m.conversation_id]]
 
 
 def _tried(messages: Sequence[Message]) -> list[Attempt]:
@@ -262,24 +307,48 @@ def _short(text: str) -> str:
     return text if len(text) <= SUMMARY_CHARS else text[: SUMMARY_CHARS - 1].rstrip() + "…"
 
 
-async def _card(session: AsyncSession, ticket: Ticket, conversation: Conversation) -> CustomerCard:
-    customer = await session.get(Customer, conversation.customer_id) if conversation.customer_id else None
-    theirs = [conversation]
-    if customer is not None:
-        found = await session.scalars(
-            select(Conversation).where(Conversation.customer_id == customer.id).order_by(Conversation.id)
-        )
-        theirs = list(found.all())
+async def _card_of(session: AsyncSession, ticket: Ticket, conversation: Conversation, tickets: Tickets) -> CustomerCard:
+    if conversation.customer_id is None:
+        return await _card(session, None, [conversation], tickets, ticket.id)
+    customer = await session.get_one(Customer, conversation.customer_id)
+    return await customer_card(session, customer, tickets, present=ticket.id)
+
+
+async def customer_card(
+    session: AsyncSession, customer: Customer, tickets: Tickets, *, present: int | None = None
+) -> CustomerCard:
+    """All that is known of a customer. present: the ticket that it is shown with, which is not an earlier one."""
+    found = await session.scalars(
+        select(Conversation).where(Conversation.customer_id == customer.id).order_by(Conversation.id)
+    )
+    return await _card(session, customer, found.all(), tickets, present)
+
+
+async def _card(
+    session: AsyncSession,
+    customer: Customer | None,
+    theirs: Sequence[Conversation],
+    tickets: Tickets,
+    present: int | None,
+) -> CustomerCard:
     channels = {row.id: row.channel for row in theirs}
     earlier = await session.scalars(
         select(Ticket)
-        .where(Ticket.conversation_id.in_(channels), Ticket.id != ticket.id)
+        .where(Ticket.conversation_id.in_(channels), Ticket.id != (present or 0))
         .order_by(Ticket.id.desc())
         .limit(EARLIER_TICKETS)
     )
+    contacts = await session.scalars(
+        select(Contact).where(Contact.conversation_id.in_(channels)).order_by(Contact.verified.desc(), Contact.id)
+    )
+    same = await Customers(tickets).suggestions(session, customer.id) if customer else []
+    links = await links_of(session, customer.id) if customer else ()
     return CustomerCard(
+        links=[CardLink.model_validate(row) for row in links],
+        contacts=[CustomerContact.model_validate(row) for row in contacts],
+        suggestions=[SamePerson.model_validate(row) for row in same],
         id=customer.id if customer else None,
-        name=(customer.name if customer else None) or conversation.customer_name,
+        name=(customer.name if customer else None) or next((c.customer_name for c in theirs if c.customer_name), None),
         segment=customer.segment if customer else None,
         phone=customer.phone if customer else None,
         email=customer.email if customer else None,

@@ -268,7 +268,7 @@ class Customer(Base):
     segment: Mapped[str | None] = mapped_column(String(32))
     """`vip`, `business` or whatever desk.yml names."""
     phone: Mapped[str | None] = mapped_column(String(32), index=True)
-    """E.164, told by the platform and not typed by the customer."""
+    """E.164: proved by the platform, or written by an agent. Which of them, `Contact` tells."""
     email: Mapped[str | None] = mapped_column(String(254), index=True)
     note: Mapped[str] = mapped_column(Text, default="")
     created_at: Mapped[datetime]
@@ -288,6 +288,29 @@ class CustomerLink(Base):
     actor: Mapped[str] = mapped_column(String(200))
     at: Mapped[datetime]
     undone_at: Mapped[datetime | None]
+    filled: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    """Fields that the customer lacked and got from the other: taken back with the link."""
+
+
+class ContactKind(StrEnum):
+    PHONE = "phone"
+    EMAIL = "email"
+
+
+class Contact(Base):
+    """A number or an address that was learnt in a conversation. It stays with the conversation when links change."""
+
+    __tablename__ = "contacts"
+    __table_args__ = (UniqueConstraint("conversation_id", "kind", "value"), Index("ix_contacts_value", "value"))
+
+    id: Mapped[BigId] = mapped_column(primary_key=True)
+    conversation_id: Mapped[BigId] = mapped_column(ForeignKey("conversations.id"))
+    kind: Mapped[ContactKind]
+    value: Mapped[str] = mapped_column(String(254))
+    """E.164, or an address in small letters."""
+    verified: Mapped[bool]
+    """The platform vouches for it. False: somebody typed it."""
+    at: Mapped[datetime]
 
 
 _LIVE_SQL = text(f"status IN ({', '.join(repr(status.value) for status in sorted(LIVE))})")
@@ -359,7 +382,7 @@ class HistoryEntry(Base):
     at: Mapped[datetime]
     event: Mapped[str] = mapped_column(String(32))
     """A `TicketEvent`, or `created`, `assigned`, `unassigned`, `transferred`, `escalated`, `changed`, `warned`,
-    `breached`, `asked`, `reminded`."""
+    `breached`, `asked`, `reminded`, `linked`, `unlinked` (the customer), `moved` (to another conversation of his)."""
     actor: Mapped[str] = mapped_column(String(200))
     """An agent's name, or `assistant`, `customer`, `system`."""
     status: Mapped[TicketStatus]

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from handoff import desk
 from handoff.assignment import Candidate, Waiting, assign
 from handoff.clocks import Clock, ClockKind, turn
-from handoff.errors import AgentNotFoundError, OwnershipError, TicketStateError
+from handoff.errors import AgentNotFoundError, CustomerError, OwnershipError, TicketStateError
 from handoff.hours import WorkingHours
 from handoff.lifecycle import LIVE, TicketEvent, TicketStatus, after
 from handoff.policy import LEVELS, DeskPolicy
@@ -95,7 +95,7 @@ class Tickets:
         conversation = await desk.lock_conversation(session, conversation.id)
         if conversation.owner is Owner.PERSON:
             raise OwnershipError(conversation.id, conversation.owner)
-        customer = await self._customer(session, conversation, now)
+        customer = await self.customer_of(session, conversation, now)
         segment = customer.segment
         priority = self.policy.priority(route.topic, texts, segment)
         target = self.policy.target(route.topic, priority, segment)
@@ -321,6 +321,66 @@ class Tickets:
         await self._record(session, ticket, "changed", agent, now, before=before, after=changed)
         await self._clock(session, ticket, now, hours_before=self.policy.hours_of(ticket.team))
 
+    async def move(
+        self, session: AsyncSession, ticket: Ticket, conversation_id: int, *, agent: str, now: datetime
+    ) -> Conversation:
+        """Go on in another conversation of the same customer: that one is a person's now, the first the assistant's.
+
+        Raises TicketStateError when the ticket has ended or another one is live there, CustomerError when the
+        conversation is not known to be his.
+        """
+        ids = sorted({ticket.conversation_id, conversation_id})
+        locked = {each: await desk.lock_conversation(session, each) for each in ids}
+        await session.refresh(ticket)
+        left, there = locked.get(ticket.conversation_id), locked[conversation_id]
+        if ticket.status not in LIVE or left is None or left is there:
+            raise TicketStateError(ticket.id, ticket.status, f"moved to conversation {conversation_id}")
+        if left.customer_id is None or left.customer_id != there.customer_id:
+            raise CustomerError(f"conversation {there.id} is not known to be the same customer's: link them first")
+        live = await desk.open_ticket(session, there.id)
+        if live is not None:
+            raise TicketStateError(ticket.id, ticket.status, f"moved there: ticket {live.id} is live in it")
+        left.owner, left.state = Owner.ASSISTANT, {"greeted": True}
+        there.owner = Owner.PERSON
+        for conversation in (left, there):
+            conversation.epoch += 1
+            conversation.updated_at = now
+        ticket.conversation_id, ticket.updated_at = there.id, now
+        await self._record(session, ticket, "moved", agent, now, left=left.id, to=there.id)
+        return there
+
+    # What is learnt of the customer
+
+    async def follow_customer(self, session: AsyncSession, customer: Customer, actor: str, now: datetime) -> None:
+        """Bring his live tickets to his segment: what is promised changes, and the priority rises, never falls."""
+        theirs = select(Conversation.id).where(Conversation.customer_id == customer.id)
+        live = await session.scalars(
+            select(Ticket).where(Ticket.conversation_id.in_(theirs), Ticket.status.in_(LIVE)).order_by(Ticket.id)
+        )
+        for ticket in live.all():
+            if ticket.segment == customer.segment:
+                continue
+            least = self.policy.segment_priority.get(customer.segment or "", "low")
+            before = {"segment": ticket.segment, "priority": ticket.priority}
+            ticket.segment = customer.segment
+            ticket.priority = max(ticket.priority, least, key=PRIORITIES.index)
+            after_it = {"segment": ticket.segment, "priority": ticket.priority}
+            await self._record(session, ticket, "changed", actor, now, before=before, after=after_it)
+            await self._clock(session, ticket, now, hours_before=self.policy.hours_of(ticket.team))
+
+    async def record_link(
+        self, session: AsyncSession, customer_id: int, event: str, actor: str, now: datetime, **details: Any
+    ) -> None:
+        """Write into the histories of a customer's live tickets that conversations were joined or taken apart; where
+        none is live, into his newest one's."""
+        theirs = select(Conversation.id).where(Conversation.customer_id == customer_id)
+        rows = await session.scalars(
+            select(Ticket).where(Ticket.conversation_id.in_(theirs)).order_by(Ticket.id.desc()).limit(100)
+        )
+        found = rows.all()
+        for ticket in [ticket for ticket in found if ticket.status in LIVE] or found[:1]:
+            await self._record(session, ticket, event, actor, now, **details)
+
     # What happens by itself
 
     async def give_out(self, session: AsyncSession, *, now: datetime) -> Mapping[int, int]:
@@ -532,7 +592,8 @@ class Tickets:
         share = {0: self.policy.warn_at, 1: 1.0}.get(row.raised, 1 + ESCALATES_EVERY * (row.raised - 1))
         row.look_at = clock.share_at(share, hours)
 
-    async def _customer(self, session: AsyncSession, conversation: Conversation, now: datetime) -> Customer:
+    async def customer_of(self, session: AsyncSession, conversation: Conversation, now: datetime) -> Customer:
+        """Who writes in a conversation; from now on there is somebody."""
         if conversation.customer_id is not None:
             return await session.get_one(Customer, conversation.customer_id)
         customer = Customer(name=conversation.customer_name, note="", created_at=now)

@@ -53,6 +53,8 @@ class InboundMessage:
     """The token of the pressed option."""
     attachments: tuple[InboundAttachment, ...] = ()
     sender_name: str | None = None
+    phone: str | None = None
+    """His number, where the platform itself vouches for it: + and digits. A number that he typed is not one."""
     lang_hint: str | None = None
     """The language that the platform reports for the person, as a two-letter code."""
     platform_id: str | None = None

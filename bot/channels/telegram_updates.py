@@ -62,6 +62,7 @@ class _Message(_Payload):
     reply_to_message: Any = None
     quote: Any = None
     forward_origin: Any = None
+    contact: Any = None
     media_group_id: Any = None
 
 
@@ -258,6 +259,7 @@ def _inbound(
         text=text,
         attachments=attachments,
         sender_name=_name(message.sender),
+        phone=_own_phone(message),
         lang_hint=_lang(message.sender),
         platform_id=str(message.message_id),
         refers_to=refers_to or _quoted(message),
@@ -269,6 +271,17 @@ def _quoted(message: _Message) -> str | None:
     """The message that this one answers."""
     quoted = message.reply_to_message.get("message_id") if isinstance(message.reply_to_message, dict) else None
     return str(quoted) if isinstance(quoted, int) else None
+
+
+def _own_phone(message: _Message) -> str | None:
+    """The number of a contact that is the sender's own by Telegram's word: of a number that it knows, it tells whose
+    it is. A card of somebody else's, or one that was passed on, proves nothing."""
+    card = message.contact if isinstance(message.contact, dict) and not message.forward_origin else {}
+    number = card.get("phone_number")
+    if message.sender is None or card.get("user_id") != message.sender.id or not isinstance(number, str):
+        return None
+    digits = "".join(character for character in number if character.isdecimal() and character.isascii())
+    return f"+{digits}" if digits else None
 
 
 def _context(message: _Message) -> dict[str, Any]:

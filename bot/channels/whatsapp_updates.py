@@ -291,6 +291,7 @@ class _Common:
             choice=choice,
             attachments=attachments,
             sender_name=self.name,
+            phone=f"+{self.wa_id}" if self.wa_id else None,
             refers_to=refers_to or self.quoted,
             context={**self.context, **{key: value for key, value in context.items() if value}},
         )
