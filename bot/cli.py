@@ -16,6 +16,7 @@ import typer
 from bot.cli_customers import customers_app
 from bot.cli_desk import agents_app, tickets_app
 from bot.cli_kb import kb_app
+from bot.cli_report import report
 from bot.console import AsJson
 from bot.console import installation as _installation
 from bot.console import print_json as _print_json
@@ -46,6 +47,7 @@ app.add_typer(tickets_app, name="tickets")
 app.add_typer(agents_app, name="agents")
 app.add_typer(customers_app, name="customers")
 app.add_typer(evaluate_app, name="evaluate")
+app.command()(report)
 
 Engine = Annotated[str | None, typer.Option(help="embedded or rasa; default: OTVET_NLU_ENGINE.")]
 RasaConfig = Annotated[

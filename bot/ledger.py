@@ -40,6 +40,7 @@ from bot.metrics import SENDS
 from bot.timers import set_timer
 from bot.work import Sessions as Sessions
 from bot.work import enqueue
+from handoff.outcomes import Step
 from handoff.records import Author, Base, BigId, Conversation, Delivery, Message
 
 log = structlog.get_logger()
@@ -212,6 +213,8 @@ async def say(
     *,
     options: Sequence[Option] = (),
     decision: dict[str, Any] | None = None,
+    step: Step | None = None,
+    topic: str | None = None,
     guarded: bool,
     now: datetime,
 ) -> Message:
@@ -223,6 +226,8 @@ async def say(
         text=text,
         options=[{"token": option.token, "label": option.label} for option in options],
         decision=decision,
+        step=step,
+        topic=topic,
         sent_at=now,
         created_at=now,
     )

@@ -35,6 +35,7 @@ from bot.replies import Replies
 from bot.understanding import IntentTopics, Understander, Understood
 from handoff import desk
 from handoff.lifecycle import TicketStatus
+from handoff.outcomes import Step
 from handoff.records import Attachment, AttachmentState, Author, Conversation, Feedback, Message, Owner, Reason, Ticket
 from handoff.routing import Route, route
 
@@ -51,6 +52,13 @@ BACK = {"assistant": "@label_assistant"}
 COURTESIES = frozenset(("thanks", "confirmed", "goodbye"))
 """Replies of intents that ask for nothing."""
 MAX_ROUTING_TEXTS = 20
+_STEPS = {
+    "confirmed": Step.CONFIRMED,
+    **dict.fromkeys(("rephrase", "too_long", "unsupported", "attachment_received"), Step.ASKED),
+    **dict.fromkeys(("attachment_too_large", "attachment_failed"), Step.ASKED),
+    **dict.fromkeys(("capabilities", "vacancies"), Step.ANSWERED),
+}
+"""Replies that are a step towards what the customer wants; the others are small talk."""
 
 
 @dataclass(frozen=True)
@@ -411,6 +419,7 @@ class Turns:
         shown: dict[str, str] = dict(decision.state.options)
         for action in decision.actions:
             text, options, record, guarded = "", {}, {"action": "answer", **plan.record}, True
+            step, topic = None, None
             if isinstance(action, Handoff):
                 assert plan.routed is not None  # noqa: S101 - whoever plans a handoff also routes it
                 ticket = await self._hand_off(session, conversation, action.reason, plan.routed)
@@ -428,15 +437,18 @@ class Turns:
                 text = self._replies.render("answer", lang, {"text": action.candidate.text})
                 options = self._labels(action.options, lang)
                 record |= {"article_id": action.candidate.article_id, "article_confidence": action.candidate.confidence}
+                step, topic = Step.ANSWERED, action.candidate.topic or None
             elif isinstance(action, Clarify):
                 text = self._replies.render("clarify", lang)
                 options = self._labels(action.options, lang)
                 record |= {"action": "clarify", "articles": [item.article_id for item in action.candidates]}
+                step = Step.ASKED
             else:
                 guarded = action.template != "greeting"  # who answers and what becomes of the data is always said
                 text = self._replies.render(action.template, lang, {"limit_mb": self._limit_mb, **action.values})
                 options = self._labels(action.options, lang)
                 record |= {"action": "clarify" if action.options else "answer", "reply": action.template}
+                step = _STEPS.get(action.template)
             shown |= {token: label for token, label in options.items() if token in shown}
             await ledger.say(
                 session,
@@ -444,6 +456,8 @@ class Turns:
                 text,
                 options=[Option(token, label) for token, label in options.items()],
                 decision=record,
+                step=step,
+                topic=topic,
                 guarded=guarded,
                 now=self._clock(),
             )

@@ -27,6 +27,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from handoff.clocks import ClockKind
 from handoff.lifecycle import LIVE, TicketStatus
+from handoff.outcomes import Step
 
 StoredJson = JSON().with_variant(JSONB(), "postgresql")
 BigId = Annotated[int, mapped_column(BigInteger().with_variant(Integer(), "sqlite"))]
@@ -159,6 +160,16 @@ class Message(Base):
     __tablename__ = "messages"
     __table_args__ = (
         Index("ix_messages_conversation", "conversation_id", "id"),
+        # All that a report reads of a message lies in the index.
+        Index(
+            "ix_messages_steps",
+            "created_at",
+            "conversation_id",
+            "step",
+            "topic",
+            sqlite_where=text("step IS NOT NULL"),
+            postgresql_where=text("step IS NOT NULL"),
+        ),
         Index(
             "ix_messages_external",
             "external_id",
@@ -177,6 +188,10 @@ class Message(Base):
     """Choices shown with it: [{"token", "label"}]."""
     decision: Mapped[dict[str, Any] | None]
     """All that the assistant knew when it answered: intent, confidence, hits, thresholds, rule, model version."""
+    step: Mapped[Step | None]
+    """Of the assistant's messages: what it did for the customer; none for small talk and announcements."""
+    topic: Mapped[str | None] = mapped_column(String(64))
+    """What a step was about, where that is known."""
     external_id: Mapped[str | None] = mapped_column(String(128))
     """The platform's id of it; of a message that went out in parts, the last one's."""
     delivery: Mapped[Delivery | None]
@@ -322,6 +337,7 @@ class Ticket(Base):
     __tablename__ = "tickets"
     __table_args__ = (
         Index("ix_tickets_status", "status", "created_at"),
+        Index("ix_tickets_created", "created_at"),
         Index("ix_tickets_conversation", "conversation_id", "resolved_at"),
         Index("ix_tickets_assignee", "assignee_id", "status"),
         # One live ticket for a conversation, whatever the code does.

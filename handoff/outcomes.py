@@ -1,0 +1,410 @@
+"""What became of what customers asked, counted honestly. Pure: rows in, figures out; `handoff.reports` reads the rows.
+
+An **episode** is one visit of a customer in one channel: everything until he was silent for a day, or a ticket ended.
+It counts when he asked for something; greetings and thanks alone do not, nor does what the company wrote unasked.
+Each episode is either handed off (a ticket was made, whoever ended it and however soon) or contained, so that the two
+shares add up to 1. And each has one outcome:
+
+- confirmed: the customer said that it helped, and asked for nothing after that;
+- assumed: he was answered, and said nothing more. Silence is no praise: this number stands by itself;
+- reopened: it was opened again, or he came back in the same channel with the same topic within seven days;
+- returned_elsewhere: the same in another channel;
+- abandoned: he left, or was closed, without an answer;
+- running: it is not over.
+
+A settled episode (confirmed or assumed) is durable when seven days have passed and he has not come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from itertools import pairwise
+from math import ceil
+
+from handoff.lifecycle import LIVE, TicketStatus
+
+EPISODE_GAP = timedelta(hours=24)
+"""So long a silence ends an episode that people had no part in."""
+DURABLE_AFTER = timedelta(days=7)
+NIGHT = frozenset({22, 23, 0, 1, 2, 3, 4, 5})
+"""Local hours, as Russian labour law has them."""
+
+
+class Step(StrEnum):
+    """What the assistant did for the customer in one message."""
+
+    ANSWERED = "answered"
+    """An article, or a reply that gives what was asked for."""
+    ASKED = "asked"
+    """A question back, or that it can't do this."""
+    CONFIRMED = "confirmed"
+    """The thanks for the customer's word that it helped."""
+
+
+class Outcome(StrEnum):
+    CONFIRMED = "confirmed"
+    ASSUMED = "assumed"
+    REOPENED = "reopened"
+    RETURNED_ELSEWHERE = "returned_elsewhere"
+    ABANDONED = "abandoned"
+    RUNNING = "running"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A step of the assistant, as it stands in a transcript."""
+
+    conversation_id: int
+    customer: int
+    channel: str
+    at: datetime
+    step: Step
+    topic: str | None
+    hour: int
+    """Of the local day."""
+    day: date
+    lang: str | None = None
+
+
+@dataclass(frozen=True)
+class TicketFacts:
+    """One ticket as plain values. `*_seconds` are working time of its team; the assistant's time is in none of them."""
+
+    ticket_id: int
+    conversation_id: int
+    customer: int
+    """The customer's number; of a conversation that belongs to none yet, minus its own."""
+    channel: str
+    status: TicketStatus
+    reason: str
+    topic: str
+    team: str
+    level: str
+    priority: str
+    lang: str
+    agent: str | None
+    """Who has it, or had it at the end."""
+    routed_by: str
+    created_at: datetime
+    hour: int
+    """Of the local day in which it was made."""
+    day: date
+    in_hours: bool
+    """Made while its team works."""
+    first_reply_at: datetime | None
+    ended_at: datetime | None
+    """The last word of a person, or the end if nobody spoke."""
+    asked: bool
+    """The customer was asked whether it helped, or said so by himself."""
+    helped: bool | None
+    """His last word on it."""
+    reopened: int
+    first_response_seconds: float | None
+    first_response_on_time: bool | None
+    """None: nothing is promised, or it is too early to say."""
+    resolution_seconds: float | None
+    resolution_on_time: bool | None
+
+    @property
+    def on_time(self) -> bool | None:
+        """Every promise that can be judged by now was kept."""
+        judged = [kept for kept in (self.first_response_on_time, self.resolution_on_time) if kept is not None]
+        return all(judged) if judged else None
+
+
+@dataclass(frozen=True)
+class Episode:
+    conversation_id: int
+    customer: int
+    channel: str
+    lang: str | None
+    topic: str | None
+    began_at: datetime
+    hour: int
+    """Of the local day in which it began."""
+    day: date
+    ended_at: datetime
+    """The last step or a ticket's end; while it runs, the last known of them."""
+    last_step: Step | None
+    ticket: TicketFacts | None
+    outcome: Outcome = Outcome.RUNNING
+
+    @property
+    def handed_off(self) -> bool:
+        return self.ticket is not None
+
+    def durable(self, now: datetime) -> bool | None:
+        """Whether it was settled for good; None while that can't be known."""
+        if self.outcome in (Outcome.CONFIRMED, Outcome.ASSUMED):
+            return True if now - self.ended_at >= DURABLE_AFTER else None
+        return None if self.outcome is Outcome.RUNNING else False
+
+
+def episodes(marks: Iterable[Mark], tickets: Iterable[TicketFacts], now: datetime) -> list[Episode]:
+    """Tell the visits apart and judge each. Marks and tickets may come in any order; the result is by beginning."""
+    happened: dict[int, list[tuple[datetime, Mark | TicketFacts]]] = {}
+    for mark in marks:
+        happened.setdefault(mark.conversation_id, []).append((mark.at, mark))
+    for ticket in tickets:
+        happened.setdefault(ticket.conversation_id, []).append((ticket.created_at, ticket))
+    found = [
+        replace(episode, outcome=_end(episode, now))
+        for events in happened.values()
+        for episode in _visits(sorted(events, key=lambda event: event[0]))
+    ]
+    returned = _returns(found)
+    return sorted(
+        (replace(episode, outcome=returned.get(number, episode.outcome)) for number, episode in enumerate(found)),
+        key=lambda episode: episode.began_at,
+    )
+
+
+def _visits(events: Sequence[tuple[datetime, Mark | TicketFacts]]) -> list[Episode]:
+    visits: list[Episode] = []
+    for at, event in events:
+        last = visits[-1] if visits else None
+        if last is not None:
+            ended = last.ticket is not None and (last.ticket.status not in LIVE and at > last.ended_at)
+            apart = ended or (last.ticket is None and at - last.ended_at > EPISODE_GAP)
+            last = None if apart or (last.ticket is not None and isinstance(event, TicketFacts)) else last
+        if isinstance(event, TicketFacts):
+            ends = max(at, event.ended_at or at)
+            if last is None:
+                visits.append(_begin(event, at, ends))
+            else:
+                visits[-1] = replace(last, ticket=event, topic=event.topic, ended_at=ends)
+        elif last is None:
+            visits.append(_begin(event, at, at))
+        elif last.ticket is None:
+            visits[-1] = replace(last, ended_at=at, last_step=event.step, topic=event.topic or last.topic)
+    return visits
+
+
+def _begin(event: Mark | TicketFacts, at: datetime, ends: datetime) -> Episode:
+    ticket = event if isinstance(event, TicketFacts) else None
+    step = event.step if isinstance(event, Mark) else None
+    return Episode(
+        conversation_id=event.conversation_id,
+        customer=event.customer,
+        channel=event.channel,
+        lang=event.lang,
+        topic=event.topic,
+        began_at=at,
+        hour=event.hour,
+        day=event.day,
+        ended_at=ends,
+        last_step=step,
+        ticket=ticket,
+    )
+
+
+def _end(episode: Episode, now: datetime) -> Outcome:
+    """How it ended by itself, before anybody came back."""
+    ticket = episode.ticket
+    if ticket is None:
+        if now - episode.ended_at <= EPISODE_GAP:
+            return Outcome.RUNNING
+        return {Step.CONFIRMED: Outcome.CONFIRMED, Step.ANSWERED: Outcome.ASSUMED}.get(
+            episode.last_step or Step.ASKED, Outcome.ABANDONED
+        )
+    if ticket.status in LIVE:
+        return Outcome.RUNNING
+    if ticket.reopened:
+        return Outcome.REOPENED
+    if ticket.status is TicketStatus.CLOSED or ticket.first_reply_at is None:
+        return Outcome.ABANDONED
+    return Outcome.CONFIRMED if ticket.helped else Outcome.ASSUMED
+
+
+def _returns(found: Sequence[Episode]) -> dict[int, Outcome]:
+    """The number of an episode → what its outcome is because the customer came back with the same topic."""
+    by_matter: dict[tuple[int, str], list[int]] = {}
+    for number, episode in enumerate(found):
+        if episode.topic:
+            by_matter.setdefault((episode.customer, episode.topic), []).append(number)
+    returned = {}
+    for numbers in by_matter.values():
+        numbers.sort(key=lambda number: found[number].began_at)
+        for number, following in pairwise(numbers):
+            before, after = found[number], found[following]
+            if before.outcome is Outcome.RUNNING or after.began_at - before.ended_at > DURABLE_AFTER:
+                continue
+            same = after.channel == before.channel
+            returned[number] = Outcome.REOPENED if same else Outcome.RETURNED_ELSEWHERE
+    return returned
+
+
+@dataclass(frozen=True)
+class Times:
+    """Of a duration in seconds; none of anything where nothing was measured."""
+
+    count: int
+    mean: float | None
+    p50: float | None
+    p90: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Times:
+        known = sorted(value for value in values if value is not None)
+        if not known:
+            return cls(0, None, None, None)
+        p50, p90 = (round(known[ceil(share * len(known)) - 1], 1) for share in (0.5, 0.9))
+        return cls(len(known), round(sum(known) / len(known), 1), p50, p90)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Shares are 0..1, and None where there is nothing to share."""
+
+    episodes: int
+    running: int
+    """Not handed off, and not over yet: in no share below."""
+    handed_off: float | None
+    contained: float | None
+    """1 - handed_off."""
+    assistant: Mapping[str, float | None]
+    """Outcome → its share of all that is over or handed off; these add up to `contained`."""
+    people: Mapping[str, float | None]
+    """Outcome → its share of the same; these, `running` among them, add up to `handed_off`."""
+    durable: float | None
+    """Settled for good, of what ended at least seven days ago."""
+    tickets: int
+    tickets_a_day: float | None
+    first_response: Times
+    """Working time from the handoff to the first word of a person."""
+    first_response_waited: Times
+    """The same by the customer's clock."""
+    resolution: Times
+    """Working time to the last word, without what the customer or another task was waited for."""
+    resolution_waited: Times
+    first_response_on_time: float | None
+    resolution_on_time: float | None
+    on_time: float | None
+    satisfaction: float | None
+    """Helped, of those who said whether it did."""
+    satisfaction_answers: int
+    satisfaction_answered: float | None
+    """Of those who were asked."""
+    reopened: float | None
+    """Of the tickets."""
+    unclear: float | None
+    """Tickets whose topic is the default one («to be clarified») by now."""
+    night: float | None
+    """Tickets made between 22 and 6 local time."""
+    out_of_hours: float | None
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a report is made of: the tickets made and the episodes begun from `since` to `until`."""
+
+    since: datetime
+    until: datetime
+    now: datetime
+    tickets: Sequence[TicketFacts] = ()
+    episodes: Sequence[Episode] = ()
+    default_topic: str = "unclear"
+
+    def only(self, **values: str) -> Facts:
+        """Those that have all of these values, as `by` writes them: `only(topic="payment", agent="")`.
+
+        Of what only a ticket has (agent, team, level, priority, reason) the episodes without one are left out.
+        """
+        return replace(
+            self,
+            tickets=[t for t in self.tickets if all(_value(t, key) == value for key, value in values.items())],
+            episodes=[e for e in self.episodes if all(_value(e, key) == value for key, value in values.items())],
+        )
+
+    def by(self, key: str) -> dict[str, Facts]:
+        """Parted by topic, agent, channel, lang, hour (`00` to `23`), day, team, level, priority or reason; in the
+        order of the values, "" for none."""
+        parts: dict[str, tuple[list[TicketFacts], list[Episode]]] = {}
+        for ticket in self.tickets:
+            parts.setdefault(_value(ticket, key) or "", ([], []))[0].append(ticket)
+        for episode in self.episodes:
+            if (value := _value(episode, key)) is not None:
+                parts.setdefault(value, ([], []))[1].append(episode)
+        return {value: replace(self, tickets=parts[value][0], episodes=parts[value][1]) for value in sorted(parts)}
+
+    def figures(self) -> Figures:
+        return measure(self)
+
+
+def _value(of: TicketFacts | Episode, key: str) -> str | None:
+    """None: this can't be said of an episode without a ticket."""
+    if isinstance(of, Episode) and key not in ("topic", "channel", "lang", "hour", "day"):
+        if of.ticket is None:
+            return None
+        of = of.ticket
+    if key == "hour":
+        return f"{of.hour:02}"
+    found = getattr(of, key)
+    return "" if found is None else str(found)
+
+
+def measure(facts: Facts) -> Figures:
+    counted = [e for e in facts.episodes if e.handed_off or e.outcome is not Outcome.RUNNING]
+    handed = [e for e in counted if e.handed_off]
+    contained = [e for e in counted if not e.handed_off]
+    ripe = [
+        durable
+        for e in counted
+        if facts.now - e.ended_at >= DURABLE_AFTER and (durable := e.durable(facts.now)) is not None
+    ]
+    tickets = facts.tickets
+    spoken = [t.helped for t in tickets if t.helped is not None]
+    days = (min(facts.until, facts.now) - facts.since) / timedelta(days=1)
+    return Figures(
+        episodes=len(counted),
+        running=len(facts.episodes) - len(counted),
+        handed_off=_share(len(handed), len(counted)),
+        contained=_share(len(contained), len(counted)),
+        assistant=_outcomes(contained, len(counted), without=(Outcome.RUNNING,)),
+        people=_outcomes(handed, len(counted)),
+        durable=_share(sum(ripe), len(ripe)),
+        tickets=len(tickets),
+        tickets_a_day=round(len(tickets) / days, 2) if days > 0 else None,
+        first_response=Times.of(t.first_response_seconds for t in tickets),
+        first_response_waited=Times.of(
+            (t.first_reply_at - t.created_at).total_seconds() if t.first_reply_at else None for t in tickets
+        ),
+        resolution=Times.of(t.resolution_seconds for t in tickets),
+        resolution_waited=Times.of(
+            (t.ended_at - t.created_at).total_seconds() if t.ended_at and t.status not in LIVE else None
+            for t in tickets
+        ),
+        first_response_on_time=_kept(t.first_response_on_time for t in tickets),
+        resolution_on_time=_kept(t.resolution_on_time for t in tickets),
+        on_time=_kept(t.on_time for t in tickets),
+        satisfaction=_share(sum(spoken), len(spoken)),
+        satisfaction_answers=len(spoken),
+        satisfaction_answered=_share(len(spoken), sum(t.asked for t in tickets)),
+        reopened=_share(sum(t.reopened > 0 for t in tickets), len(tickets)),
+        unclear=_share(sum(t.topic == facts.default_topic for t in tickets), len(tickets)),
+        night=_share(sum(t.hour in NIGHT for t in tickets), len(tickets)),
+        out_of_hours=_share(sum(not t.in_hours for t in tickets), len(tickets)),
+    )
+
+
+def _outcomes(found: Sequence[Episode], whole: int, without: Sequence[Outcome] = ()) -> dict[str, float | None]:
+    return {
+        outcome.value: _share(sum(e.outcome is outcome for e in found), whole)
+        for outcome in Outcome
+        if outcome not in without
+    }
+
+
+def _kept(values: Iterable[bool | None]) -> float | None:
+    judged = [value for value in values if value is not None]
+    return _share(sum(judged), len(judged))
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 6) if whole else None
