@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -15,7 +16,9 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import ledger
-from bot.channels.base import Option
+from bot.attachments import StoredFile
+from bot.channels.base import Capabilities, Medium, Option, OutboundAttachment
+from bot.errors import FileRefusedError
 from bot.language import DEFAULT
 from bot.replies import Replies
 from bot.timers import cancel_timer, set_timer
@@ -24,7 +27,7 @@ from handoff.customers import Customers, Way
 from handoff.errors import TicketStateError
 from handoff.lifecycle import TicketStatus
 from handoff.packet import Packet, packet
-from handoff.records import Agent, Conversation, Feedback, Message, Ticket
+from handoff.records import Agent, Attachment, AttachmentState, Conversation, Feedback, Message, Ticket
 from handoff.tickets import ACTS, CUSTOMER, SYSTEM, Raised, Tickets
 from handoff.window import closes_at
 
@@ -45,27 +48,58 @@ class AgentDesk:
         replies: Replies,
         clock: Callable[[], datetime],
         phone_region: str = "RU",
+        capabilities: Mapping[str, Capabilities] | None = None,
     ) -> None:
+        """capabilities: channel → what it can take; a channel that is not among them takes no files."""
         self.tickets = tickets
         self.customers = Customers(tickets, phone_region)
         self._replies = replies
         self._clock = clock
+        self._capabilities = capabilities or {}
+
+    def media(self, channel: str) -> Mapping[str, Medium]:
+        """How a channel takes files, by kind, to tell the agent before he sends one. Empty: not at all."""
+        found = self._capabilities.get(channel)
+        return found.media if found else {}
+
+    def check_file(self, channel: str, file: StoredFile) -> str:
+        """The kind as which a file will go out. Raises FileRefusedError with the limit."""
+        attachment = OutboundAttachment(file.kind, Path(), file.file_name, file.mime_type, file.size_bytes)
+        if channel not in self._capabilities:
+            raise FileRefusedError(file.file_name, 0, channel)
+        try:
+            return self._capabilities[channel].carrier(attachment)
+        except FileRefusedError as error:
+            raise FileRefusedError(error.file_name, error.max_bytes, channel) from None
 
     # What agents do
 
     async def reply(
-        self, session: AsyncSession, ticket_id: int, text: str, *, agent: str, template: str = ""
+        self,
+        session: AsyncSession,
+        ticket_id: int,
+        text: str,
+        *,
+        agent: str,
+        template: str = "",
+        files: Sequence[StoredFile] = (),
     ) -> Message:
         """Answer in the customer's own chat, under the agent's name.
 
         template: the approved message that asks the customer to answer, should his platform's window be closed.
+        files: what `AttachmentStore.store` returned. They go out in this order, the text with the last one or after
+        it. Raises FileRefusedError when the channel does not take one, and nothing is sent then.
         """
         ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
+        conversation = await desk.get_conversation(session, ticket.conversation_id)
+        for file in files:
+            self.check_file(conversation.channel, file)
         message = await self.tickets.reply(session, ticket, text, agent=agent, now=now)
+        if files:
+            await _attach(session, message, files)
         await self._stop_survey(session, ticket)
         if template:
             message.decision = {"template_id": template}
-        conversation = await desk.get_conversation(session, ticket.conversation_id)
         await ledger.queue(session, conversation, message, guarded=False, now=now)
         return message
 
@@ -76,16 +110,24 @@ class AgentDesk:
         return await self.customers.ways(session, conversation, now=self._clock())
 
     async def reply_elsewhere(
-        self, session: AsyncSession, ticket_id: int, conversation_id: int, text: str, *, agent: str, template: str = ""
+        self,
+        session: AsyncSession,
+        ticket_id: int,
+        conversation_id: int,
+        text: str,
+        *,
+        agent: str,
+        template: str = "",
+        files: Sequence[StoredFile] = (),
     ) -> Message:
         """Go on in another conversation of the same customer, and answer there: he is told which ticket it is about.
 
-        Raises TicketStateError, CustomerError, as `Tickets.move` does.
+        Raises TicketStateError, CustomerError, as `Tickets.move` does, and FileRefusedError, as `reply` does.
         """
         ticket = await desk.get_ticket(session, ticket_id)
         await self.tickets.move(session, ticket, conversation_id, agent=agent, now=self._clock())
         await self.announce(session, ticket, "moved_here")
-        return await self.reply(session, ticket_id, text, agent=agent, template=template)
+        return await self.reply(session, ticket_id, text, agent=agent, template=template, files=files)
 
     async def assign(self, session: AsyncSession, ticket_id: int, to: Agent | None, *, by: str) -> Ticket:
         """Give it to somebody, or back to the queue. A customer whom nobody has answered yet hears who took it."""
@@ -326,6 +368,25 @@ class AgentDesk:
 
     async def _stop_survey(self, session: AsyncSession, ticket: Ticket) -> None:
         await cancel_timer(session, _key(ticket))
+
+
+async def _attach(session: AsyncSession, message: Message, files: Sequence[StoredFile]) -> None:
+    message.kind = "attachment"
+    session.add_all(
+        Attachment(
+            message_id=message.id,
+            kind=file.kind,
+            state=AttachmentState.STORED,
+            file_name=file.file_name,
+            mime_type=file.mime_type,
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
+            source={},
+        )
+        for file in files
+    )
+    await session.flush()
+    await session.refresh(message, ["attachments"])
 
 
 def _key(ticket: Ticket) -> str:

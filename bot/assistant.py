@@ -13,9 +13,18 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import ledger, metrics
-from bot.attachments import AttachmentStore, TooLargeError
-from bot.channels.base import Address, Channel, InboundAttachment, InboundMessage, Option, OutboundMessage, fit
-from bot.errors import DeliveryError, PacedError, WindowClosedError
+from bot.attachments import UNKNOWN_TYPE, AttachmentStore, safe_name
+from bot.channels.base import (
+    Address,
+    Channel,
+    InboundAttachment,
+    InboundMessage,
+    Option,
+    OutboundAttachment,
+    OutboundMessage,
+    fit,
+)
+from bot.errors import DeliveryError, FileGoneError, PacedError, TooLargeError, WindowClosedError
 from bot.gathering import Waiting, patience, utterance_length, with_edits
 from bot.ledger import Claim
 from bot.shared import LocalShared, Shared
@@ -197,14 +206,16 @@ class Assistant:
     async def _fetch(self, channel: str, attachment: InboundAttachment) -> FetchedAttachment:
         """Keep a file that came with a message. A file that can't be had is recorded, and never stops a turn."""
         state, sha256, size = AttachmentState.REFERENCE, None, attachment.size_bytes
+        mime_type, name = attachment.mime_type, attachment.file_name and safe_name(attachment.file_name)
         if attachment.fetchable:
             limit = min(self._attachments.max_bytes, self.channels[channel].capabilities.max_download_bytes)
             if size is not None and size > limit:
                 state = AttachmentState.TOO_LARGE
             else:
                 try:
-                    stored = await self._attachments.store(self.channels[channel].fetch(attachment))
+                    stored = await self._attachments.store(self.channels[channel].fetch(attachment), name or "")
                     state, sha256, size = AttachmentState.STORED, stored.sha256, stored.size_bytes
+                    mime_type = stored.mime_type
                 except TooLargeError:
                     state = AttachmentState.TOO_LARGE
                 except Exception as error:  # noqa: BLE001
@@ -214,8 +225,8 @@ class Assistant:
         return FetchedAttachment(
             kind=attachment.kind,
             state=state,
-            file_name=attachment.file_name,
-            mime_type=attachment.mime_type,
+            file_name=name,
+            mime_type=mime_type,
             size_bytes=size,
             sha256=sha256,
             source=attachment.source,
@@ -227,10 +238,10 @@ class Assistant:
         A stop waits for it: it must not fall between the platform's "accepted" and our record of that.
         """
         channel = self.channels[address.channel]
-        parts = fit(_outbound(claim.message), channel.capabilities)
         external_id: str | None = None
         error: DeliveryError | None = None
         try:
+            parts = fit(_outbound(claim.message, await self._files(claim)), channel.capabilities)
             for number, part in enumerate(parts[claim.parts_sent :], claim.parts_sent + 1):
                 await self._keep_pace(channel, address, claim)
                 if part.template is None and not await self._may_send(address):
@@ -241,7 +252,7 @@ class Assistant:
                         if not await ledger.part_sent(session, claim, number):
                             return None
         except WindowClosedError as failure:
-            if self._windows is not None and parts[0].template is None:
+            if self._windows is not None and template_of(claim.message) is None:
                 return await self._hold(address, claim, shut=True)
             error = failure
         except DeliveryError as failure:
@@ -265,6 +276,25 @@ class Assistant:
             if not settled or self.work.stopping:
                 return None
             return await ledger.claim_next(session, address, now=self.clock())
+
+    async def _files(self, claim: Claim) -> tuple[OutboundAttachment, ...]:
+        """The files of a message, on this machine. Raises DeliveryError when one is gone."""
+        try:
+            return tuple(
+                [
+                    OutboundAttachment(
+                        kind=row.kind,
+                        path=await self._attachments.local(row.sha256 or ""),
+                        file_name=row.file_name or "file",
+                        mime_type=row.mime_type or UNKNOWN_TYPE,
+                        size_bytes=row.size_bytes or 0,
+                        sha256=row.sha256 or "",
+                    )
+                    for row in claim.attachments
+                ]
+            )
+        except FileGoneError as error:
+            raise DeliveryError("the file is gone from our store", permanent=True) from error
 
     async def _may_send(self, address: Address) -> bool:
         if self._windows is None or self.channels[address.channel].capabilities.window is None:
@@ -320,7 +350,7 @@ class Assistant:
         return await ledger.postpone(session, claim, address, attempts=attempts, error=problem, due_at=due_at)
 
 
-def _outbound(message: Message) -> OutboundMessage:
+def _outbound(message: Message, files: tuple[OutboundAttachment, ...]) -> OutboundMessage:
     return OutboundMessage(
         text=message.text,
         options=tuple(Option(option["token"], option["label"]) for option in message.options),
@@ -329,4 +359,5 @@ def _outbound(message: Message) -> OutboundMessage:
         agent_name=message.agent_name,
         decision=message.decision,
         template=template_of(message),
+        attachments=files,
     )

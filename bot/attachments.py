@@ -1,24 +1,45 @@
-"""Files that customers send, kept under `OTVET_VAR/attachments` by their SHA-256."""
+"""Files of customers and agents, kept by their SHA-256: under `OTVET_VAR/attachments`, or in a bucket."""
 
 from __future__ import annotations
 
 import asyncio
+import codecs
 import hashlib
 import os
 import tempfile
+import unicodedata
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import puremagic
 
-class TooLargeError(Exception):
-    """The file exceeds the limit; nothing of it was kept."""
+from bot.errors import FileGoneError, TooLargeError
+
+CHUNK_BYTES = 256 * 1024
+UNKNOWN_TYPE = "application/octet-stream"
+_PICTURES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+_ALIASES = {
+    "application/ogg": "audio/ogg",
+    "audio/wave": "audio/wav",
+    "audio/x-wav": "audio/wav",
+    "audio/m4a": "audio/mp4",
+}
+_UNNAMED = {".m4a": "audio/mp4", ".amr": "audio/amr", ".oga": "audio/ogg", ".3gp": "video/3gpp"}
+"""Extensions for which the library knows no media type."""
 
 
 @dataclass(frozen=True)
 class StoredFile:
+    """A file that is kept, as it may stand in a transcript."""
+
     sha256: str
     size_bytes: int
+    mime_type: str
+    """Read from the bytes."""
+    kind: str
+    """photo, video, audio or document."""
+    file_name: str
 
 
 class AttachmentStore:
@@ -31,9 +52,28 @@ class AttachmentStore:
     def path(self, sha256: str) -> Path:
         return self.folder / sha256[:2] / sha256
 
-    async def store(self, chunks: AsyncIterator[bytes]) -> StoredFile:
-        """Write the chunks durably. Raises TooLargeError at the first byte over the limit, and whatever the
-        chunks raise; nothing is left behind then."""
+    async def local(self, sha256: str) -> Path:
+        """Where the file lies on this machine. Raises FileGoneError."""
+        path = self.path(sha256)
+        if not await asyncio.to_thread(path.is_file):
+            raise FileGoneError(f"the file {sha256} is gone")
+        return path
+
+    async def read(self, sha256: str) -> AsyncIterator[bytes]:
+        """The file in chunks. Raises FileGoneError."""
+        file = await asyncio.to_thread((await self.local(sha256)).open, "rb")
+        try:
+            while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                yield chunk
+        finally:
+            file.close()
+
+    async def store(self, chunks: AsyncIterator[bytes], file_name: str = "") -> StoredFile:
+        """Write the chunks durably. file_name: as it was told; made harmless, and its type is not believed.
+
+        Raises TooLargeError at the first byte over the limit, and whatever the chunks raise; nothing is left behind
+        then.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         digest, size = hashlib.sha256(), 0
         handle, name = await asyncio.to_thread(tempfile.mkstemp, dir=self.folder, prefix="incoming-")
@@ -43,18 +83,63 @@ class AttachmentStore:
                 async for chunk in chunks:
                     size += len(chunk)
                     if size > self.max_bytes:
-                        raise TooLargeError(f"more than {self.max_bytes} bytes")
+                        raise TooLargeError(f"the file is larger than {self.max_bytes / 2**20:.3g} MB")
                     digest.update(chunk)
                     await asyncio.to_thread(file.write, chunk)
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
-            stored = StoredFile(digest.hexdigest(), size)
-            await asyncio.to_thread(self._keep, part, stored)
-            return stored
+            mime_type = await asyncio.to_thread(sniff, part, file_name)
+            sha256 = digest.hexdigest()
+            await asyncio.to_thread(self._keep, part, sha256)
+            return StoredFile(sha256, size, mime_type, _kind(mime_type), safe_name(file_name))
         finally:
             await asyncio.to_thread(part.unlink, missing_ok=True)
 
-    def _keep(self, part: Path, stored: StoredFile) -> None:
-        target = self.path(stored.sha256)
+    def _keep(self, part: Path, sha256: str) -> None:
+        target = self.path(sha256)
         target.parent.mkdir(exist_ok=True)
         part.replace(target)
+
+
+def sniff(path: Path, file_name: str = "") -> str:
+    """The media type of a file by its bytes; `application/octet-stream` where they say nothing. Blocks.
+
+    Where they allow several types (any Office file is a zip), the name's ending chooses among these, and no other.
+    """
+    try:
+        found = puremagic.magic_file(str(path))
+    except (puremagic.PureError, ValueError, OSError):
+        found = []
+    suffix = Path(file_name).suffix.lower()
+    found.sort(key=lambda match: (match.extension != suffix, -match.confidence))
+    for match in found:
+        if mime_type := match.mime_type or _UNNAMED.get(match.extension):
+            return _ALIASES.get(mime_type, mime_type)
+    return "text/plain" if _is_text(path) else UNKNOWN_TYPE
+
+
+def _is_text(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(4096)
+    try:
+        # A letter that the cut goes through is no fault.
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and not any(unicodedata.category(c) == "Cc" and c not in "\t\n\r\f" for c in text)
+
+
+def _kind(mime_type: str) -> str:
+    if mime_type in _PICTURES:
+        return "photo"
+    return {"video": "video", "audio": "audio"}.get(mime_type.partition("/")[0], "document")
+
+
+def safe_name(file_name: str) -> str:
+    """The last part of a path without control and direction-changing characters, at most 120 characters."""
+    last = file_name.replace("\\", "/").rsplit("/", 1)[-1]
+    clean = "".join(c for c in last if unicodedata.category(c)[0] != "C").strip(" .")
+    if len(clean) > 120:
+        stem, dot, suffix = clean.rpartition(".")
+        clean = f"{stem[: 119 - len(suffix)]}{dot}{suffix}" if stem and len(suffix) <= 10 else clean[:120]
+    return clean or "file"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from bot.agent_desk import AgentDesk
+    from bot.attachments import StoredFile
+    from bot.wiring import Installation
 
 tickets_app = typer.Typer(no_args_is_help=True, help="What the assistant could not settle.")
 agents_app = typer.Typer(no_args_is_help=True, help="The people who answer.")
@@ -123,21 +127,34 @@ def tickets_reply(
     in_: Annotated[
         int | None, typer.Option("--in", help="Go on in this other conversation of his; `ways` lists them.")
     ] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option(help="A file to send with it; repeat it for several.", exists=True)
+    ] = None,
 ) -> None:
-    """Answer the customer in his own chat, or in another of his."""
+    """Answer the customer in his own chat, or in another of his. With files the text may be empty."""
     here = installation()
     if template and template not in here.templates.ids:
         known = ", ".join(here.templates.ids) or "none"
         raise typer.BadParameter(f"there is no template {template}; there are: {known}", param_hint="--template")
+    files = run(_store(here, file or []))
     if in_ is None:
-        act(lambda desk, session: desk.reply(session, ticket_id, text, agent=who(agent), template=template))
+        act(
+            lambda desk, session: desk.reply(session, ticket_id, text, agent=who(agent), template=template, files=files)
+        )
     else:
         act(
             lambda desk, session: desk.reply_elsewhere(
-                session, ticket_id, in_, text, agent=who(agent), template=template
+                session, ticket_id, in_, text, agent=who(agent), template=template, files=files
             )
         )
     print(f"Queued for ticket {ticket_id}: it goes out as soon as the assistant is serving")
+
+
+async def _store(here: Installation, paths: Sequence[Path]) -> list[StoredFile]:
+    async def chunks(path: Path) -> AsyncIterator[bytes]:
+        yield await asyncio.to_thread(path.read_bytes)
+
+    return [await here.attachments.store(chunks(path), path.name) for path in paths]
 
 
 @tickets_app.command("ways")

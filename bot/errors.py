@@ -5,6 +5,9 @@ OtvetError
 ├── DeliveryError      a platform refused or could not be reached: retry_after_seconds, permanent
 │   ├── WindowClosedError   the platform takes nothing but an approved template now
 │   └── PacedError     our own limit for the platform: nothing was tried yet
+├── FileRefusedError   a platform does not take this file: file_name, max_bytes
+├── TooLargeError      a file is larger than we keep
+├── FileGoneError      a file is no longer in the store
 ├── ReplyError         a reply template is missing or broken: template, lang
 ├── BackupError        a backup can't be written, read or put in place
 └── NotReadyError      something has to be made first: names the command
@@ -36,6 +39,27 @@ class DeliveryError(OtvetError):
 
 class WindowClosedError(DeliveryError):
     """Too long ago since the customer wrote. The message waits for him to answer a template."""
+
+
+class FileRefusedError(OtvetError):
+    """Known before it is sent. max_bytes: what a file of its kind may have; 0: no files at all are taken."""
+
+    def __init__(self, file_name: str, max_bytes: int, channel: str = "") -> None:
+        limit = f"{max_bytes / 2**20:.3g} MB" if max_bytes >= 2**20 else f"{max_bytes // 1024} KB"
+        where = channel or "the channel"
+        problem = f"{where} takes {f'files like {file_name} of at most {limit}' if max_bytes else 'no files'}"
+        super().__init__(problem)
+        self.file_name = file_name
+        self.max_bytes = max_bytes
+        self.channel = channel
+
+
+class TooLargeError(OtvetError):
+    """The file exceeds the limit; nothing of it was kept."""
+
+
+class FileGoneError(OtvetError):
+    """There is no file of this SHA-256 any more."""
 
 
 class PacedError(DeliveryError):

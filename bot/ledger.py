@@ -41,7 +41,7 @@ from bot.timers import set_timer
 from bot.work import Sessions as Sessions
 from bot.work import enqueue
 from handoff.outcomes import Step
-from handoff.records import Author, Base, BigId, Conversation, Delivery, Message
+from handoff.records import Attachment, Author, Base, BigId, Conversation, Delivery, Message
 
 log = structlog.get_logger()
 
@@ -269,6 +269,7 @@ class Claim:
     """Which claim of this row: a worker that was taken for dead has an older one."""
     conversation_id: int
     message: Message
+    attachments: Sequence[Attachment]
     parts_sent: int
     attempts: int
     created_at: datetime
@@ -315,7 +316,11 @@ async def claim_next(session: AsyncSession, address: Address, *, now: datetime) 
         row.claimed_at = now
         message.delivery = Delivery.SENDING
         await session.flush()
-        return Claim(row.id, row.claims, conversation.id, message, row.parts_sent, row.attempts, row.created_at)
+        files: Sequence[Attachment] = ()
+        if message.author is Author.AGENT:  # nobody else sends files
+            found_files = select(Attachment).where(Attachment.message_id == message.id).order_by(Attachment.id)
+            files = (await session.scalars(found_files)).all()
+        return Claim(row.id, row.claims, conversation.id, message, files, row.parts_sent, row.attempts, row.created_at)
 
 
 async def settle(

@@ -87,6 +87,7 @@ def _channels(installation: Installation, site: SiteChannel) -> list[Channel]:
                 proxy=settings.telegram_proxy,
                 webhook_url=settings.telegram_webhook_url,
                 webhook_secret=settings.telegram_secret.get_secret_value(),
+                uploads=installation.uploads,
             )
         )
     if installation.whatsapp is not None:

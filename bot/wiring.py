@@ -30,6 +30,8 @@ from bot.attachments import AttachmentStore
 from bot.backup import RESTORING
 from bot.calibration import Targets, policy_from_json
 from bot.channels.base import Channel
+from bot.channels.site import SiteChannel
+from bot.channels.telegram_limits import CAPABILITIES as TELEGRAM
 from bot.channels.whatsapp import WINDOW, WhatsAppChannel
 from bot.database import migrate, open_database
 from bot.dialogue import Outcome
@@ -55,6 +57,7 @@ from bot.training import (
 )
 from bot.turn import Turns
 from bot.understanding import IntentEngine, IntentTopics, Understander
+from bot.uploads import StoredUploads
 from bot.web.webhooks import TelegramHook, Webhooks, WhatsAppHook
 from bot.whatsapp_record import WhatsAppRecord
 from bot.window import CLOSING, Windows
@@ -592,9 +595,22 @@ class Installation:
         return Tickets(self.desk_policy, self.topics)
 
     def agent_desk(self, clock: Callable[[], datetime] = utc_now) -> AgentDesk:
+        capabilities = {
+            "telegram": TELEGRAM,
+            "whatsapp": WhatsAppChannel.capabilities,
+            "site": SiteChannel.capabilities,
+        }
         return AgentDesk(
-            tickets=self.tickets, replies=self.replies, clock=clock, phone_region=self.settings.phone_region
+            tickets=self.tickets,
+            replies=self.replies,
+            clock=clock,
+            phone_region=self.settings.phone_region,
+            capabilities=capabilities,
         )
+
+    @cached_property
+    def uploads(self) -> StoredUploads:
+        return StoredUploads(self.database.sessions, utc_now)
 
     async def run_desk(self) -> None:
         """Give tickets out and speak of their clocks, in one process of all, until cancelled."""
@@ -681,6 +697,7 @@ class Installation:
             api_base=settings.whatsapp_api,
             version=settings.whatsapp_version,
             proxy=settings.whatsapp_proxy,
+            uploads=self.uploads,
         )
 
     def webhooks(self, assistant: Assistant, clock: Callable[[], datetime] = utc_now) -> Webhooks:

@@ -7,6 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 from bot.agent_desk import AgentDesk
+from bot.channels.site import SiteChannel
+from bot.channels.telegram_limits import CAPABILITIES
+from bot.channels.whatsapp import WhatsAppChannel
 from bot.replies import Replies
 from handoff.hours import WorkingHours
 from handoff.policy import load_policy
@@ -18,4 +21,10 @@ DATA = Path(__file__).parent.parent / "data"
 
 def open_desk(replies: Replies, clock: Callable[[], datetime]) -> AgentDesk:
     tickets = Tickets(load_policy(DATA / "desk.yml", WorkingHours()), load_topics(DATA / "topics.yml"))
-    return AgentDesk(tickets=tickets, replies=replies, clock=clock)
+    capabilities = {
+        "telegram": CAPABILITIES,
+        "whatsapp": WhatsAppChannel.capabilities,
+        "site": SiteChannel.capabilities,
+        "recorder": CAPABILITIES,
+    }
+    return AgentDesk(tickets=tickets, replies=replies, clock=clock, capabilities=capabilities)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bot.errors import DeliveryError as DeliveryError
+from bot.errors import FileRefusedError
 from bot.shared import Rate
 
 
@@ -99,6 +100,8 @@ class OutboundAttachment:
     file_name: str
     mime_type: str
     size_bytes: int
+    sha256: str = ""
+    """By which it is known whether the platform has it already; empty: it is uploaded each time."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ class OutboundMessage:
     options: tuple[Option, ...] = ()
     as_list: bool = False
     """Show the options as a list to open, because there are too many for buttons or their labels are too long."""
-    attachment: OutboundAttachment | None = None
+    attachments: tuple[OutboundAttachment, ...] = ()
+    """After `fit` one at most, whose caption is the text."""
     quote: str | None = None
     """The platform's id of the customer's message that this answers."""
     template: Template | None = None
@@ -141,6 +145,16 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class Medium:
+    """How a platform takes files of one kind."""
+
+    max_bytes: int
+    types: frozenset[str] = frozenset()
+    """The media types that it shows or plays as such; empty: any."""
+    captions: bool = True
+
+
+@dataclass(frozen=True)
 class Capabilities:
     """What a platform can show. `fit` adapts every reply to it."""
 
@@ -155,8 +169,10 @@ class Capabilities:
     max_row_chars: int = 24
     max_row_description_chars: int = 72
     max_download_bytes: int = 20 * 1024 * 1024
-    media: Mapping[str, int] = field(default_factory=dict)
-    """Kind of file → the most bytes that can be sent; empty: no files are sent."""
+    media: Mapping[str, Medium] = field(default_factory=dict)
+    """How files go out, by kind; empty: none do. What fits no other kind goes as a `document`."""
+    max_caption_chars: int = 0
+    """UTF-16 units of the text that a file may carry; a longer one follows it."""
     quotes: bool = False
     typing: bool = False
     chat_pace: Pace | None = None
@@ -176,6 +192,42 @@ class Capabilities:
             Rate(f"{account}:{address.chat_id}", chat.every_seconds, chat.burst) if chat else None,
             Rate(account, self.account_pace.every_seconds, self.account_pace.burst) if self.account_pace else None,
         )
+
+    def carrier(self, attachment: OutboundAttachment) -> str:
+        """The kind as which a file goes out: its own where type and size allow it, else `document`.
+
+        Raises FileRefusedError.
+        """
+        for kind in (attachment.kind, "document"):
+            medium = self.media.get(kind)
+            if medium is None or attachment.size_bytes > medium.max_bytes:
+                continue
+            if not medium.types or attachment.mime_type in medium.types:
+                return kind
+        raise FileRefusedError(attachment.file_name, max((each.max_bytes for each in self.media.values()), default=0))
+
+
+class Uploads(Protocol):
+    """Which files a platform has already, so that none is uploaded twice. `kind`: as which it was."""
+
+    async def find(self, address: Address, sha256: str, kind: str) -> str | None:
+        """The platform's handle of the file."""
+
+    async def keep(self, address: Address, sha256: str, kind: str, handle: str) -> None: ...
+
+    async def forget(self, address: Address, sha256: str, kind: str) -> None:
+        """The platform does not know the handle any more."""
+
+
+class NoUploads:
+    """Remembers none."""
+
+    async def find(self, address: Address, sha256: str, kind: str) -> str | None:
+        return None
+
+    async def keep(self, address: Address, sha256: str, kind: str, handle: str) -> None: ...
+
+    async def forget(self, address: Address, sha256: str, kind: str) -> None: ...
 
 
 Receive = Callable[[InboundMessage], Awaitable[bool]]
@@ -205,8 +257,8 @@ def fit(message: OutboundMessage, capabilities: Capabilities) -> tuple[OutboundM
     """The messages, in order, that carry this one within the platform's limits; the last has the options.
 
     Text is split between paragraphs, then lines, then words, then anywhere. Choices are buttons where their number
-    and labels allow it, else a list to open, else a numbered text that is answered with the number. The file goes
-    first and alone.
+    and labels allow it, else a list to open, else a numbered text that is answered with the number. Files go first,
+    each by itself, and the last one carries the text if it can: short enough, and no choices with it.
     """
     if message.template is not None:
         return (message,)
@@ -220,15 +272,34 @@ def fit(message: OutboundMessage, capabilities: Capabilities) -> tuple[OutboundM
         else:
             listed = "\n".join(f"{number}. {option.label}" for number, option in enumerate(options, 1))
             text, options = f"{text}\n\n{listed}".strip(), ()
-    parts = split_text(text, capabilities.max_text_chars) if text.strip() or message.attachment is None else []
+    files = message.attachments
+    parts = split_text(text, capabilities.max_text_chars) if text.strip() or not files else []
     prompt = capabilities.max_prompt_chars
     if options and parts and prompt and len(parts[-1]) > prompt:
         parts[-1:] = split_text(parts[-1], prompt)
-    plain = replace(message, options=(), attachment=None)
-    fitted = [replace(plain, text="", attachment=message.attachment)] if message.attachment else []
-    fitted += [replace(plain, text=part, quote=None if number else message.quote) for number, part in enumerate(parts)]
+    captioned = bool(files) and not options and _is_caption(text, files[-1], capabilities)
+    plain = replace(message, options=(), attachments=())
+    fitted = [replace(plain, text="", attachments=(file,)) for file in files]
+    if captioned:
+        fitted[-1] = replace(fitted[-1], text=text)
+    else:
+        fitted += [replace(plain, text=part) for part in parts]
+    fitted[1:] = [replace(part, quote=None) for part in fitted[1:]]
     fitted[-1] = replace(fitted[-1], options=options, as_list=as_list)
     return tuple(fitted)
+
+
+def _is_caption(text: str, file: OutboundAttachment, capabilities: Capabilities) -> bool:
+    try:
+        captions = capabilities.media[capabilities.carrier(file)].captions
+    except FileRefusedError:
+        return False
+    return captions and bool(text.strip()) and utf16_units(text) <= capabilities.max_caption_chars
+
+
+def utf16_units(text: str) -> int:
+    """How platforms count characters."""
+    return len(text.encode("utf-16-le", "replace")) // 2
 
 
 def _fits_buttons(options: Sequence[Option], capabilities: Capabilities) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -22,20 +23,51 @@ from aiogram.exceptions import (
     TelegramMigrateToChat,
     TelegramRetryAfter,
 )
-from aiogram.methods import SendMessage, TelegramMethod
-from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, LinkPreviewOptions, MessageEntity
+from aiogram.methods import (
+    SendAnimation,
+    SendAudio,
+    SendDocument,
+    SendMessage,
+    SendPhoto,
+    SendVideo,
+    SendVoice,
+    TelegramMethod,
+)
+from aiogram.types import (
+    InlineKeyboardButton,
+    InlineKeyboardMarkup,
+    InputFile,
+    LinkPreviewOptions,
+    Message,
+    MessageEntity,
+)
+from aiogram.utils.formatting import Text
 from aiogram.utils.token import TokenValidationError
 from aiohttp import ClientResponseError
 
-from bot.channels.base import Address, Capabilities, InboundAttachment, Option, OutboundMessage, Pace, Receive
+from bot.channels.base import (
+    Address,
+    InboundAttachment,
+    NoUploads,
+    Option,
+    OutboundAttachment,
+    OutboundMessage,
+    Receive,
+    Uploads,
+)
+from bot.channels.telegram_limits import CAPABILITIES
 from bot.channels.telegram_text import compose
 from bot.channels.telegram_updates import CHANNEL, CHOSEN_TOKEN, WANTED_UPDATES, Press, parse, press_of
-from bot.errors import DeliveryError, SettingsError
+from bot.errors import DeliveryError, FileRefusedError, SettingsError
 
 log = structlog.get_logger()
 
 REQUEST_SECONDS = 20
 DOWNLOAD_SECONDS = 120
+UPLOAD_SECONDS = 120
+CHUNK_BYTES = 64 * 1024
+MAX_CAPTION_UNITS = 1000
+"""Of 1024: the rest is for an agent's name."""
 LONGEST_RETRY_SECONDS = 30.0
 IDLE_SECONDS = 0.1
 """Pause after an empty answer: a server that does not wait for updates must not be asked without end."""
@@ -56,15 +88,7 @@ class TelegramChannel:
     """One bot. `close` it when nothing will be sent any more; `run` closes it at its end."""
 
     name = CHANNEL
-    capabilities = Capabilities(
-        max_text_chars=4000,
-        max_buttons=8,
-        # 30 a second in all, about one a second to a chat with short bursts, 20 a minute to a group: no window of that
-        # length gets more.
-        account_pace=Pace(1 / 27, burst=3),
-        chat_pace=Pace(1.0, burst=3),
-        group_pace=Pace(3.5, burst=3),
-    )
+    capabilities = CAPABILITIES
 
     def __init__(
         self,
@@ -76,13 +100,15 @@ class TelegramChannel:
         webhook_secret: str = "",
         poll_seconds: int = 25,
         retry_seconds: float = 1.0,
+        uploads: Uploads | None = None,
         session: BaseSession | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """api_base: address of another Bot API server. proxy: http://, socks4:// or socks5:// address.
         webhook_url: where Telegram is to call, with webhook_secret in a header; empty: Telegram is asked instead.
         poll_seconds: how long Telegram may wait for an update. retry_seconds: the first pause after a failure; it
-        doubles up to LONGEST_RETRY_SECONDS. session: another transport for aiogram.
+        doubles up to LONGEST_RETRY_SECONDS. uploads: what Telegram has already; None: nothing. session: another
+        transport for aiogram.
         Raises SettingsError for a malformed token or a proxy that can't be used.
         """
         api = TelegramAPIServer.from_base(api_base.rstrip("/")) if api_base else PRODUCTION
@@ -102,6 +128,7 @@ class TelegramChannel:
         self._webhook_url = webhook_url
         self._poll_seconds = poll_seconds
         self._retry_seconds = retry_seconds
+        self._uploads = uploads or NoUploads()
         self._clock = clock
         self._background: set[asyncio.Task[None]] = set()
 
@@ -131,6 +158,13 @@ class TelegramChannel:
     async def send(self, address: Address, message: OutboundMessage) -> str | None:
         """The id of the last message that it took. Raises DeliveryError."""
         chat_id, sent_id = _chat_id(address), None
+        for attachment in message.attachments:
+            texts = compose(message, MAX_CAPTION_UNITS) if message.text.strip() else []
+            caption = texts[0] if len(texts) == 1 and not message.options else None
+            with _delivery_errors():
+                sent_id = await self._send_file(address, chat_id, attachment, caption)
+            if caption is not None or not texts:
+                return sent_id
         *first, last = compose(message)
         for text, options in [*((text, ()) for text in first), (last, message.options)]:
             content, entities = text.render()
@@ -263,15 +297,94 @@ class TelegramChannel:
             log.warning("telegram.formatting_refused", detail=error.message)
             return await self._sent_id(method.model_copy(update={"entities": None}))
 
-    async def _sent_id(self, method: SendMessage) -> str:
+    async def _send_file(
+        self, address: Address, chat_id: int, attachment: OutboundAttachment, caption: Text | None
+    ) -> str:
         try:
-            return str((await self._bot(method, request_timeout=REQUEST_SECONDS)).message_id)
+            kind = self.capabilities.carrier(attachment)
+        except FileRefusedError as error:
+            raise DeliveryError(str(error), permanent=True) from error
+        words, entities = caption.render() if caption is not None else (None, None)
+
+        async def send(kind: str, file: InputFile | str) -> str:
+            method, field = _FILE_METHODS[kind]
+            fields = {"chat_id": chat_id, field: file, "caption": words, "caption_entities": entities or None}
+            sent = await self._sent(method(**fields, parse_mode=None), UPLOAD_SECONDS)
+            if (handle := _file_id(sent, kind)) is not None:
+                await self._uploads.keep(address, attachment.sha256, kind, handle)
+            return str(sent["message_id"])
+
+        known = await self._uploads.find(address, attachment.sha256, kind)
+        if known is not None:
+            try:
+                return await send(kind, known)
+            except TelegramBadRequest:
+                await self._uploads.forget(address, attachment.sha256, kind)
+        file = _Upload(attachment.path, attachment.file_name)
+        try:
+            return await send(kind, file)
+        except TelegramBadRequest as error:
+            # A picture too long or too wide, a voice message to somebody who wants none: as a file all go.
+            if kind == "document" or not any(word in error.message for word in _SHAPE_FAULTS):
+                raise
+            log.info("telegram.file_as_document", kind=kind, detail=error.message)
+            return await send("document", file)
+        except FileNotFoundError as error:
+            raise DeliveryError("the file is gone from our disk", permanent=True) from error
+
+    async def _sent_id(self, method: SendMessage) -> str:
+        return str((await self._sent(method, REQUEST_SECONDS))["message_id"])
+
+    async def _sent(self, method: TelegramMethod[Message], seconds: int) -> dict[str, Any]:
+        """The message as Telegram tells it."""
+        try:
+            return (await self._bot(method, request_timeout=seconds)).model_dump(exclude_none=True)
         except ClientDecodeError as error:
             # It went out. To fail for a field of the answer that aiogram does not know would send it twice.
             match error.data:
-                case {"ok": True, "result": {"message_id": message_id}}:
-                    return str(message_id)
+                case {"ok": True, "result": {"message_id": _} as result}:
+                    return dict(result)
             raise
+
+
+class _Upload(InputFile):
+    """A file of ours, read in chunks off the loop."""
+
+    def __init__(self, path: Path, file_name: str) -> None:
+        super().__init__(file_name, CHUNK_BYTES)
+        self._path = path
+
+    async def read(self, bot: Bot) -> AsyncGenerator[bytes, None]:
+        file = await asyncio.to_thread(self._path.open, "rb")
+        try:
+            while chunk := await asyncio.to_thread(file.read, self.chunk_size):
+                yield chunk
+        finally:
+            file.close()
+
+
+_FILE_METHODS: dict[str, tuple[type[TelegramMethod[Message]], str]] = {
+    "photo": (SendPhoto, "photo"),
+    "animation": (SendAnimation, "animation"),
+    "video": (SendVideo, "video"),
+    "audio": (SendAudio, "audio"),
+    "voice": (SendVoice, "voice"),
+    "document": (SendDocument, "document"),
+}
+_SHAPE_FAULTS = (
+    "PHOTO_INVALID_DIMENSIONS",
+    "IMAGE_PROCESS_FAILED",
+    "PHOTO_SAVE_FILE_INVALID",
+    "VOICE_MESSAGES_FORBIDDEN",
+)
+
+
+def _file_id(sent: Mapping[str, Any], kind: str) -> str | None:
+    """By which the file of a sent message can be sent again; of a photo that of the largest size."""
+    file = sent.get(kind)
+    file = file[-1] if isinstance(file, list) and file else file
+    handle = file.get("file_id") if isinstance(file, dict) else None
+    return handle if isinstance(handle, str) else None
 
 
 @contextlib.contextmanager
@@ -279,6 +392,8 @@ def _delivery_errors() -> Iterator[None]:
     """What aiogram raises, as DeliveryError. A wrong token is not permanent: the operator will correct it."""
     try:
         yield
+    except DeliveryError:
+        raise
     except TelegramRetryAfter as error:
         raise DeliveryError("Telegram asks to wait", retry_after_seconds=float(error.retry_after)) from error
     except (TelegramForbiddenError, TelegramBadRequest, TelegramMigrateToChat, TelegramEntityTooLarge) as error:

@@ -18,9 +18,9 @@ MAX_UNITS = 4000
 MAX_NAME_CHARS = 45
 
 
-def compose(message: OutboundMessage) -> list[Text]:
+def compose(message: OutboundMessage, max_units: int = MAX_UNITS) -> list[Text]:
     """The message as one text, or as several where it has more UTF-16 units than characters (emoji)."""
-    texts = _within_limit(message.text)
+    texts = _within_limit(message.text, max_units)
     if message.agent_name:
         texts[0] = Text(Bold(message.agent_name[:MAX_NAME_CHARS]), "\n", texts[0])
     return texts
@@ -31,12 +31,12 @@ def render(markdown: str) -> Text:
     return _render(parse(markdown))
 
 
-def _within_limit(markdown: str) -> list[Text]:
+def _within_limit(markdown: str, max_units: int) -> list[Text]:
     text = render(markdown)
-    if len(text) <= MAX_UNITS:
+    if len(text) <= max_units:
         return [text]
     halves = split_text(markdown, (len(markdown) + 1) // 2)
-    return [piece for half in halves for piece in _within_limit(half)]
+    return [piece for half in halves for piece in _within_limit(half, max_units)]
 
 
 def _render(node: SyntaxTreeNode) -> Text:

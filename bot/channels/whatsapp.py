@@ -11,10 +11,20 @@ from typing import Any
 import structlog
 
 from bot.channels import whatsapp_api as api
-from bot.channels.base import Address, Capabilities, InboundAttachment, OutboundMessage, Pace, Receive
-from bot.channels.whatsapp_text import MAX_TEXT_CHARS, compose, render
+from bot.channels.base import (
+    Address,
+    Capabilities,
+    InboundAttachment,
+    NoUploads,
+    OutboundAttachment,
+    OutboundMessage,
+    Pace,
+    Receive,
+    Uploads,
+)
+from bot.channels.whatsapp_text import MAX_TEXT_CHARS, compose
 from bot.channels.whatsapp_updates import CHANNEL, UNKNOWN
-from bot.errors import DeliveryError, SettingsError
+from bot.errors import DeliveryError, FileRefusedError, SettingsError, WindowClosedError
 
 log = structlog.get_logger()
 
@@ -35,7 +45,8 @@ class WhatsAppChannel:
         max_row_chars=api.MAX_ROW_CHARS,
         max_row_description_chars=api.MAX_ROW_DESCRIPTION_CHARS,
         max_download_bytes=100 * 1024 * 1024,
-        media=api.MEDIA_LIMITS,
+        media=api.MEDIA,
+        max_caption_chars=960,  # of 1024, likewise
         quotes=True,
         typing=True,
         chat_pace=Pace(every_seconds=6, burst=45),
@@ -44,13 +55,24 @@ class WhatsAppChannel:
     )
 
     def __init__(
-        self, token: str, accounts: Sequence[str], *, api_base: str = "", version: str = api.VERSION, proxy: str = ""
+        self,
+        token: str,
+        accounts: Sequence[str],
+        *,
+        api_base: str = "",
+        version: str = api.VERSION,
+        proxy: str = "",
+        uploads: Uploads | None = None,
     ) -> None:
-        """accounts: ids of the numbers (`phone_number_id`). Raises SettingsError for an id that is none."""
+        """accounts: ids of the numbers (`phone_number_id`). uploads: what WhatsApp has already; None: nothing.
+
+        Raises SettingsError for an id that is none.
+        """
         for account in accounts:
             if not (account.isascii() and account.isdecimal()):
                 raise SettingsError("OTVET_WHATSAPP_PHONE_NUMBER_ID: expected the number's id, digits only")
         self.accounts = tuple(accounts)
+        self._uploads = uploads or NoUploads()
         self._api = api.GraphApi(token, base=api_base, version=version, proxy=proxy)
 
     async def run(self, receive: Receive) -> None:
@@ -65,13 +87,47 @@ class WhatsAppChannel:
         if address.chat_id == UNKNOWN or not address.account:
             raise DeliveryError("WhatsApp did not say who this is", permanent=True)
         sent_id = None
-        for body in await self._bodies(address.account, message):
-            if message.quote and sent_id is None and message.template is None:
-                body["context"] = {"message_id": message.quote}
-            if message.message_id:
-                body["biz_opaque_callback_data"] = str(message.message_id)  # it comes back with every status
-            sent_id = await self._api.message(address.account, address.chat_id, body) or sent_id
+        for attachment in message.attachments:
+            texts = compose(message, api.MAX_CAPTION_CHARS) if message.text.strip() else []
+            caption = texts[0] if len(texts) == 1 and not message.options else ""
+            sent_id = await self._send_file(address, attachment, caption, message)
+            if caption or not texts:
+                return sent_id
+        for body in self._bodies(message):
+            quote = message.quote if sent_id is None else None
+            sent_id = await self._put(address, body, message, quote) or sent_id
         return sent_id
+
+    async def _send_file(
+        self, address: Address, attachment: OutboundAttachment, caption: str, message: OutboundMessage
+    ) -> str:
+        try:
+            kind = self.capabilities.carrier(attachment)
+        except FileRefusedError as error:
+            raise DeliveryError(str(error), permanent=True) from error
+
+        async def send(media_id: str) -> str:
+            body = api.media_body(kind, media_id, file_name=attachment.file_name, caption=caption)
+            return await self._put(address, body, message, message.quote)
+
+        known = await self._uploads.find(address, attachment.sha256, kind)
+        if known is not None:
+            try:
+                return await send(known)
+            except DeliveryError as error:
+                if not error.permanent or isinstance(error, WindowClosedError):
+                    raise
+                await self._uploads.forget(address, attachment.sha256, kind)
+        media_id = await self._api.upload(address.account, attachment)
+        await self._uploads.keep(address, attachment.sha256, kind, media_id)
+        return await send(media_id)
+
+    async def _put(self, address: Address, body: dict[str, Any], message: OutboundMessage, quote: str | None) -> str:
+        if quote and message.template is None:
+            body["context"] = {"message_id": quote}
+        if message.message_id:
+            body["biz_opaque_callback_data"] = str(message.message_id)  # it comes back with every status
+        return await self._api.message(address.account, address.chat_id, body)
 
     async def working(self, address: Address, external_id: str) -> None:
         if external_id.startswith("wamid."):
@@ -101,29 +157,16 @@ class WhatsAppChannel:
     async def close(self) -> None:
         await self._api.close()
 
-    async def _bodies(self, account: str, message: OutboundMessage) -> list[dict[str, Any]]:
+    def _bodies(self, message: OutboundMessage) -> list[dict[str, Any]]:
         if message.template is not None:
             return [api.template_body(message.template)]
-        bodies = []
-        if message.attachment is not None:
-            api.media_kind(message.attachment)  # before it is uploaded
-            bodies.append(api.media_body(message.attachment, await self._api.upload(account, message.attachment)))
-            if not message.text.strip():
-                return bodies
         if not message.text.strip():
             raise DeliveryError("there is nothing in this message to send", permanent=True)
         limit = api.MAX_PROMPT_CHARS if message.options else MAX_TEXT_CHARS
         *first, last = compose(message, limit)
-        bodies += [api.text_body(text) for text in first]
+        bodies = [api.text_body(text) for text in first]
         if not message.options:
             return [*bodies, api.text_body(last)]
         lang = "ru" if any("а" <= letter <= "я" for letter in message.text.lower()) else "en"
         label = api.LIST_LABELS[lang]
         return [*bodies, api.choices_body(last, message.options, as_list=message.as_list, open_label=label)]
-
-
-def template_preview(text: str, variables: Sequence[str]) -> str:
-    """A template's text as the customer will read it, for the transcript."""
-    for number, value in enumerate(variables, 1):
-        text = text.replace(f"{{{{{number}}}}}", value)
-    return render(text)

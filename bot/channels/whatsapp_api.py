@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from bot.channels.base import Option, OutboundAttachment, Template
+from bot.channels.base import Medium, Option, OutboundAttachment, Template
 from bot.channels.whatsapp_errors import delivery_error
 from bot.errors import DeliveryError, SettingsError
 
@@ -28,21 +28,17 @@ LIST_LABELS = {"ru": "Выбрать", "en": "Choose"}
 _MEDIA_HOSTS = ("facebook.com", "fbcdn.net", "fbsbx.com", "whatsapp.net", "whatsapp.com")
 """Where Meta keeps files. The token goes nowhere else, whatever an answer says."""
 _MB = 1024 * 1024
-MEDIA_LIMITS = {
-    "photo": 5 * _MB,
-    "video": 16 * _MB,
-    "audio": 16 * _MB,
-    "voice": 16 * _MB,
-    "sticker": 500 * 1024,
-    "document": 100 * _MB,
+_AUDIO = frozenset({"audio/aac", "audio/amr", "audio/mpeg", "audio/mp4", "audio/ogg"})
+MEDIA = {
+    "photo": Medium(5 * _MB, frozenset({"image/jpeg", "image/png"})),
+    "video": Medium(16 * _MB, frozenset({"video/mp4", "video/3gpp"})),
+    "audio": Medium(16 * _MB, _AUDIO, captions=False),
+    "voice": Medium(16 * _MB, frozenset({"audio/ogg"}), captions=False),
+    "sticker": Medium(500 * 1024, frozenset({"image/webp"}), captions=False),
+    "document": Medium(100 * _MB),
 }
-_MEDIA_TYPES = {
-    "photo": ("image", {"image/jpeg", "image/png"}),
-    "video": ("video", {"video/mp4", "video/3gpp"}),
-    "audio": ("audio", {"audio/aac", "audio/amr", "audio/mpeg", "audio/mp4", "audio/ogg"}),
-    "voice": ("audio", {"audio/ogg"}),
-    "sticker": ("sticker", {"image/webp"}),
-}
+_NAMES = {"photo": "image", "voice": "audio"}
+"""Of kinds that WhatsApp calls otherwise."""
 
 
 def envelope(chat_id: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -75,27 +71,17 @@ def _interactive(kind: str, text: str, action: dict[str, Any]) -> dict[str, Any]
     return {"type": "interactive", "interactive": {"type": kind, "body": {"text": text}, "action": action}}
 
 
-def media_kind(attachment: OutboundAttachment) -> str:
-    """WhatsApp's kind for a file: a document where its type is not among those that are shown or played.
-
-    Raises DeliveryError for a file larger than its kind may be.
-    """
-    kind, types = _MEDIA_TYPES.get(attachment.kind, ("document", set()))
-    shown = attachment.mime_type in types
-    limit = MEDIA_LIMITS[attachment.kind if shown else "document"]
-    if attachment.size_bytes > limit:
-        size = f"{limit // _MB} MB" if limit >= _MB else f"{limit // 1024} KB"
-        what = f"a {attachment.kind}" if shown else "a file"
-        raise DeliveryError(f"WhatsApp takes {what} of at most {size}", permanent=True)
-    return kind if shown else "document"
-
-
-def media_body(attachment: OutboundAttachment, media_id: str) -> dict[str, Any]:
-    kind = media_kind(attachment)
-    media = {"id": media_id}
+def media_body(kind: str, media_id: str, *, file_name: str = "", caption: str = "") -> dict[str, Any]:
+    """kind: ours, as which the file goes out (`Capabilities.carrier`)."""
+    name = _NAMES.get(kind, kind)
+    media: dict[str, Any] = {"id": media_id}
+    if kind == "voice":
+        media["voice"] = True
     if kind == "document":
-        media["filename"] = attachment.file_name
-    return {"type": kind, kind: media}
+        media["filename"] = file_name
+    if caption:
+        media["caption"] = caption
+    return {"type": name, name: media}
 
 
 def template_body(template: Template) -> dict[str, Any]:

@@ -24,9 +24,10 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import exists, select
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from bot.attachments import TooLargeError
+from bot.attachments import CHUNK_BYTES
 from bot.channels.base import Address, InboundMessage
-from bot.channels.site import CHUNK_BYTES, NAME, SiteChannel
+from bot.channels.site import NAME, SiteChannel
+from bot.errors import FileGoneError, TooLargeError
 from bot.ledger import InboxRow, InboxState, Sessions
 from bot.metrics import RATE_LIMITED
 from bot.shared import PRESENT_SECONDS, Rate
@@ -184,9 +185,13 @@ def create_router(
             )
         if found is None or found.state is not AttachmentState.STORED or not found.sha256:
             raise Refusal("not_found")
+        try:
+            path = await site.store.local(found.sha256)
+        except FileGoneError as error:
+            raise Refusal("not_found") from error
         inline = found.mime_type in INLINE_TYPES
         return FileResponse(
-            site.store.path(found.sha256),
+            path,
             media_type=found.mime_type if inline else "application/octet-stream",
             filename=found.file_name or "file",
             content_disposition_type="inline" if inline else "attachment",

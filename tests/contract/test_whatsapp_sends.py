@@ -143,8 +143,12 @@ FILE = OutboundAttachment("photo", Path("x.png"), "x.png", "image/png", 10)
         OutboundMessage(
             "Что?", tuple(Option(f"t{n}", f"Как вернуть товар ненадлежащего качества, {n}") for n in range(10))
         ),
-        OutboundMessage("Вот", attachment=FILE),
-        OutboundMessage("", attachment=OutboundAttachment("document", Path("x"), "договор.pdf", "application/pdf", 1)),
+        OutboundMessage("Вот", attachments=(FILE,)),
+        OutboundMessage(
+            "", attachments=(OutboundAttachment("document", Path("x"), "договор.pdf", "application/pdf", 1),)
+        ),
+        OutboundMessage("Слушайте", attachments=(OutboundAttachment("voice", Path("x"), "x.ogg", "audio/ogg", 1),)),
+        OutboundMessage("слово " * 300, attachments=(FILE, FILE), agent_name="Ольга"),
         OutboundMessage("", template=Template("continue_conversation", "ru", ("Анна", "17"))),
     ],
 )

@@ -7,12 +7,17 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
+TOKEN = "42:TEST"
 MAX_TEXT_UNITS = 4096
+MAX_CAPTION_UNITS = 1024
 MAX_DOWNLOAD_BYTES = 20 * 1024 * 1024
+MAX_PHOTO_BYTES, MAX_UPLOAD_BYTES = 10 * 1024 * 1024, 50 * 1024 * 1024
+FILES = ("animation", "audio", "document", "photo", "video", "voice")
 
 
 class BotApi:
@@ -33,6 +38,10 @@ class BotApi:
         """retry_after of the next sendMessage calls, each refused."""
         self.broken: list[web.Response] = []
         """What the next getUpdates calls answer."""
+        self.uploads = 0
+        """How many files came up as such and not by their id."""
+        self.odd_photos = False
+        """Refuse photos as too long or too wide."""
         self._changed = asyncio.Condition()
 
     async def put(self, *updates: Any) -> None:
@@ -49,6 +58,8 @@ class BotApi:
         method = request.match_info["method"]
         form = {key: _decoded(value) for key, value in (await request.post()).items()}
         handler = getattr(self, f"_{method}", None)
+        if method.removeprefix("send").lower() in FILES:
+            handler = partial(self._send_file, method.removeprefix("send").lower())
         if handler is not None:
             response: web.Response = await handler(form)
         else:
@@ -80,11 +91,8 @@ class BotApi:
 
     async def _sendMessage(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
         text = str(form.get("text", ""))
-        if self.floods:
-            seconds = self.floods.pop(0)
-            return _refused(429, f"Too Many Requests: retry after {seconds}", retry_after=seconds)
-        if form["chat_id"] in self.blocked:
-            return _refused(403, "Forbidden: bot was blocked by the user")
+        if (refusal := self._refusal(form)) is not None:
+            return refusal
         if not text.strip():
             return _refused(400, "Bad Request: message text is empty")
         if len(text.encode("utf-16-le")) // 2 > MAX_TEXT_UNITS:
@@ -93,9 +101,60 @@ class BotApi:
             for button in row:
                 if not 1 <= len(button["callback_data"].encode()) <= 64:
                     return _refused(400, "Bad Request: BUTTON_DATA_INVALID")
+        return self._taken(form, text=text)
+
+    def _refusal(self, form: dict[str, Any]) -> web.Response | None:
+        """Why nothing may be sent to this chat now."""
+        if self.floods:
+            seconds = self.floods.pop(0)
+            return _refused(429, f"Too Many Requests: retry after {seconds}", retry_after=seconds)
+        if form["chat_id"] in self.blocked:
+            return _refused(403, "Forbidden: bot was blocked by the user")
+        return None
+
+    def _taken(self, form: dict[str, Any], **content: Any) -> web.Response:
         self.sent.append(form)
         chat = {"id": form["chat_id"], "type": "private"}
-        return _ok({"message_id": len(self.sent), "date": 1, "chat": chat, "text": text})
+        return _ok({"message_id": len(self.sent), "date": 1, "chat": chat, **content})
+
+    async def _send_file(self, kind: str, form: dict[str, Any]) -> web.Response:
+        if (refusal := self._refusal(form)) is not None:
+            return refusal
+        if len(str(form.get("caption", "")).encode("utf-16-le")) // 2 > MAX_CAPTION_UNITS:
+            return _refused(400, "Bad Request: message caption is too long")
+        given = form[kind]
+        if str(given).startswith("attach://"):
+            given = form[given.removeprefix("attach://")]
+        if isinstance(given, web.FileField):
+            content = given.file.read()
+            if not content:
+                return _refused(400, "Bad Request: file must be non-empty")
+            if len(content) > (MAX_PHOTO_BYTES if kind == "photo" else MAX_UPLOAD_BYTES):
+                return _refused(413, "Request Entity Too Large")
+            if kind == "photo" and self.odd_photos:
+                return _refused(400, "Bad Request: PHOTO_INVALID_DIMENSIONS")
+            self.uploads += 1
+            file_id = f"{kind}-{self.uploads}"
+            self.files[file_id] = content
+            name = given.filename
+        else:
+            file_id, name = str(given), None
+            if file_id not in self.files or not file_id.startswith(kind):
+                return _refused(400, "Bad Request: wrong file identifier/HTTP URL specified")
+        file = {
+            "file_id": file_id,
+            "file_unique_id": file_id,
+            "file_name": name,
+            "duration": 1,
+            "width": 1,
+            "height": 1,
+        }
+        plain = {key: value for key, value in form.items() if not isinstance(value, web.FileField)}
+        return self._taken(
+            {**plain, kind: file_id, "name": name},
+            caption=form.get("caption"),
+            **{kind: [file, file] if kind == "photo" else file},
+        )
 
     async def _getFile(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
         content = self.files.get(form["file_id"])
@@ -106,11 +165,24 @@ class BotApi:
         return _ok({"file_id": form["file_id"], "file_unique_id": "u", "file_path": form["file_id"]})
 
 
+def text_update(update_id: int, text: str, chat: int = 7) -> dict[str, Any]:
+    """What a customer writes."""
+    sender = {"id": chat, "is_bot": False, "first_name": "Анна", "language_code": "ru"}
+    message = {
+        "message_id": update_id * 10,
+        "date": 1_770_000_000,
+        "chat": {"id": chat, "type": "private"},
+        "from": sender,
+        "text": text,
+    }
+    return {"update_id": update_id, "message": message}
+
+
 @asynccontextmanager
 async def bot_api(token: str) -> AsyncIterator[BotApi]:
     """A server on a free port of this machine; `base` is its address."""
     api = BotApi()
-    app = web.Application()
+    app = web.Application(client_max_size=100 << 20)
     app.router.add_post(f"/bot{token}/{{method}}", api.handle)
     app.router.add_get(f"/file/bot{token}/{{path:.+}}", api.download)
     runner = web.AppRunner(app, shutdown_timeout=0.1)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import httpx
 import pytest
 from aiohttp import web
-from bot_api import BotApi, bot_api
+from bot_api import TOKEN, BotApi, bot_api, text_update
 
 from bot.channels.base import Address, InboundAttachment, InboundMessage, Option, OutboundMessage
 from bot.channels.telegram import TelegramChannel
@@ -30,7 +30,6 @@ from handoff.records import NOTE, Message, Ticket
 
 pytestmark = pytest.mark.e2e
 
-TOKEN = "42:TEST"
 CHAT = 7
 ADDRESS = Address("telegram", "42", str(CHAT))
 HERE = Path(__file__).parent
@@ -38,13 +37,6 @@ CACHE = HERE.parent.parent / "var" / "test-cache"
 T = TypeVar("T")
 QUESTION, ANSWER = "как мне удалить свой аккаунт на сайте", "Удалить аккаунт"
 """A question of a demo article, and words of its answer."""
-
-
-def text_update(update_id: int, text: str) -> dict[str, Any]:
-    sender = {"id": CHAT, "is_bot": False, "first_name": "Анна", "language_code": "ru"}
-    chat = {"id": CHAT, "type": "private"}
-    message = {"message_id": update_id * 10, "date": 1_770_000_000, "chat": chat, "from": sender, "text": text}
-    return {"update_id": update_id, "message": message}
 
 
 class Receiver:

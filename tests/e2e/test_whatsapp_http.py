@@ -98,17 +98,21 @@ class TestSending:
         path.write_bytes(bytes(10))
         for kind, mime_type in [("photo", "image/png"), ("photo", "image/heic"), ("voice", "audio/ogg"), ("x", "a/b")]:
             file = OutboundAttachment(kind, path, "чек.png", mime_type, 10)
-            for part in fit(OutboundMessage("Вот", attachment=file), world.channel.capabilities):
+            for part in fit(OutboundMessage("Вот", attachments=(file,)), world.channel.capabilities):
                 await world.channel.send(ADDRESS, part)
         files = [message["type"] for message in world.graph.sent if message["type"] not in ("text", "interactive")]
         assert files == ["image", "document", "audio", "document"]
+        captions = [m[m["type"]].get("caption") for m in world.graph.sent if m["type"] in files]
+        assert captions == ["Вот", "Вот", None, "Вот"], "a voice message has no caption: the text follows it"
 
-    async def test_a_file_too_large_for_its_kind_is_not_even_uploaded(
-        self, world: WhatsAppWorld, tmp_path: Path
-    ) -> None:
+    async def test_a_picture_too_large_for_one_goes_as_a_document(self, world: WhatsAppWorld, tmp_path: Path) -> None:
         file = OutboundAttachment("photo", tmp_path / "none", "чек.png", "image/png", 6 << 20)
-        with pytest.raises(DeliveryError, match="at most 5 MB") as caught:
-            await world.channel.send(ADDRESS, OutboundMessage("", attachment=file))
+        assert world.channel.capabilities.carrier(file) == "document"
+
+    async def test_a_file_too_large_is_not_even_uploaded(self, world: WhatsAppWorld, tmp_path: Path) -> None:
+        file = OutboundAttachment("photo", tmp_path / "none", "чек.png", "image/png", 101 << 20)
+        with pytest.raises(DeliveryError, match="at most 100 MB") as caught:
+            await world.channel.send(ADDRESS, OutboundMessage("", attachments=(file,)))
         assert caught.value.permanent
         assert world.graph.files == {}
 

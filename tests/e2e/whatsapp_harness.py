@@ -26,6 +26,7 @@ from bot.message_templates import load_templates
 from bot.replies import Replies
 from bot.timers import Timers
 from bot.turn import Turns
+from bot.uploads import StoredUploads
 from bot.web.app import create_app
 from bot.web.webhooks import WHATSAPP_PATH, Webhooks, WhatsAppHook
 from bot.whatsapp_record import WhatsAppRecord
@@ -52,7 +53,8 @@ class WhatsAppWorld:
         self.timers = Timers(self.sessions, clock)
         self.timers.register(CLOSING, self.windows.remind)
         self.store = AttachmentStore(var / "attachments", 20_000_000)
-        self.channel = WhatsAppChannel(TOKEN, [PHONE], api_base=graph.base)
+        uploads = StoredUploads(self.sessions, clock)
+        self.channel = WhatsAppChannel(TOKEN, [PHONE], api_base=graph.base, uploads=uploads)
         mind = Keywords()
         replies = Replies((DATA / "replies",), {"ru": COMMON, "en": COMMON})
         self.desk = open_desk(replies, clock)
