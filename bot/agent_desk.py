@@ -20,6 +20,7 @@ from bot.attachments import StoredFile
 from bot.channels.base import Capabilities, Medium, Option, OutboundAttachment
 from bot.errors import FileRefusedError
 from bot.language import DEFAULT
+from bot.notifications import Notices
 from bot.replies import Replies
 from bot.timers import cancel_timer, set_timer
 from handoff import desk
@@ -48,10 +49,13 @@ class AgentDesk:
         replies: Replies,
         clock: Callable[[], datetime],
         phone_region: str = "RU",
+        notices: Notices | None = None,
         capabilities: Mapping[str, Capabilities] | None = None,
     ) -> None:
-        """capabilities: channel → what it can take; a channel that is not among them takes no files."""
+        """notices: who is told of what happens; without it nobody is.
+        capabilities: channel → what it can take; a channel that is not among them takes no files."""
         self.tickets = tickets
+        self.notices = notices
         self.customers = Customers(tickets, phone_region)
         self._replies = replies
         self._clock = clock
@@ -138,8 +142,10 @@ class AgentDesk:
         return ticket
 
     async def note(self, session: AsyncSession, ticket_id: int, text: str, *, agent: str) -> Message:
-        """Write what agents alone see."""
+        """Write what agents alone see. Whom it names with an @ is told."""
         ticket = await desk.get_ticket(session, ticket_id)
+        if self.notices is not None:
+            await self.notices.mention(session, ticket, text, agent)
         return await desk.note(session, ticket.conversation_id, text, agent_name=agent, now=self._clock())
 
     async def hold(

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 
@@ -308,8 +309,22 @@ def agents_add(
     capacity: Annotated[int, typer.Option(min=1, max=1000, help="Tickets at once.")] = 10,
     schedule: Annotated[str, typer.Option(help="A schedule of desk.yml.")] = "default",
     notify: Annotated[list[str] | None, typer.Option(help="An Apprise address, such as tgram://…")] = None,
+    quiet: Annotated[str | None, typer.Option(help="Hours in which he is not told, such as 22:00-08:00.")] = None,
+    zone: Annotated[str | None, typer.Option(help="His time zone, such as Asia/Omsk.")] = None,
+    event: Annotated[list[str] | None, typer.Option(help="Tell him of this alone; may be repeated.")] = None,
 ) -> None:
     """Add an agent, or change one."""
+    from bot.notifications import quiet_until, shown_address
+    from handoff.policy import EVENTS
+
+    if any(shown_address(address) is None for address in notify or ()):
+        raise typer.BadParameter("this is no address that Apprise knows", param_hint="--notify")
+    if wrong := set(event or ()) - set(EVENTS):
+        raise typer.BadParameter(f"no event {min(wrong)}: {', '.join(EVENTS)}", param_hint="--event")
+    try:
+        quiet_until(quiet or "22:00-08:00", ZoneInfo(zone or "UTC"), datetime.now(UTC))
+    except (ValueError, KeyError, OSError) as error:
+        raise typer.BadParameter(f"{error}: expected 22:00-08:00 and a name such as Asia/Omsk") from error
 
     async def work(desk_: AgentDesk, session: AsyncSession) -> None:
         from handoff.policy import LEVELS
@@ -322,7 +337,7 @@ def agents_add(
             raise typer.BadParameter(f"expected one of {', '.join(LEVELS)}", param_hint="--level")
         if schedule not in desk_.tickets.policy.schedules:
             raise typer.BadParameter(f"desk.yml has no schedule {schedule}", param_hint="--schedule")
-        given = {"teams": team, "langs": lang, "notify": notify}
+        given = {"teams": team, "langs": lang, "notify": notify, "notify_events": event, "quiet": quiet, "zone": zone}
         await put_agent(
             session,
             name,

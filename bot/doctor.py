@@ -12,6 +12,8 @@ from sqlalchemy import func, select
 from bot.channels.terminal import TerminalChannel
 from bot.errors import OtvetError
 from bot.ledger import InboxRow, InboxState, OutboxRow
+from bot.notifications import NOTIFY, notice_figures
+from bot.timers import Timer
 from bot.training import articles_folder
 from bot.whatsapp_record import stuck_webhooks
 from bot.wiring import Installation, utc_now
@@ -42,6 +44,7 @@ async def examine(installation: Installation) -> list[Check]:
         ("rasa", _rasa),
         ("telegram", _telegram),
         ("whatsapp", _whatsapp),
+        ("notifications", _notifications),
     ]
     found = []
     for name, check in checks:
@@ -169,6 +172,18 @@ async def _telegram(installation: Installation) -> Check:
         return Check("telegram", False, str(error), "check OTVET_TELEGRAM_TOKEN and the way to api.telegram.org")
     finally:
         await channel.close()
+
+
+async def _notifications(installation: Installation) -> Check:
+    await installation.migrate()
+    async with installation.database.sessions.begin() as session:
+        waiting, failed = await notice_figures(session, utc_now() - timedelta(days=1))
+        errors = set(await session.scalars(select(Timer.error).where(Timer.kind == NOTIFY, Timer.failures > 0)))
+    detail = f"{waiting} wait, {failed} given up in a day"
+    if failed or errors:
+        detail = "; ".join([detail, *sorted(error for error in errors if error)])
+        return Check("notifications", False, detail, "`otvet notify test` tells which address fails")
+    return Check("notifications", True, detail)
 
 
 async def _whatsapp(installation: Installation) -> Check:

@@ -27,6 +27,7 @@ REPLY_SECONDS = Histogram("otvet_reply_seconds", "From a reply's writing to its 
 SENDS = Counter("otvet_sends", "Replies: sent, retried, failed for good, discarded, uncertain.", ["channel", "state"])
 RATE_LIMITED = Counter("otvet_rate_limited", "Sends put off and requests refused by a rate limit.", ["where"])
 TIMERS = Counter("otvet_timers", "Timers that fired.", ["kind"])
+ERRANDS_DONE = Counter("otvet_errands", "Calls to others: done, failed and to be tried again.", ["kind", "state"])
 STREAMS = Gauge("otvet_streams", "Site chats that listen to this process.")
 MODEL = Gauge("otvet_model", "1 for the model version in use.", ["version"])
 REDIS_UP = Gauge("otvet_redis_up", "1 while Redis answers; 0 also where none is set.")

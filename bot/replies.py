@@ -38,6 +38,7 @@ REQUIRED = (
         "label_survey_no",
         "label_survey_yes",
         "moved_here",
+        "notice",
         "on_hold",
         "survey",
         "survey_reminder",

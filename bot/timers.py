@@ -1,5 +1,9 @@
 """What has to happen at a moment: surveys, clocks, reminders. A timer is a row; it fires once, and its effect is
-committed with its removal, whichever process dies."""
+committed with its removal, whichever process dies.
+
+An *errand* is a timer whose work is a call to somebody else (a notification, a webhook, a help desk): it is claimed for
+a while, done outside of any transaction, and removed when it succeeded. A process that dies in between repeats it.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import Index, String, Text, delete, select, update
+from sqlalchemy import Index, String, Text, case, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
-from bot.metrics import TIMERS
+from bot.metrics import ERRANDS_DONE, TIMERS
 from bot.work import Sessions
 from handoff.records import Base, BigId
 
@@ -24,6 +28,10 @@ log = structlog.get_logger()
 TICK_SECONDS = 1.0
 FIRST_RETRY = timedelta(seconds=10)
 LONGEST_RETRY = timedelta(hours=1)
+LEASE = timedelta(minutes=2)
+"""How long an errand may take. After that it is taken for lost, and done again."""
+ERRANDS = 8
+"""How many a process does at once: a slow one holds up neither the others nor the timers."""
 
 
 class Timer(Base):
@@ -38,11 +46,33 @@ class Timer(Base):
     due_at: Mapped[datetime]
     failures: Mapped[int] = mapped_column(default=0)
     error: Mapped[str | None] = mapped_column(Text)
+    claimed_until: Mapped[datetime | None]
+    """Of an errand: somebody does it now."""
+    asked: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Of an errand: how often it was asked for. What is asked for while it is being done is not lost."""
 
 
 Fire = Callable[[AsyncSession, Mapping[str, Any], datetime], Awaitable[None]]
 """Does what a timer is for: (session, payload, now). The session's transaction is the one that removes the timer, so
 whatever is written in it happens exactly once; a timer that it sets under its own key is the next one."""
+
+
+Errand = Callable[[Mapping[str, Any]], Awaitable[datetime | None]]
+"""Does one errand (payload) and says when to go again, if there is more to do. May be called twice for the same. What
+it raises is tried again later."""
+
+
+async def send_errand(
+    session: AsyncSession, key: str, kind: str, at: datetime, payload: Mapping[str, Any] | None = None
+) -> None:
+    """Have an errand done once this transaction is committed, and not before `at`. One of this key that waits already
+    goes at the earlier moment; one that failed keeps its pause; one that is being done is done again."""
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    row = insert(Timer).values(key=key, kind=kind, payload=dict(payload or {}), due_at=at, failures=0)
+    keeps = (Timer.failures > 0) | ((Timer.due_at < row.excluded.due_at) & Timer.claimed_until.is_(None))
+    due_at = case((keeps, Timer.due_at), else_=row.excluded.due_at)
+    changed = {"due_at": due_at, "payload": row.excluded.payload, "asked": Timer.asked + 1}
+    await session.execute(row.on_conflict_do_update(index_elements=["key"], set_=changed))
 
 
 async def set_timer(
@@ -69,6 +99,8 @@ class Timers:
         self._sessions = sessions
         self._clock = clock
         self._kinds: dict[str, Fire] = {}
+        self._errands: dict[str, Errand] = {}
+        self._busy: set[asyncio.Task[None]] = set()
         self._standing: list[str] = []
 
     def register(self, kind: str, fire: Fire, *, standing: bool = False) -> None:
@@ -80,18 +112,92 @@ class Timers:
         if standing:
             self._standing.append(kind)
 
+    def register_errand(self, kind: str, errand: Errand) -> None:
+        """What to do for errands of a kind."""
+        self._errands[kind] = errand
+
     async def run(self) -> None:
-        """Fire what is due, every second, until cancelled."""
+        """Fire what is due, every second, until cancelled. Errands that are cut short then are done again."""
         standing = False
-        while True:
-            try:
-                if not standing:
-                    await self._set_standing()
-                    standing = True
-                await self.fire_due()
-            except (OperationalError, InterfaceError):
-                log.exception("timers.database_away")
-            await asyncio.sleep(TICK_SECONDS)
+        try:
+            while True:
+                try:
+                    if not standing:
+                        await self._set_standing()
+                        standing = True
+                    await self.fire_due()
+                    await self._begin_errands()
+                except (OperationalError, InterfaceError):
+                    log.exception("timers.database_away")
+                await asyncio.sleep(TICK_SECONDS)
+        finally:
+            busy = set(self._busy)
+            for task in busy:
+                task.cancel()
+            await asyncio.gather(*busy, return_exceptions=True)
+
+    async def run_errands(self) -> int:
+        """Do every errand that is due, and wait for them; how many."""
+        done = 0
+        while begun := await self._begin_errands():
+            done += begun
+            await asyncio.gather(*self._busy)
+        return done
+
+    async def _begin_errands(self) -> int:
+        free = ERRANDS - len(self._busy)
+        if not self._errands or free <= 0:
+            return 0
+        now = self._clock()
+        unclaimed = Timer.claimed_until.is_(None) | (Timer.claimed_until <= now)
+        due = select(Timer).where(Timer.due_at <= now, Timer.kind.in_(self._errands), unclaimed)
+        async with self._sessions.reading() as session:
+            if (await session.execute(due.with_only_columns(Timer.id).limit(1))).first() is None:
+                return 0
+        async with self._sessions.begin() as session:
+            rows = await session.scalars(
+                due.order_by(Timer.due_at, Timer.id).limit(free).with_for_update(skip_locked=True)
+            )
+            claimed = rows.all()
+            for timer in claimed:
+                timer.claimed_until = now + LEASE
+        for timer in claimed:
+            task = asyncio.create_task(self._guarded(timer))
+            self._busy.add(task)
+            task.add_done_callback(self._busy.discard)
+        return len(claimed)
+
+    async def _guarded(self, timer: Timer) -> None:
+        try:
+            await self._do_errand(timer)
+        except (OperationalError, InterfaceError):
+            log.exception("errand.not_recorded", kind=timer.kind)  # done again when the claim has run out
+
+    async def _do_errand(self, timer: Timer) -> None:
+        kind, of_it = timer.kind, Timer.id == timer.id
+        mine = of_it & (Timer.claimed_until == timer.claimed_until)
+        again: datetime | None = None
+        try:
+            async with asyncio.timeout(LEASE.total_seconds() / 2):
+                again = await self._errands[kind](timer.payload)
+        except Exception as error:  # noqa: BLE001
+            # Edge: whoever is called may fail in any way. It is tried again, and the others go on.
+            log.warning("errand.failed", kind=kind, failures=timer.failures + 1, error=type(error).__name__)
+            ERRANDS_DONE.labels(kind, "failed").inc()
+            pause = min(FIRST_RETRY * 2**timer.failures, LONGEST_RETRY)
+            values = {"failures": timer.failures + 1, "error": str(error)[:2000], "due_at": self._clock() + pause}
+            async with self._sessions.begin() as session:
+                await session.execute(update(Timer).where(mine).values(claimed_until=None, **values))
+            return
+        ERRANDS_DONE.labels(kind, "done").inc()
+        async with self._sessions.begin() as session:
+            if again is None:
+                await session.execute(delete(Timer).where(mine, Timer.asked == timer.asked))
+            else:
+                same = mine & (Timer.asked == timer.asked)
+                await session.execute(update(Timer).where(same).values(due_at=again))
+            # Where more was asked for meanwhile, it stays and goes again.
+            await session.execute(update(Timer).where(mine).values(claimed_until=None, failures=0, error=None))
 
     async def _set_standing(self) -> None:
         async with self._sessions.begin() as session:

@@ -39,6 +39,7 @@ from bot.errors import NotReadyError, SettingsError
 from bot.ledger import PURGE, Sessions, purge
 from bot.message_templates import MessageTemplates, load_templates
 from bot.monitor import Monitor
+from bot.notifications import NOTIFY, UNASSIGNED, Notices
 from bot.replies import Replies
 from bot.settings import Settings
 from bot.shared import LocalShared, Shared
@@ -592,7 +593,12 @@ class Installation:
 
     @cached_property
     def tickets(self) -> Tickets:
-        return Tickets(self.desk_policy, self.topics)
+        tickets = Tickets(self.desk_policy, self.topics)
+        tickets.listeners.append(self._notices_of(tickets).heard)
+        return tickets
+
+    def _notices_of(self, tickets: Tickets, clock: Callable[[], datetime] = utc_now) -> Notices:
+        return Notices(tickets=tickets, replies=self.replies, clock=clock, sessions=self.database.sessions)
 
     def agent_desk(self, clock: Callable[[], datetime] = utc_now) -> AgentDesk:
         capabilities = {
@@ -606,6 +612,7 @@ class Installation:
             clock=clock,
             phone_region=self.settings.phone_region,
             capabilities=capabilities,
+            notices=self._notices_of(self.tickets, clock),
         )
 
     @cached_property
@@ -678,6 +685,9 @@ class Installation:
         timers.register(CLOSING, self.windows.remind)
         timers.register(PURGE, purge, standing=True)
         timers.register(SURVEY, self.agent_desk().fire_survey)
+        notices = self._notices_of(self.tickets)
+        timers.register(UNASSIGNED, notices.fire_unassigned)
+        timers.register_errand(NOTIFY, notices.send)
         return timers
 
     @cached_property

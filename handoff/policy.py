@@ -20,7 +20,7 @@ from handoff.routing import PRIORITIES, Topic
 
 LEVELS = ("L1", "L2", "L3", "supervisor")
 """The way of an escalation."""
-UNITS = {"m": 60, "h": 3600, "d": 86400}
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,29 @@ class Survey:
     """Since the question: then the ticket counts as settled, but not as confirmed."""
 
 
+EVENTS = (
+    *("created", "assigned", "customer_wrote", "warned", "breached", "escalated", "mentioned", "unassigned"),
+    *("urgent", "report"),
+)
+"""Of what agents and teams can be told; desk.yml explains them."""
+
+
+@dataclass(frozen=True)
+class Notify:
+    """Of what people are told beside the desk, and how often."""
+
+    events: Sequence[str] = EVENTS
+    through_quiet: Sequence[str] = ("breached", "urgent")
+    """What does not wait for the end of quiet hours."""
+    join: timedelta = timedelta(seconds=20)
+    """How long what follows may still join the same message."""
+    unassigned_after: timedelta = timedelta(minutes=5)
+    an_hour: int = 30
+    """Messages to one address. What is more waits and is joined; what goes through quiet hours does not."""
+    subject: bool = False
+    """Whether the customer's own words are told, too. Messengers keep them."""
+
+
 @dataclass(frozen=True)
 class DeskPolicy:
     schedules: Mapping[str, WorkingHours]
@@ -71,6 +94,7 @@ class DeskPolicy:
     warn_at: float = 0.75
     """Share of the promised time after which the one who has the ticket is warned."""
     survey: Survey = Survey()
+    notify: Notify = Notify()
 
     def team(self, team_id: str) -> Team:
         return self.teams.get(team_id) or Team(team_id)
@@ -110,8 +134,8 @@ def load_policy(path: Path, default: WorkingHours) -> DeskPolicy:
     if content is None:
         return DeskPolicy({"default": default})
     if not isinstance(content, CommentedMap):
-        raise DeskFileError(path, "expected schedules, teams, promises, urgent, segments, survey")
-    _known(path, content, {"schedules", "teams", "promises", "urgent", "segments", "survey", "warn_at"})
+        raise DeskFileError(path, "expected schedules, teams, promises, urgent, segments, survey, notify")
+    _known(path, content, {"schedules", "teams", "promises", "urgent", "segments", "survey", "notify", "warn_at"})
     schedules = read_schedules(path, content.get("schedules"), default)
     warn_at = content.get("warn_at", 0.75)
     if not isinstance(warn_at, int | float) or not 0 < warn_at < 1:
@@ -130,6 +154,7 @@ def load_policy(path: Path, default: WorkingHours) -> DeskPolicy:
         },
         warn_at=float(warn_at),
         survey=_survey(path, content),
+        notify=_notify(path, content),
     )
 
 
@@ -178,12 +203,33 @@ def _survey(path: Path, content: Any) -> Survey:
     return Survey(**{key: duration(path, value, row.lc.key(key)[0] + 1) for key, value in row.items()})
 
 
+def _notify(path: Path, content: Any) -> Notify:
+    row = _mapping(path, content, "notify")
+    if not row:
+        return Notify()
+    _known(path, row, {"events", "through_quiet", "join", "unassigned_after", "an_hour", "subject"})
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        line = row.lc.key(key)[0] + 1
+        if key in ("events", "through_quiet"):
+            if not isinstance(value, list):
+                raise DeskFileError(path, f"`{key}` needs a list: {', '.join(EVENTS)}", line)
+            found[key] = tuple(_one_of(path, event, EVENTS, line) for event in value)
+        elif key in ("join", "unassigned_after"):
+            found[key] = duration(path, value, line)
+        elif isinstance(value, bool) if key == "subject" else isinstance(value, int) and value > 0:
+            found[key] = value
+        else:
+            raise DeskFileError(path, f"`{key}: {value}` is not what it can be", line)
+    return Notify(**found)
+
+
 def duration(path: Path, value: Any, line: int) -> timedelta:
-    """`10m`, `1h 30m` or `2d` (24 hours each)."""
+    """`30s`, `10m`, `1h 30m` or `2d` (24 hours each)."""
     text = str(value).replace(" ", "")
-    if not re.fullmatch(r"(\d+[mhd])+", text):
+    if not re.fullmatch(r"(\d+[smhd])+", text):
         raise DeskFileError(path, f"`{value}` is no time such as 10m, 8h or 2d", line)
-    return timedelta(seconds=sum(int(n) * UNITS[unit] for n, unit in re.findall(r"(\d+)([mhd])", text)))
+    return timedelta(seconds=sum(int(n) * UNITS[unit] for n, unit in re.findall(r"(\d+)([smhd])", text)))
 
 
 def _rows(path: Path, content: Any, key: str) -> Sequence[Any]:

@@ -268,9 +268,25 @@ class Agent(Base):
     presence: Mapped[Presence] = mapped_column(default=Presence.AUTO)
     notify: Mapped[list[Any]] = mapped_column(default=list)
     """Apprise addresses. They carry secrets: shown to nobody."""
+    notify_events: Mapped[list[Any] | None]
+    """Of what he is told; None: of what desk.yml says."""
+    quiet: Mapped[str | None] = mapped_column(String(16))
+    """`22:00-08:00` in his own time: he is told afterwards."""
+    zone: Mapped[str | None] = mapped_column(String(64))
+    """His time zone; None: his schedule's."""
     active: Mapped[bool] = mapped_column(default=True)
     last_assigned_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
+
+
+class TeamNotify(Base):
+    """Where a team is told what concerns all of it; team `*`: whatever the team."""
+
+    __tablename__ = "team_notify"
+
+    team: Mapped[str] = mapped_column(String(64), primary_key=True)
+    addresses: Mapped[list[Any]] = mapped_column(default=list)
+    """Apprise addresses, as an agent's."""
 
 
 class Customer(Base):

@@ -6,7 +6,7 @@ agents who press at once act one after the other, and the second is told what th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -67,12 +67,18 @@ class Raised:
     level: str
 
 
+Listener = Callable[[AsyncSession, Ticket, HistoryEntry], Awaitable[None]]
+"""Hears of what happened to a ticket, within the transaction in which it happened: what it writes is written with it,
+or not at all."""
+
+
 class Tickets:
     """All that happens to tickets under one policy."""
 
     def __init__(self, policy: DeskPolicy, topics: Topics) -> None:
         self.policy = policy
         self.topics = topics
+        self.listeners: list[Listener] = []
 
     # The customer's side
 
@@ -542,10 +548,13 @@ class Tickets:
     async def _record(
         self, session: AsyncSession, ticket: Ticket, event: str, actor: str, now: datetime, **details: Any
     ) -> None:
-        session.add(
-            HistoryEntry(ticket_id=ticket.id, at=now, event=event, actor=actor, status=ticket.status, details=details)
+        entry = HistoryEntry(
+            ticket_id=ticket.id, at=now, event=event, actor=actor, status=ticket.status, details=details
         )
+        session.add(entry)
         await session.flush()
+        for listener in self.listeners:
+            await listener(session, ticket, entry)
 
     async def _clock(
         self,

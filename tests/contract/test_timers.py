@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.database import migrate, open_database
 from bot.ledger import KEPT, PURGE, InboxRow, InboxState, purge
-from bot.timers import Timer, Timers, cancel_timer, set_timer
+from bot.timers import LEASE, Timer, Timers, cancel_timer, send_errand, set_timer
 from handoff import desk
 from handoff.records import Conversation
 
@@ -156,3 +156,127 @@ async def test_a_standing_timer_is_there_after_the_start_and_again_after_it_fire
     await asyncio.gather(running, return_exceptions=True)
     async with surveys.sessions() as session:
         assert await session.scalar(select(Timer.due_at).where(Timer.key == PURGE)) == START + HOUR
+
+
+class Post:
+    """Somebody who is called, and what he was told."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.fault = False
+        self.gate: asyncio.Event | None = None
+        self.again: datetime | None = None
+
+    async def take(self, payload: Mapping[str, Any]) -> datetime | None:
+        self.calls.append(payload["word"])
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.fault:
+            raise RuntimeError("503")
+        again, self.again = self.again, None
+        return again
+
+
+async def send(surveys: Desk, word: str, at: datetime | None = None) -> None:
+    async with surveys.sessions.begin() as session:
+        await send_errand(session, "post:1", "post", at or surveys.now, {"word": word})
+
+
+async def left(surveys: Desk) -> int:
+    async with surveys.sessions() as session:
+        return await session.scalar(select(func.count(Timer.id)).where(Timer.kind == "post")) or 0
+
+
+@pytest.fixture
+def post(surveys: Desk) -> Post:
+    made = Post()
+    surveys.timers.register_errand("post", made.take)
+    return made
+
+
+async def test_an_errand_is_done_once_and_at_the_earlier_of_two_moments(surveys: Desk, post: Post) -> None:
+    await send(surveys, "a", START + HOUR)
+    await send(surveys, "b", START)
+    await send(surveys, "c", START + 2 * HOUR)
+    assert await surveys.timers.run_errands() == 1
+    assert await surveys.timers.run_errands() == 0
+    assert post.calls == ["c"]
+    assert await left(surveys) == 0
+
+
+async def test_a_rolled_back_errand_is_never_done(surveys: Desk, post: Post) -> None:
+    async with surveys.sessions() as session:
+        await send_errand(session, "post:1", "post", surveys.now, {"word": "a"})
+        await session.rollback()
+    assert await surveys.timers.run_errands() == 0
+
+
+async def test_an_errand_that_fails_is_tried_again_later_and_new_asks_do_not_hurry_it(
+    surveys: Desk, post: Post
+) -> None:
+    post.fault = True
+    await send(surveys, "a")
+    await surveys.timers.run_errands()
+    await send(surveys, "b")
+    assert await surveys.timers.run_errands() == 0
+    surveys.now += timedelta(seconds=10)
+    post.fault = False
+    assert await surveys.timers.run_errands() == 1
+    assert (post.calls, await left(surveys)) == (["a", "b"], 0)
+
+
+async def test_what_is_asked_for_while_an_errand_is_done_is_done_too_and_never_at_once(
+    surveys: Desk, post: Post
+) -> None:
+    post.gate = asyncio.Event()
+    await send(surveys, "a")
+    first = asyncio.create_task(surveys.timers.run_errands())
+    while not post.calls:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    await send(surveys, "b")
+    other = surveys.process()
+    other.register_errand("post", post.take)
+    assert await other.run_errands() == 0, "it is somebody's"
+    post.gate.set()
+    await first
+    assert (post.calls, await left(surveys)) == (["a", "b"], 0)
+
+
+async def test_an_errand_of_a_process_that_died_is_done_by_another(surveys: Desk, post: Post) -> None:
+    post.gate = asyncio.Event()
+    await send(surveys, "a")
+    died = asyncio.create_task(surveys.timers.run_errands())
+    while not post.calls:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    post.gate = None
+    other = surveys.process()
+    other.register_errand("post", post.take)
+    assert await other.run_errands() == 0
+    surveys.now += LEASE
+    assert await other.run_errands() == 1
+    assert await left(surveys) == 0
+    for task in surveys.timers._busy:
+        task.cancel()
+    await asyncio.gather(died, return_exceptions=True)
+
+
+async def test_an_errand_with_more_to_do_goes_again_at_its_moment(surveys: Desk, post: Post) -> None:
+    post.again = START + HOUR
+    await send(surveys, "a")
+    assert await surveys.timers.run_errands() == 1
+    surveys.now += HOUR
+    assert await surveys.timers.run_errands() == 1
+    assert await left(surveys) == 0
+
+
+async def test_a_slow_errand_does_not_hold_up_the_timers(surveys: Desk, post: Post) -> None:
+    post.gate = asyncio.Event()
+    await send(surveys, "a")
+    await surveys.set("soon", surveys.now)
+    running = asyncio.create_task(surveys.timers.run())
+    async with asyncio.timeout(5):
+        while not (post.calls and await surveys.asked()):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert await left(surveys) == 1, "cut short, so done again"
