@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import ledger
 from bot.attachments import StoredFile
-from bot.channels.base import Capabilities, Medium, Option, OutboundAttachment
-from bot.errors import FileRefusedError
+from bot.channels.base import Capabilities, Medium, Option, OutboundAttachment, OutboundMessage, fit
+from bot.errors import EditRefusedError, FileRefusedError
 from bot.language import DEFAULT
 from bot.notifications import Notices
 from bot.replies import Replies
@@ -28,7 +28,21 @@ from handoff.customers import Customers, Way
 from handoff.errors import TicketStateError
 from handoff.lifecycle import TicketStatus
 from handoff.packet import Packet, packet
-from handoff.records import Agent, Attachment, AttachmentState, Conversation, Feedback, Message, Ticket
+from handoff.records import (
+    NOTE,
+    TEMPLATE,
+    Agent,
+    Attachment,
+    AttachmentState,
+    Author,
+    Conversation,
+    Delivery,
+    Feedback,
+    Message,
+    Reason,
+    Ticket,
+)
+from handoff.routing import Route
 from handoff.tickets import ACTS, CUSTOMER, SYSTEM, Raised, Tickets
 from handoff.window import closes_at
 
@@ -37,6 +51,9 @@ log = structlog.get_logger()
 SURVEY = "survey"
 """Kind of the timers that ask, remind and give up."""
 SURVEY_HELPED, SURVEY_NOT_HELPED = "survey_yes", "survey_no"
+ELSEWHERE = "elsewhere"
+"""Kind of the timers that end what a person answered past the desk."""
+ELSEWHERE_FOR = timedelta(hours=12)
 WINDOW_MARGIN = timedelta(minutes=30)
 """How long before the end of a platform's window the question is asked at the latest."""
 
@@ -87,12 +104,14 @@ class AgentDesk:
         agent: str,
         template: str = "",
         files: Sequence[StoredFile] = (),
+        quote: int | None = None,
     ) -> Message:
         """Answer in the customer's own chat, under the agent's name.
 
         template: the approved message that asks the customer to answer, should his platform's window be closed.
         files: what `AttachmentStore.store` returned. They go out in this order, the text with the last one or after
         it. Raises FileRefusedError when the channel does not take one, and nothing is sent then.
+        quote: the message of this conversation that it answers. Where the platform has no quotes, it goes without.
         """
         ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
         conversation = await desk.get_conversation(session, ticket.conversation_id)
@@ -101,6 +120,10 @@ class AgentDesk:
         message = await self.tickets.reply(session, ticket, text, agent=agent, now=now)
         if files:
             await _attach(session, message, files)
+        if quote is not None:
+            quoted = await session.get(Message, quote)
+            if quoted is not None and quoted.conversation_id == conversation.id and quoted.kind != NOTE:
+                message.reply_to_id = quoted.id
         await self._stop_survey(session, ticket)
         if template:
             message.decision = {"template_id": template}
@@ -132,6 +155,60 @@ class AgentDesk:
         await self.tickets.move(session, ticket, conversation_id, agent=agent, now=self._clock())
         await self.announce(session, ticket, "moved_here")
         return await self.reply(session, ticket_id, text, agent=agent, template=template, files=files)
+
+    async def edit(self, session: AsyncSession, ticket_id: int, message_id: int, text: str, *, agent: str) -> Message:
+        """Change what an agent wrote: before it has gone out in any channel, afterwards where the platform can.
+
+        What it said before stays in the transcript. Raises EditRefusedError, which says why not.
+        """
+        ticket = await desk.get_ticket(session, ticket_id)
+        conversation = await desk.lock_conversation(session, ticket.conversation_id)
+        message = await session.get(Message, message_id, populate_existing=True)
+        if message is None or message.conversation_id != conversation.id or message.author is not Author.AGENT:
+            raise EditRefusedError(f"message {message_id} is not one of an agent's in ticket {ticket_id}")
+        if message.kind in (NOTE, TEMPLATE) or (not text.strip() and not message.attachments):
+            raise EditRefusedError("only messages to the customer can be changed, and not into nothing")
+        if message.text == text:
+            return message
+        waiting = await session.scalar(
+            select(ledger.OutboxRow).where(
+                ledger.OutboxRow.message_id == message.id, ledger.OutboxRow.is_edit.is_(False)
+            )
+        )
+        unsent = message.delivery is Delivery.HELD or (
+            waiting is not None and waiting.claimed_at is None and not waiting.parts_sent
+        )
+        if not unsent:
+            self._check_edit(conversation, message, text)
+            edits = await session.scalar(
+                select(ledger.OutboxRow.id).where(
+                    ledger.OutboxRow.message_id == message.id,
+                    ledger.OutboxRow.is_edit,
+                    ledger.OutboxRow.claimed_at.is_(None),
+                )
+            )
+            if edits is None:
+                await ledger.queue(session, conversation, message, guarded=False, now=self._clock(), is_edit=True)
+        message.edits = [*message.edits, {"text": message.text, "at": self._clock().isoformat(), "by": agent}]
+        message.text = text
+        await session.flush()
+        return message
+
+    def _check_edit(self, conversation: Conversation, message: Message, text: str) -> None:
+        """Raises EditRefusedError for a sent message that can't be changed in its channel."""
+        capabilities = self._capabilities.get(conversation.channel)
+        if capabilities is None or not capabilities.edits:
+            raise EditRefusedError(
+                f"{conversation.channel} does not let a message be changed once it is sent: send a correction"
+            )
+        if message.delivery not in (Delivery.SENT, Delivery.DELIVERED, Delivery.READ) or not message.external_id:
+            raise EditRefusedError(f"the message is {message.delivery or 'nowhere'}: it can be changed once it is sent")
+        files = tuple(
+            OutboundAttachment(file.kind, Path(), file.file_name or "", file.mime_type or "", file.size_bytes or 0)
+            for file in message.attachments
+        )
+        if any(len(fit(OutboundMessage(each, attachments=files), capabilities)) > 1 for each in (message.text, text)):
+            raise EditRefusedError("the message went out, or would go out, in several parts: send a correction")
 
     async def assign(self, session: AsyncSession, ticket_id: int, to: Agent | None, *, by: str) -> Ticket:
         """Give it to somebody, or back to the queue. A customer whom nobody has answered yet hears who took it."""
@@ -259,7 +336,30 @@ class AgentDesk:
         await self.tickets.close(session, ticket, why="back to the assistant", agent=CUSTOMER, now=self._clock())
         await self.announce(session, ticket, "back_to_assistant")
 
+    async def answered_elsewhere(self, session: AsyncSession, conversation: Conversation, message: Message) -> None:
+        """A person answered past the desk, from the company's own phone: the assistant is silent from now on."""
+        now, agent = self._clock(), message.agent_name or SYSTEM
+        ticket = await desk.open_ticket(session, conversation.id)
+        if ticket is None:
+            texts = await desk.customer_texts(session, conversation.id)
+            route = Route(self.tickets.topics.default, "default")
+            ticket = await self.tickets.hand_off(
+                session, conversation, reason=Reason.ANSWERED_ELSEWHERE, route=route, texts=texts, now=now
+            )
+        await self.tickets.replied(session, ticket, message, agent=agent, now=now)
+        await self._stop_survey(session, ticket)
+        if ticket.reason is Reason.ANSWERED_ELSEWHERE:
+            await set_timer(session, f"elsewhere:{ticket.id}", ELSEWHERE, now + ELSEWHERE_FOR, {"ticket_id": ticket.id})
+
     # What happens by itself
+
+    async def fire_elsewhere(self, session: AsyncSession, payload: Mapping[str, Any], now: datetime) -> None:
+        """Nobody went on with what was answered past the desk: the assistant has the customer again."""
+        ticket = await desk.get_ticket(session, int(payload["ticket_id"]))
+        await desk.lock_conversation(session, ticket.conversation_id)
+        await session.refresh(ticket)
+        if ticket.status is TicketStatus.WAITING and ticket.assignee_id is None:
+            await self.tickets.close(session, ticket, why="answered elsewhere", agent=SYSTEM, now=now)
 
     async def tick(self, session: AsyncSession) -> list[Raised]:
         """Whatever is due at desks: holds that ended, tickets to give out, clocks to speak of."""

@@ -9,28 +9,32 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
+from sqlalchemy import select
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bot import ledger, metrics
+from bot import ledger, metrics, reach
 from bot.attachments import UNKNOWN_TYPE, AttachmentStore, safe_name
 from bot.channels.base import (
     Address,
     Channel,
+    Edits,
     InboundAttachment,
     InboundMessage,
     Option,
     OutboundAttachment,
     OutboundMessage,
+    ReadMarks,
     fit,
 )
-from bot.errors import DeliveryError, FileGoneError, PacedError, TooLargeError, WindowClosedError
+from bot.errors import DeliveryError, FileGoneError, PacedError, TooLargeError, UnreachableError, WindowClosedError
 from bot.gathering import Waiting, patience, utterance_length, with_edits
 from bot.ledger import Claim
 from bot.shared import LocalShared, Shared
 from bot.turn import FetchedAttachment, Turns
 from bot.window import Windows, template_of
 from bot.work import Sessions, enqueue
+from handoff import desk
 from handoff.records import AttachmentState, Author, Delivery, Message, Owner
 
 log = structlog.get_logger()
@@ -241,7 +245,12 @@ class Assistant:
         external_id: str | None = None
         error: DeliveryError | None = None
         try:
-            parts = fit(_outbound(claim.message, await self._files(claim)), channel.capabilities)
+            parts = fit(_outbound(claim, await self._files(claim)), channel.capabilities)
+            if claim.is_edit:
+                await self._keep_pace(channel, address, claim)
+                assert isinstance(channel, Edits)  # noqa: S101 - whoever queues an edit asks the capabilities
+                await channel.edit(address, claim.message.external_id or "", parts[0])
+                parts = ()
             for number, part in enumerate(parts[claim.parts_sent :], claim.parts_sent + 1):
                 await self._keep_pace(channel, address, claim)
                 if part.template is None and not await self._may_send(address):
@@ -255,6 +264,8 @@ class Assistant:
             if self._windows is not None and template_of(claim.message) is None:
                 return await self._hold(address, claim, shut=True)
             error = failure
+        except UnreachableError as failure:
+            return await self._lost(address, claim, failure)
         except DeliveryError as failure:
             error = failure
         except (OperationalError, InterfaceError):
@@ -313,6 +324,34 @@ class Assistant:
             await self._windows.hold(session, claim.message.id)
             return await ledger.claim_next(session, address, now=self.clock())
 
+    async def _lost(self, address: Address, claim: Claim, error: UnreachableError) -> Claim | None:
+        """Keep a claimed message until the customer is back. The next one, claimed."""
+        async with self.sessions.begin() as session:
+            conversation = await desk.lock_conversation(session, claim.conversation_id)
+            if not await ledger.settle(session, claim, Delivery.HELD, error=str(error)):
+                return None
+            metrics.SENDS.labels(address.channel, "held").inc()
+            await reach.lost(session, conversation, str(error), now=self.clock())
+            return await ledger.claim_next(session, address, now=self.clock())
+
+    async def seen(self, conversation_id: int) -> None:
+        """An agent has the conversation before him: where the platform can, the customer sees that it was read."""
+        async with self.sessions.reading() as session:
+            conversation = await desk.get_conversation(session, conversation_id)
+            last = await session.scalar(
+                select(Message.external_id)
+                .where(
+                    Message.conversation_id == conversation_id,
+                    Message.author == Author.CUSTOMER,
+                    Message.kind.not_in(["reaction", "note"]),
+                )
+                .order_by(Message.id.desc())
+                .limit(1)
+            )
+        channel = self.channels.get(conversation.channel)
+        if last and isinstance(channel, ReadMarks):
+            await channel.seen(ledger.address_of(conversation), last)
+
     async def _keep_pace(self, channel: Channel, address: Address, claim: Claim) -> None:
         """Wait a moment for the platform's limit, or raise PacedError when it takes longer."""
         ticket, rates = f"{address.channel}:{claim.message.id}", channel.capabilities.rates(address)
@@ -336,6 +375,10 @@ class Assistant:
         if error.permanent or late or attempts >= MAX_ATTEMPTS:
             if not await ledger.settle(session, claim, Delivery.FAILED, error=problem):
                 return False
+            if claim.is_edit:
+                note = f"The customer still sees the message as it was before it was changed: {problem}"
+                await desk.note(session, claim.conversation_id, note, about={"edit": claim.message.id}, now=now)
+                return True
             await self._turns.undelivered(session, claim.message, problem, permanent=error.permanent)
             metrics.SENDS.labels(address.channel, "failed").inc()
             return True
@@ -350,7 +393,8 @@ class Assistant:
         return await ledger.postpone(session, claim, address, attempts=attempts, error=problem, due_at=due_at)
 
 
-def _outbound(message: Message, files: tuple[OutboundAttachment, ...]) -> OutboundMessage:
+def _outbound(claim: Claim, files: tuple[OutboundAttachment, ...]) -> OutboundMessage:
+    message = claim.message
     return OutboundMessage(
         text=message.text,
         options=tuple(Option(option["token"], option["label"]) for option in message.options),
@@ -360,4 +404,5 @@ def _outbound(message: Message, files: tuple[OutboundAttachment, ...]) -> Outbou
         decision=message.decision,
         template=template_of(message),
         attachments=files,
+        quote=claim.quote,
     )

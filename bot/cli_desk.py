@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bot.agent_desk import AgentDesk
     from bot.attachments import StoredFile
     from bot.wiring import Installation
+    from handoff.records import Message
 
 tickets_app = typer.Typer(no_args_is_help=True, help="What the assistant could not settle.")
 agents_app = typer.Typer(no_args_is_help=True, help="The people who answer.")
@@ -99,9 +100,16 @@ def tickets_show(ticket_id: int, as_json: AsJson = False) -> None:
         print("Earlier: " + "; ".join(f"№ {row['ticket_id']} {row['subject']}" for row in customer["tickets"][:5]))
     if who["window_closes_at"]:
         print(_window(datetime.fromisoformat(who["window_closes_at"])))
+    if who["blocked_at"]:
+        print(f"The customer can't be reached since {who['blocked_at'][:16]}: {who['blocked_why']}. Replies wait.")
     print(f"Summary: {packet['summary']}\n")
     for message in packet["transcript"]:
-        print(f"[{message['at'][:16]}] {message['agent_name'] or message['author']}: {message['text']}")
+        quote = (message["context"] or {}).get("quote") or (message["reply_to_id"] and f"#{message['reply_to_id']}")
+        changed = " (changed)" if message["edits"] else ""
+        author = message["agent_name"] or message["author"]
+        print(f"#{message['id']} [{message['at'][:16]}] {author}: {message['text']}{changed}")
+        if quote:
+            print(f"    > {quote}")
         for attachment in message["attachments"]:
             print(f"    + {attachment['kind']} {attachment['file_name'] or ''} ({attachment['state']})")
         for number, option in enumerate(message["options"], 1):
@@ -128,6 +136,7 @@ def tickets_reply(
     in_: Annotated[
         int | None, typer.Option("--in", help="Go on in this other conversation of his; `ways` lists them.")
     ] = None,
+    quote: Annotated[int | None, typer.Option(help="The message (#) that it answers.")] = None,
     file: Annotated[
         list[Path] | None, typer.Option(help="A file to send with it; repeat it for several.", exists=True)
     ] = None,
@@ -138,17 +147,22 @@ def tickets_reply(
         known = ", ".join(here.templates.ids) or "none"
         raise typer.BadParameter(f"there is no template {template}; there are: {known}", param_hint="--template")
     files = run(_store(here, file or []))
-    if in_ is None:
-        act(
-            lambda desk, session: desk.reply(session, ticket_id, text, agent=who(agent), template=template, files=files)
-        )
-    else:
-        act(
-            lambda desk, session: desk.reply_elsewhere(
-                session, ticket_id, in_, text, agent=who(agent), template=template, files=files
-            )
-        )
+
+    async def reply(desk: AgentDesk, session: AsyncSession) -> Message:
+        common: Any = {"agent": who(agent), "template": template, "files": files}
+        if in_ is not None:
+            return await desk.reply_elsewhere(session, ticket_id, in_, text, **common)
+        return await desk.reply(session, ticket_id, text, quote=quote, **common)
+
+    act(reply)
     print(f"Queued for ticket {ticket_id}: it goes out as soon as the assistant is serving")
+
+
+@tickets_app.command("edit")
+def tickets_edit(ticket_id: int, message_id: int, text: str, agent: As = "") -> None:
+    """Change what an agent wrote, as long as the channel lets it be changed."""
+    act(lambda desk, session: desk.edit(session, ticket_id, message_id, text, agent=who(agent)))
+    print(f"Message {message_id} is changed")
 
 
 async def _store(here: Installation, paths: Sequence[Path]) -> list[StoredFile]:

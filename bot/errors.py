@@ -4,7 +4,9 @@ OtvetError
 ├── SettingsError      a setting is wrong; names the variable
 ├── DeliveryError      a platform refused or could not be reached: retry_after_seconds, permanent
 │   ├── WindowClosedError   the platform takes nothing but an approved template now
+│   ├── UnreachableError    the customer blocked us or left: the message waits for him
 │   └── PacedError     our own limit for the platform: nothing was tried yet
+├── EditRefusedError   a sent message can't be changed; says why
 ├── FileRefusedError   a platform does not take this file: file_name, max_bytes
 ├── TooLargeError      a file is larger than we keep
 ├── FileGoneError      a file is no longer in the store
@@ -60,6 +62,14 @@ class TooLargeError(OtvetError):
 
 class FileGoneError(OtvetError):
     """There is no file of this SHA-256 any more."""
+
+
+class UnreachableError(DeliveryError):
+    """The customer blocked us, or left the platform. The message waits until he is back."""
+
+
+class EditRefusedError(OtvetError):
+    """A message that was sent can't be changed any more; the message says why and what to do instead."""
 
 
 class PacedError(DeliveryError):

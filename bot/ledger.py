@@ -25,6 +25,7 @@ from sqlalchemy import (
     UniqueConstraint,
     case,
     delete,
+    false,
     func,
     literal_column,
     select,
@@ -101,6 +102,8 @@ class OutboxRow(Base):
     """How often a worker took it for sending. Only the last one may say what became of it."""
     claimed_at: Mapped[datetime | None]
     """Set while the platform is called. Found set by another worker: the first one died, or is taken for dead."""
+    is_edit: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """The message was sent, and is to be changed to what it says now."""
     created_at: Mapped[datetime]
     due_at: Mapped[datetime]
 
@@ -238,22 +241,48 @@ async def say(
 
 
 async def queue(
-    session: AsyncSession, conversation: Conversation, message: Message, *, guarded: bool, now: datetime
+    session: AsyncSession,
+    conversation: Conversation,
+    message: Message,
+    *,
+    guarded: bool,
+    now: datetime,
+    is_edit: bool = False,
 ) -> None:
-    """Put a message of the transcript into the outbox, and have it sent after the commit."""
-    message.delivery = Delivery.QUEUED
+    """Put a message of the transcript into the outbox, and have it sent after the commit. is_edit: it was sent
+    already, and is changed where the customer sees it."""
+    if not is_edit:
+        message.delivery = Delivery.QUEUED
     session.add(
         OutboxRow(
             conversation_id=conversation.id,
             message_id=message.id,
             channel=conversation.channel,
             guard_epoch=conversation.epoch if guarded else None,
+            is_edit=is_edit,
             created_at=now,
             due_at=now,
         )
     )
     await session.flush()
     await enqueue(session, address_of(conversation))
+
+
+async def release_held(session: AsyncSession, conversation: Conversation, *, answers: bool, now: datetime) -> None:
+    """Queue what was held for the customer, in the order in which it was written. answers: also those of
+    the assistant; otherwise they are discarded, because they have been overtaken."""
+    held = await session.scalars(
+        select(Message)
+        .where(Message.conversation_id == conversation.id, Message.delivery == Delivery.HELD)
+        .order_by(Message.id)
+    )
+    for message in held.all():
+        message.delivery_error = None
+        decided = message.decision or {}
+        if not answers and decided.get("action") in ("answer", "clarify") and decided.get("reply") != "greeting":
+            message.delivery = Delivery.DISCARDED
+        else:
+            await queue(session, conversation, message, guarded=False, now=now)
 
 
 def address_of(conversation: Conversation) -> Address:
@@ -270,6 +299,9 @@ class Claim:
     conversation_id: int
     message: Message
     attachments: Sequence[Attachment]
+    quote: str | None
+    """The platform's id of the message that it answers."""
+    is_edit: bool
     parts_sent: int
     attempts: int
     created_at: datetime
@@ -308,19 +340,40 @@ async def claim_next(session: AsyncSession, address: Address, *, now: datetime) 
             await session.delete(row)
             await session.flush()
             continue
-        if row.claimed_at is not None:
+        if conversation.blocked_at is not None and not row.is_edit:
+            message.delivery, message.delivery_error = Delivery.HELD, conversation.blocked_why
+            SENDS.labels(address.channel, "held").inc()
+            await session.delete(row)
+            await session.flush()
+            continue
+        if row.claimed_at is not None and not row.is_edit:
             message.repeats += 1
             SENDS.labels(address.channel, "uncertain").inc()
             log.warning("outbox.uncertain", conversation=conversation.id, message=message.id, repeats=message.repeats)
         row.claims += 1
         row.claimed_at = now
-        message.delivery = Delivery.SENDING
+        if not row.is_edit:
+            message.delivery = Delivery.SENDING
         await session.flush()
         files: Sequence[Attachment] = ()
         if message.author is Author.AGENT:  # nobody else sends files
             found_files = select(Attachment).where(Attachment.message_id == message.id).order_by(Attachment.id)
             files = (await session.scalars(found_files)).all()
-        return Claim(row.id, row.claims, conversation.id, message, files, row.parts_sent, row.attempts, row.created_at)
+        quote = None
+        if message.reply_to_id is not None:
+            quote = await session.scalar(select(Message.external_id).where(Message.id == message.reply_to_id))
+        return Claim(
+            row.id,
+            row.claims,
+            conversation.id,
+            message,
+            files,
+            quote,
+            row.is_edit,
+            row.parts_sent,
+            row.attempts,
+            row.created_at,
+        )
 
 
 async def settle(
@@ -338,6 +391,9 @@ async def settle(
     )
     if not gone.rowcount:  # type: ignore[attr-defined]
         return _fenced(claim)
+    if claim.is_edit:
+        await session.execute(update(Message).where(Message.id == claim.message.id).values(delivery_error=error))
+        return True
     # Where the platform has reported more meanwhile, that stays.
     reported = Message.delivery.in_([Delivery.FAILED, Delivery.HELD, Delivery.DELIVERED, Delivery.READ])
     values: dict[str, Any] = {
@@ -371,9 +427,8 @@ async def postpone(
     )
     if not changed.rowcount:  # type: ignore[attr-defined]
         return _fenced(claim)
-    await session.execute(
-        update(Message).where(Message.id == claim.message.id).values(delivery=Delivery.QUEUED, delivery_error=error)
-    )
+    values = {"delivery_error": error} if claim.is_edit else {"delivery": Delivery.QUEUED, "delivery_error": error}
+    await session.execute(update(Message).where(Message.id == claim.message.id).values(**values))
     await enqueue(session, address, at=due_at)
     return True
 

@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bot import ledger
+from bot import ledger, reach
 from bot.agent_desk import SURVEY_HELPED, SURVEY_NOT_HELPED, AgentDesk
 from bot.channels.base import Address, InboundMessage, Option
 from bot.dialogue import (
@@ -41,7 +41,7 @@ from handoff.routing import Route, route
 
 log = structlog.get_logger()
 
-SILENT = frozenset({"edit", "deletion", "reaction", "note", "echo"})
+SILENT = frozenset({"edit", "deletion", "reaction", "note", "echo", "blocked", "unblocked"})
 """Kinds of message that tell something and want no answer."""
 MAX_NAME_CHARS = 200
 END_WORDS = frozenset(
@@ -261,12 +261,19 @@ class Turns:
             session, rows, InboxState.DONE, now=self._clock()
         ):
             return False
-        if utterance[0].kind in ("edit", "deletion"):
-            await self._amend(session, conversation, rows[0], utterance[0])
-        else:
+        first = utterance[0]
+        if first.kind == "blocked":
+            await reach.lost(session, conversation, first.text, now=self._clock())
+        elif first.kind not in ("echo", "note"):
+            await reach.back(session, conversation, now=self._clock())
+        if first.kind in ("edit", "deletion"):
+            await self._amend(session, conversation, rows[0], first)
+        elif first.kind not in ("blocked", "unblocked"):
             messages = await self._record(session, conversation, rows, utterance, fetched)
             messages[-1].decision = dict(plan.record)
-            if utterance[0].kind not in SILENT:
+            if first.kind == "echo" and not first.refers_to:
+                await self._desk.answered_elsewhere(session, conversation, messages[-1])
+            if first.kind not in SILENT:
                 conversation.lang = plan.lang
                 await self._act(session, conversation, plan)
                 if plan.to_desk is not None:
@@ -379,12 +386,15 @@ class Turns:
         for row, inbound, files in zip(rows, utterance, fetched, strict=True):
             if inbound.sender_name:
                 conversation.customer_name = inbound.sender_name[:MAX_NAME_CHARS]
+            quoted = await desk.message_by_external_id(session, conversation.id, inbound.refers_to)
             message = Message(
                 conversation_id=conversation.id,
                 author=_AUTHORS.get(inbound.kind, Author.CUSTOMER),
                 agent_name=inbound.address.channel if inbound.kind == "echo" else None,
                 kind="text" if inbound.kind == "echo" else inbound.kind,
                 text=inbound.text or options.get(inbound.choice or "") or "",
+                reply_to_id=quoted.id if quoted else None,
+                context=dict(inbound.context) or None,
                 external_id=(inbound.platform_id or row.external_id)[:128],
                 sent_at=inbound.sent_at,
                 created_at=now,

@@ -149,18 +149,8 @@ class Windows:
         if found is None:
             return
         conversation = await desk.lock_conversation(session, found.id)
-        held = await session.scalars(
-            select(Message)
-            .where(Message.conversation_id == conversation.id, Message.delivery == Delivery.HELD)
-            .order_by(Message.id)
-        )
-        for message in held.all():
-            message.delivery_error = None
-            stale = (message.decision or {}).get("action") in ("answer", "clarify")
-            if stale and conversation.owner is Owner.PERSON:
-                message.delivery = Delivery.DISCARDED
-            else:
-                await ledger.queue(session, conversation, message, guarded=False, now=self._clock())
+        answers = conversation.owner is not Owner.PERSON
+        await ledger.release_held(session, conversation, answers=answers, now=self._clock())
 
     async def _asked(self, session: AsyncSession, conversation: Conversation) -> bool:
         """Whether a template went out, or is about to, since the customer wrote last."""

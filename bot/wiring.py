@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from threadpoolctl import threadpool_limits
 
 from bot import metrics
-from bot.agent_desk import SURVEY, AgentDesk
+from bot.agent_desk import ELSEWHERE, SURVEY, AgentDesk
 from bot.articles import ArticleBase
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore
@@ -685,6 +685,7 @@ class Installation:
         timers.register(CLOSING, self.windows.remind)
         timers.register(PURGE, purge, standing=True)
         timers.register(SURVEY, self.agent_desk().fire_survey)
+        timers.register(ELSEWHERE, self.agent_desk().fire_elsewhere)
         notices = self._notices_of(self.tickets)
         timers.register(UNASSIGNED, notices.fire_unassigned)
         timers.register_errand(NOTIFY, notices.send)

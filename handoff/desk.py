@@ -147,6 +147,21 @@ async def customer_message(session: AsyncSession, conversation_id: int, external
     return found
 
 
+async def message_by_external_id(
+    session: AsyncSession, conversation_id: int, external_id: str | None
+) -> Message | None:
+    """What anybody wrote in this conversation, by the platform's id of it."""
+    if external_id is None:
+        return None
+    found: Message | None = await session.scalar(
+        select(Message)
+        .where(Message.external_id == external_id, Message.conversation_id == conversation_id, Message.kind != NOTE)
+        .order_by(Message.id.desc())
+        .limit(1)
+    )
+    return found
+
+
 async def open_ticket(session: AsyncSession, conversation_id: int) -> Ticket | None:
     """The ticket that a person is working on in this conversation, if there is one."""
     ticket: Ticket | None = await session.scalar(

@@ -63,6 +63,8 @@ class PacketMessage(_Document):
     agent_name: str | None
     kind: str = Field(description="text, choice, attachment …; note: written for agents alone.")
     text: str
+    reply_to_id: int | None = Field(description="The message that it quotes, or that a reaction is put under.")
+    context: dict[str, Any] | None = Field(description="quote (the words quoted), forwarded, album, referral …")
     options: list[dict[str, Any]]
     decision: dict[str, Any] | None = Field(description="What the assistant knew: intent, confidence, hits, rule.")
     delivery: Delivery | None
@@ -99,6 +101,8 @@ class PacketConversation(_Document):
     lang: str | None
     owner: Owner
     epoch: int
+    blocked_at: datetime | None = Field(description="Since when the customer can't be reached: what is sent waits.")
+    blocked_why: str | None
     window_closes_at: datetime | None = Field(
         default=None, description="Until when the customer may be written to freely; none where there is no limit."
     )

@@ -112,6 +112,8 @@ class Reason(StrEnum):
     ERROR = "error"
     UNDELIVERED = "undelivered"
     """The answer was given, and did not reach the customer."""
+    ANSWERED_ELSEWHERE = "answered_elsewhere"
+    """A person answered from the company's own phone, past the desk."""
 
 
 class Delivery(StrEnum):
@@ -121,7 +123,7 @@ class Delivery(StrEnum):
     SENDING = "sending"
     """The platform is being called, or was when a process died."""
     HELD = "held"
-    """The platform's window is closed: it goes out when the customer has answered a template."""
+    """The platform's window is closed, or the customer can't be reached: it goes out when that is over."""
     SENT = "sent"
     """The platform took it."""
     DELIVERED = "delivered"
@@ -150,6 +152,9 @@ class Conversation(Base):
     epoch: Mapped[int] = mapped_column(default=0)
     state: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """What the assistant remembers between turns; `bot.dialogue.DialogueState` as JSON."""
+    blocked_at: Mapped[datetime | None]
+    """Since when the customer can't be reached, because he blocked us or left. What is for him is held."""
+    blocked_why: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
@@ -192,6 +197,10 @@ class Message(Base):
     """Of the assistant's messages: what it did for the customer; none for small talk and announcements."""
     topic: Mapped[str | None] = mapped_column(String(64))
     """What a step was about, where that is known."""
+    reply_to_id: Mapped[BigId | None]
+    """The message of this conversation that it quotes, or of a reaction the one that it is put under."""
+    context: Mapped[dict[str, Any] | None]
+    """What else the platform told: quote (the words that are quoted), forwarded, album, referral …"""
     external_id: Mapped[str | None] = mapped_column(String(128))
     """The platform's id of it; of a message that went out in parts, the last one's."""
     delivery: Mapped[Delivery | None]
@@ -200,7 +209,7 @@ class Message(Base):
     repeats: Mapped[int] = mapped_column(default=0, server_default="0")
     """How often it was sent again without knowing whether it had arrived, because a process died while sending."""
     edits: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
-    """What it said before the customer edited it: [{"text", "at"}], the oldest first."""
+    """What it said before its author edited it: [{"text", "at"}], the oldest first."""
     deleted_at: Mapped[datetime | None]
     """When the customer took it back. Its text stays, for the agent."""
     sent_at: Mapped[datetime]

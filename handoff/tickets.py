@@ -185,10 +185,16 @@ class Tickets:
             created_at=now,
         )
         session.add(message)
-        ticket.first_reply_at = ticket.first_reply_at or now
         await session.flush()
-        await self._move(session, ticket, TicketEvent.AGENT_REPLIED, agent, now, answered=True, message_id=message.id)
+        await self.replied(session, ticket, message, agent=agent, now=now)
         return message
+
+    async def replied(
+        self, session: AsyncSession, ticket: Ticket, message: Message, *, agent: str, now: datetime
+    ) -> None:
+        """An agent's message stands in the transcript: the next word is the customer's."""
+        ticket.first_reply_at = ticket.first_reply_at or now
+        await self._move(session, ticket, TicketEvent.AGENT_REPLIED, agent, now, answered=True, message_id=message.id)
 
     async def hold(
         self, session: AsyncSession, ticket: Ticket, *, task: str, until: datetime | None, agent: str, now: datetime

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from bot.errors import DeliveryError as DeliveryError
 from bot.errors import FileRefusedError
@@ -48,7 +48,8 @@ class InboundMessage:
     kind: str = "text"
     """text, start (the customer opened the chat), choice (a button was pressed), attachment, unsupported; and what
     wants no answer: reaction (`text` is the emoji, empty when it was taken back), edit (`text` is the new one),
-    deletion, note (what the platform tells about the customer, such as a new number)."""
+    deletion, note (what the platform tells about the customer, such as a new number), echo (a person of ours wrote to
+    him past the desk), blocked (he wants nothing more; `text` is the platform's word) and unblocked."""
     text: str = ""
     choice: str | None = None
     """The token of the pressed option."""
@@ -174,6 +175,8 @@ class Capabilities:
     max_caption_chars: int = 0
     """UTF-16 units of the text that a file may carry; a longer one follows it."""
     quotes: bool = False
+    edits: bool = False
+    """Whether what was sent can be changed where the customer sees it (`Edits`)."""
     typing: bool = False
     chat_pace: Pace | None = None
     """How fast one customer may be written to."""
@@ -251,6 +254,22 @@ class Channel(Protocol):
 
     def fetch(self, attachment: InboundAttachment) -> AsyncIterator[bytes]:
         """The bytes of a file in chunks. Raises DeliveryError."""
+
+
+@runtime_checkable
+class Edits(Protocol):
+    """A channel whose messages can be changed after they were sent."""
+
+    async def edit(self, address: Address, external_id: str, message: OutboundMessage) -> None:
+        """Change a fitted message to what it says now. To repeat it does no harm. Raises DeliveryError."""
+
+
+@runtime_checkable
+class ReadMarks(Protocol):
+    """A channel in which the customer sees that his message was read."""
+
+    async def seen(self, address: Address, external_id: str) -> None:
+        """Mark a customer's message, and those before it, as read. Never raises."""
 
 
 def fit(message: OutboundMessage, capabilities: Capabilities) -> tuple[OutboundMessage, ...]:

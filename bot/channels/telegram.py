@@ -24,6 +24,8 @@ from aiogram.exceptions import (
     TelegramRetryAfter,
 )
 from aiogram.methods import (
+    EditMessageCaption,
+    EditMessageText,
     SendAnimation,
     SendAudio,
     SendDocument,
@@ -40,6 +42,7 @@ from aiogram.types import (
     LinkPreviewOptions,
     Message,
     MessageEntity,
+    ReplyParameters,
 )
 from aiogram.utils.formatting import Text
 from aiogram.utils.token import TokenValidationError
@@ -56,9 +59,9 @@ from bot.channels.base import (
     Uploads,
 )
 from bot.channels.telegram_limits import CAPABILITIES
-from bot.channels.telegram_text import compose
+from bot.channels.telegram_text import MAX_UNITS, compose
 from bot.channels.telegram_updates import CHANNEL, CHOSEN_TOKEN, WANTED_UPDATES, Press, parse, press_of
-from bot.errors import DeliveryError, FileRefusedError, SettingsError
+from bot.errors import DeliveryError, FileRefusedError, SettingsError, UnreachableError
 
 log = structlog.get_logger()
 
@@ -162,15 +165,48 @@ class TelegramChannel:
             texts = compose(message, MAX_CAPTION_UNITS) if message.text.strip() else []
             caption = texts[0] if len(texts) == 1 and not message.options else None
             with _delivery_errors():
-                sent_id = await self._send_file(address, chat_id, attachment, caption)
+                sent_id = await self._send_file(address, chat_id, attachment, caption, _quoting(message))
             if caption is not None or not texts:
                 return sent_id
         *first, last = compose(message)
         for text, options in [*((text, ()) for text in first), (last, message.options)]:
             content, entities = text.render()
+            quoting = _quoting(message) if sent_id is None else None
             with _delivery_errors():
-                sent_id = await self._send_text(chat_id, content, entities, _keyboard(options))
+                sent_id = await self._send_text(chat_id, content, entities, _keyboard(options), quoting)
         return sent_id
+
+    async def edit(self, address: Address, external_id: str, message: OutboundMessage) -> None:
+        """Change the text of a message, or the caption of a file."""
+        chat_id, message_id = _chat_id(address), int(external_id)
+        limit = MAX_CAPTION_UNITS if message.attachments else MAX_UNITS
+        text, entities = compose(message, limit)[0].render()
+        method: TelegramMethod[Message | bool]
+        if message.attachments:
+            method = EditMessageCaption(
+                chat_id=chat_id,
+                message_id=message_id,
+                caption=text,
+                caption_entities=entities or None,
+                parse_mode=None,
+            )
+        else:
+            method = EditMessageText(
+                chat_id=chat_id,
+                message_id=message_id,
+                text=text,
+                entities=entities or None,
+                parse_mode=None,
+                link_preview_options=LinkPreviewOptions(is_disabled=True),
+            )
+        with _delivery_errors():
+            try:
+                await self._bot(method, request_timeout=REQUEST_SECONDS)
+            except TelegramBadRequest as error:
+                if "message is not modified" not in error.message:
+                    raise
+            except ClientDecodeError:
+                log.info("telegram.strange_answer", method="edit")
 
     async def working(self, address: Address, external_id: str) -> None:
         """Show "typing…" for the next five seconds or until a message is sent."""
@@ -279,7 +315,12 @@ class TelegramChannel:
             )
 
     async def _send_text(
-        self, chat_id: int, text: str, entities: list[MessageEntity], keyboard: InlineKeyboardMarkup | None
+        self,
+        chat_id: int,
+        text: str,
+        entities: list[MessageEntity],
+        keyboard: InlineKeyboardMarkup | None,
+        quoting: ReplyParameters | None,
     ) -> str:
         method = SendMessage(
             chat_id=chat_id,
@@ -288,6 +329,7 @@ class TelegramChannel:
             parse_mode=None,
             link_preview_options=LinkPreviewOptions(is_disabled=True),
             reply_markup=keyboard,
+            reply_parameters=quoting,
         )
         try:
             return await self._sent_id(method)
@@ -298,7 +340,12 @@ class TelegramChannel:
             return await self._sent_id(method.model_copy(update={"entities": None}))
 
     async def _send_file(
-        self, address: Address, chat_id: int, attachment: OutboundAttachment, caption: Text | None
+        self,
+        address: Address,
+        chat_id: int,
+        attachment: OutboundAttachment,
+        caption: Text | None,
+        quoting: ReplyParameters | None,
     ) -> str:
         try:
             kind = self.capabilities.carrier(attachment)
@@ -309,7 +356,7 @@ class TelegramChannel:
         async def send(kind: str, file: InputFile | str) -> str:
             method, field = _FILE_METHODS[kind]
             fields = {"chat_id": chat_id, field: file, "caption": words, "caption_entities": entities or None}
-            sent = await self._sent(method(**fields, parse_mode=None), UPLOAD_SECONDS)
+            sent = await self._sent(method(**fields, parse_mode=None, reply_parameters=quoting), UPLOAD_SECONDS)
             if (handle := _file_id(sent, kind)) is not None:
                 await self._uploads.keep(address, attachment.sha256, kind, handle)
             return str(sent["message_id"])
@@ -396,7 +443,9 @@ def _delivery_errors() -> Iterator[None]:
         raise
     except TelegramRetryAfter as error:
         raise DeliveryError("Telegram asks to wait", retry_after_seconds=float(error.retry_after)) from error
-    except (TelegramForbiddenError, TelegramBadRequest, TelegramMigrateToChat, TelegramEntityTooLarge) as error:
+    except TelegramForbiddenError as error:
+        raise UnreachableError(error.message, permanent=True) from error
+    except (TelegramBadRequest, TelegramMigrateToChat, TelegramEntityTooLarge) as error:
         raise DeliveryError(error.message, permanent=True) from error
     except Exception as error:
         # Network, proxy and decoding errors have no common root, and of each the same is true: trying again may help.
@@ -414,6 +463,14 @@ def _chat_id(address: Address) -> int:
         return int(address.chat_id)
     except ValueError as error:
         raise DeliveryError(f"not a Telegram chat: {address.chat_id}", permanent=True) from error
+
+
+def _quoting(message: OutboundMessage) -> ReplyParameters | None:
+    """The answer goes out also when what it answers is gone."""
+    quote = message.quote or ""
+    if not (quote.isascii() and quote.isdecimal()):
+        return None
+    return ReplyParameters(message_id=int(quote), allow_sending_without_reply=True)
 
 
 def _keyboard(options: tuple[Option, ...]) -> InlineKeyboardMarkup | None:

@@ -24,6 +24,7 @@ CHANNEL = "telegram"
 WANTED_UPDATES = ("message", "edited_message", "callback_query", "message_reaction", "my_chat_member")
 CHOSEN_TOKEN = "✓"  # noqa: S105 - data of a button that only shows what was chosen
 UNKNOWN_CHAT = "unknown"
+MAX_QUOTE_CHARS = 300
 
 _FILES = ("animation", "audio", "document", "photo", "sticker", "video", "video_note", "voice")
 """Fields of a message that hold a file. An animation also comes as a document, so it goes first."""
@@ -103,6 +104,8 @@ class _Member(_Payload):
 
 class _Membership(_Payload):
     chat: _Chat
+    date: AwareDatetime
+    sender: _User | None = Field(None, alias="from")
     new_chat_member: _Member
 
 
@@ -136,8 +139,7 @@ def parse(update: Any, *, account: str, now: datetime) -> InboundMessage | None:
         if "callback_query" in update:
             return _from_callback(update, account, now)
         if "my_chat_member" in update:
-            _note_membership(update)
-            return None
+            return _from_membership(update, account)
     except ValidationError as error:
         places = [".".join(map(str, item["loc"])) for item in error.errors()]
         log.warning("telegram.update_unreadable", update_id=update.get("update_id"), fields=places[:5])
@@ -234,10 +236,21 @@ def _from_callback(update: Mapping[str, Any], account: str, now: datetime) -> In
     )
 
 
-def _note_membership(update: Mapping[str, Any]) -> None:
+def _from_membership(update: Mapping[str, Any], account: str) -> InboundMessage | None:
+    """The customer blocked the bot, or took it back; what becomes of the bot in groups concerns nobody."""
     membership = _Membership.model_validate(update["my_chat_member"])
+    if membership.chat.type != "private":
+        return None
     blocked = membership.new_chat_member.status in ("kicked", "left")
-    log.info("telegram.blocked" if blocked else "telegram.unblocked", chat_type=membership.chat.type)
+    return InboundMessage(
+        Address(CHANNEL, account, str(membership.chat.id)),
+        _external_id(update, "member"),
+        membership.date,
+        kind="blocked" if blocked else "unblocked",
+        text="the customer blocked the bot" if blocked else "",
+        sender_name=_name(membership.sender),
+        lang_hint=_lang(membership.sender),
+    )
 
 
 def _inbound(
@@ -287,6 +300,10 @@ def _own_phone(message: _Message) -> str | None:
 def _context(message: _Message) -> dict[str, Any]:
     """What an agent should know of a message: the words that it quotes, whether it was forwarded, its album."""
     quote = message.quote.get("text") if isinstance(message.quote, dict) else None
+    answered = message.reply_to_message if isinstance(message.reply_to_message, dict) else {}
+    whole = answered.get("text") or answered.get("caption")
+    if not quote and isinstance(whole, str):
+        quote = whole[:MAX_QUOTE_CHARS]
     context: dict[str, Any] = {}
     if isinstance(quote, str) and quote:
         context["quote"] = quote

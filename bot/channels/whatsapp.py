@@ -123,7 +123,7 @@ class WhatsAppChannel:
         return await send(media_id)
 
     async def _put(self, address: Address, body: dict[str, Any], message: OutboundMessage, quote: str | None) -> str:
-        if quote and message.template is None:
+        if quote and quote.startswith("wamid.") and message.template is None:
             body["context"] = {"message_id": quote}
         if message.message_id:
             body["biz_opaque_callback_data"] = str(message.message_id)  # it comes back with every status
@@ -133,6 +133,11 @@ class WhatsAppChannel:
         if external_id.startswith("wamid."):
             with contextlib.suppress(DeliveryError):
                 await self._api.seen(address.account, external_id)
+
+    async def seen(self, address: Address, external_id: str) -> None:
+        if external_id.startswith("wamid."):
+            with contextlib.suppress(DeliveryError):
+                await self._api.seen(address.account, external_id, typing=False)
 
     async def react(self, address: Address, external_id: str, emoji: str) -> None:
         """Put an emoji under a customer's message; an empty one takes it back. Raises DeliveryError."""

@@ -101,14 +101,10 @@ def reaction_body(external_id: str, emoji: str) -> dict[str, Any]:
     return {"type": "reaction", "reaction": {"message_id": external_id, "emoji": emoji}}
 
 
-def seen_body(external_id: str) -> dict[str, Any]:
-    """Marks a customer's message as read, and shows "typing…" for 25 seconds or until a message is sent."""
-    return {
-        "messaging_product": "whatsapp",
-        "status": "read",
-        "message_id": external_id,
-        "typing_indicator": {"type": "text"},
-    }
+def seen_body(external_id: str, *, typing: bool = True) -> dict[str, Any]:
+    """Marks a customer's message as read. typing: also shows "typing…" for 25 seconds or until a message is sent."""
+    mark: dict[str, Any] = {"messaging_product": "whatsapp", "status": "read", "message_id": external_id}
+    return {**mark, "typing_indicator": {"type": "text"}} if typing else mark
 
 
 def _one_line(value: str) -> str:
@@ -137,8 +133,8 @@ class GraphApi:
         first = messages[0] if isinstance(messages, list) and messages else {}
         return str(first.get("id") or "") if isinstance(first, dict) else ""
 
-    async def seen(self, account: str, external_id: str) -> None:
-        await self._json("POST", f"{account}/messages", json=seen_body(external_id))
+    async def seen(self, account: str, external_id: str, *, typing: bool = True) -> None:
+        await self._json("POST", f"{account}/messages", json=seen_body(external_id, typing=typing))
 
     async def upload(self, account: str, attachment: OutboundAttachment) -> str:
         """Give a file to WhatsApp for 30 days; the id to send it by. Blocks the loop while the file is opened."""

@@ -103,6 +103,27 @@ class BotApi:
                     return _refused(400, "Bad Request: BUTTON_DATA_INVALID")
         return self._taken(form, text=text)
 
+    async def _editMessageText(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
+        return self._edited(form, "text", MAX_TEXT_UNITS)
+
+    async def _editMessageCaption(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
+        return self._edited(form, "caption", MAX_CAPTION_UNITS)
+
+    def _edited(self, form: dict[str, Any], field: str, limit: int) -> web.Response:
+        number = form["message_id"]
+        if not 1 <= number <= len(self.sent):
+            return _refused(400, "Bad Request: message to edit not found")
+        old, new = self.sent[number - 1], str(form[field])
+        if len(new.encode("utf-16-le")) // 2 > limit:
+            return _refused(400, "Bad Request: MESSAGE_TOO_LONG")
+        if field not in old:
+            return _refused(400, f"Bad Request: there is no {field} in the message to edit")
+        if old[field] == new:
+            return _refused(400, "Bad Request: message is not modified")
+        old[field] = new
+        chat = {"id": form["chat_id"], "type": "private"}
+        return _ok({"message_id": number, "date": 1, "chat": chat, field: new})
+
     def _refusal(self, form: dict[str, Any]) -> web.Response | None:
         """Why nothing may be sent to this chat now."""
         if self.floods:

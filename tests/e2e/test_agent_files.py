@@ -31,7 +31,6 @@ async def telegram(tmp_path: Path) -> AsyncIterator[TelegramWorld]:
         async with world.at_work():
             await api.put(text_update(1, "a person please"))
             await world.until(CHAT, lambda messages: any("Ticket" in m.text for m in messages if m.delivery == "sent"))
-            api.sent.clear()
             yield world
 
 
@@ -42,7 +41,7 @@ class TestTelegram:
         files = [await telegram.keep(PNG, "чек.png"), await telegram.keep(PDF, "Договор.pdf")]
         await telegram.agent_says(1, "Вот **чек** и договор", *files)
         messages = await telegram.until(CHAT, lambda found: found[-1].delivery == "sent")
-        photo, document = telegram.api.sent
+        photo, document = telegram.api.sent[-2:]
         assert (photo["photo"], photo.get("caption")) == ("photo-1", None)
         assert (document["name"], document["caption"]) == ("Договор.pdf", "Ольга\nВот чек и договор")
         assert [entity["type"] for entity in document["caption_entities"]] == ["bold", "bold"]
@@ -65,14 +64,14 @@ class TestTelegram:
     async def test_a_text_too_long_for_a_caption_follows_the_file(self, telegram: TelegramWorld) -> None:
         await telegram.agent_says(1, "слово " * 300, await telegram.keep(PNG, "чек.png"))
         await telegram.until(CHAT, lambda found: found[-1].delivery == "sent")
-        photo, text = telegram.api.sent
+        photo, text = telegram.api.sent[-2:]
         assert (photo.get("caption"), text["text"][:11]) == (None, "Ольга\nслово")
 
     async def test_a_picture_that_telegram_finds_too_long_goes_as_a_document(self, telegram: TelegramWorld) -> None:
         telegram.api.odd_photos = True
         await telegram.agent_says(1, "Схема", await telegram.keep(PNG, "схема.png"))
         await telegram.until(CHAT, lambda found: found[-1].delivery == "sent")
-        [document] = telegram.api.sent
+        document = telegram.api.sent[-1]
         assert (document["name"], document["caption"]) == ("схема.png", "Ольга\nСхема")
 
     async def test_flood_control_between_two_files_repeats_neither(self, telegram: TelegramWorld) -> None:
@@ -80,7 +79,7 @@ class TestTelegram:
         files = [await telegram.keep(PNG + bytes([n]), f"{n}.png") for n in range(3)]
         await telegram.agent_says(1, "Три снимка", *files)
         await telegram.until(CHAT, lambda found: found[-1].delivery == "sent")
-        assert [sent["name"] for sent in telegram.api.sent] == ["0.png", "1.png", "2.png"]
+        assert [sent["name"] for sent in telegram.api.sent[-3:]] == ["0.png", "1.png", "2.png"]
 
     async def test_a_file_over_the_limit_is_refused_before_it_is_queued(self, telegram: TelegramWorld) -> None:
         file = await telegram.keep(bytes(51 << 20), "видео.bin")
@@ -95,6 +94,29 @@ class TestTelegram:
         await telegram.agent_says(1, "Вот", file)
         messages = await telegram.until(CHAT, lambda found: found[-1].kind == "note")
         assert [m.delivery_error for m in messages if m.delivery == "failed"] == ["the file is gone from our store"]
+
+
+class TestQuotesAndEditsInTelegram:
+    async def test_a_reply_quotes_and_is_changed_where_the_customer_sees_it(self, telegram: TelegramWorld) -> None:
+        asked = (await telegram.transcript(CHAT))[0]
+        async with telegram.sessions.begin() as session:
+            await telegram.desk.reply(session, 1, "**Да**", agent="Ольга", quote=asked.id)
+        sent = (await telegram.until(CHAT, lambda found: found[-1].delivery == "sent"))[-1]
+        [message] = telegram.api.sent[-1:]
+        assert message["reply_parameters"] == {"message_id": 10, "allow_sending_without_reply": True}
+        async with telegram.sessions.begin() as session:
+            await telegram.desk.edit(session, 1, sent.id, "**Нет**", agent="Ольга")
+        await telegram.api.until(lambda: message["text"] == "Ольга\nНет")
+        # To repeat it does no harm.
+        said = OutboundMessage("**Нет**", author="agent", agent_name="Ольга")
+        await telegram.channel.edit(Address("telegram", "42", "7"), sent.external_id or "", said)
+
+    async def test_the_caption_of_a_file_is_changed(self, telegram: TelegramWorld) -> None:
+        await telegram.agent_says(1, "Чек", await telegram.keep(PNG, "чек.png"))
+        sent = (await telegram.until(CHAT, lambda found: found[-1].delivery == "sent"))[-1]
+        async with telegram.sessions.begin() as session:
+            await telegram.desk.edit(session, 1, sent.id, "Чек за март", agent="Ольга")
+        await telegram.api.until(lambda: telegram.api.sent[-1]["caption"] == "Ольга\nЧек за март")
 
 
 class TestWhatsApp:

@@ -440,11 +440,14 @@ class TestTheWholeAssistant:
         server.blocked.add(CHAT)
         async with whole.at_work():
             await server.put(text_update(1, "позовите человека"))
-            messages = await until(whole.written, lambda found: found and found[-1].kind == NOTE)
+            messages = await until(whole.written, lambda found: any(message.kind == NOTE for message in found))
             assert len(await whole.tickets()) == 1
-        failed = [message for message in messages if message.delivery == "failed"]
-        assert failed
-        assert all("blocked" in (message.delivery_error or "") for message in failed)
+            held = [message for message in messages if message.delivery == "held"]
+            assert held
+            assert all("blocked" in (message.delivery_error or "") for message in held)
+            server.blocked.clear()
+            await server.put(text_update(2, "я снова здесь"))
+            await server.until(lambda: len(server.sent) == len(held), 30)
 
     async def test_what_was_written_while_the_assistant_was_away_is_answered(
         self, trained: Path, tmp_path: Path, server: BotApi

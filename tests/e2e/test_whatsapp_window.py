@@ -44,7 +44,7 @@ class Direct(whatsapp_api.GraphApi):
         self.graph.sent.append({**whole, "wamid": f"wamid.OUT{len(self.graph.sent)}"})
         return str(self.graph.sent[-1]["wamid"])
 
-    async def seen(self, account: str, external_id: str) -> None:
+    async def seen(self, account: str, external_id: str, *, typing: bool = True) -> None:
         self.graph.seen.append(external_id)
 
 

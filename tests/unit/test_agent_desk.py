@@ -11,7 +11,7 @@ import pytest
 from databases import MakeDatabase
 from test_turns import World
 
-from bot.agent_desk import SURVEY
+from bot.agent_desk import ELSEWHERE, SURVEY
 from bot.database import migrate
 from bot.timers import Timers
 from handoff import desk
@@ -32,6 +32,7 @@ class Story(World):
         self.clock.ahead += timedelta(**time)
         timers = Timers(self.sessions, self.clock)
         timers.register(SURVEY, self.desk.fire_survey)
+        timers.register(ELSEWHERE, self.desk.fire_elsewhere)
         await timers.fire_due()
         async with self.sessions.begin() as session:
             await self.desk.tick(session)

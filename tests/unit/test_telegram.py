@@ -167,6 +167,20 @@ class TestWhatUpdatesMean:
         message = read({"update_id": 9, "message_reaction": {**fields, "old_reaction": []}})
         assert (message.kind, message.text, message.refers_to) == ("reaction", text, "3")
 
+    @pytest.mark.parametrize(("status", "kind"), [("kicked", "blocked"), ("member", "unblocked")])
+    def test_who_blocks_the_bot_or_takes_it_back_is_told(self, status: str, kind: str) -> None:
+        raw = update("my_chat_member", new_chat_member={"status": status, "user": ANNA})
+        found = parse(raw, account="42", now=NOW)
+        assert found is not None
+        assert (found.kind, found.address.chat_id) == (kind, "7")
+
+    def test_the_words_that_are_answered_are_kept_though_we_may_not_know_the_message(self) -> None:
+        found = parse(
+            update(text="да", reply_to_message={"message_id": 3, "text": "Вам помогли?"}), account="42", now=NOW
+        )
+        assert found is not None
+        assert (found.refers_to, found.context) == ("3", {"quote": "Вам помогли?"})
+
     def test_a_reaction_in_a_group_is_ignored(self) -> None:
         fields = {"chat": {"id": -5, "type": "group"}, "message_id": 3, "date": 1, "new_reaction": []}
         assert parse({"update_id": 9, "message_reaction": fields}, account="42", now=NOW) is None
@@ -182,7 +196,9 @@ class TestWhatUpdatesMean:
             update("channel_post", text="news", chat={"id": -100, "type": "channel"}),
             update(pinned_message={"message_id": 1}),
             press(message={"message_id": 9, "date": 1, "chat": {"id": -5, "type": "group"}}),
-            update("my_chat_member", new_chat_member={"status": "kicked", "user": ANNA}),
+            update(
+                "my_chat_member", chat={"id": -5, "type": "group"}, new_chat_member={"status": "kicked", "user": ANNA}
+            ),
             {"update_id": 1, "poll": {"id": "1"}},
         ],
     )

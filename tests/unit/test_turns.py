@@ -45,7 +45,9 @@ class Recorder:
         self.sent: list[OutboundMessage] = []
         self.refusals: list[DeliveryError] = []
         self.files: dict[str, bytes] = {}
-        self.seen: list[str] = []
+        self.worked: list[str] = []
+        self.marks: list[str] = []
+        self.edits: list[tuple[str, str]] = []
         self.hold: asyncio.Event | None = None
         self.held = False
         self.fail_after: int | None = None
@@ -66,7 +68,15 @@ class Recorder:
         return str(len(self.sent))
 
     async def working(self, address: Address, external_id: str) -> None:
-        self.seen.append(external_id)
+        self.worked.append(external_id)
+
+    async def seen(self, address: Address, external_id: str) -> None:
+        self.marks.append(external_id)
+
+    async def edit(self, address: Address, external_id: str, message: OutboundMessage) -> None:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self.edits.append((external_id, message.text))
 
     async def fetch(self, attachment: InboundAttachment) -> AsyncIterator[bytes]:
         if attachment.source["id"] not in self.files:
@@ -165,7 +175,7 @@ async def test_the_customer_sees_that_an_answer_is_being_prepared_and_nothing_of
     await world.hear("where is my order", key="1")
     await world.hear("a person please", key="2")
     await world.hear("hello?", key="3")
-    assert world.channel.seen == ["1", "2"]
+    assert world.channel.worked == ["1", "2"]
 
 
 async def test_a_repeated_message_is_stored_and_answered_once(world: World) -> None:
