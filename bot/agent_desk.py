@@ -285,6 +285,14 @@ class AgentDesk:
         await self.announce(session, ticket, "closed")
         return ticket
 
+    async def return_to_assistant(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
+        """No person is needed after all: the customer goes on with the assistant."""
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.close(session, ticket, why="back to the assistant", agent=agent, now=self._clock())
+        await self._stop_survey(session, ticket)
+        await self.announce(session, ticket, "back_to_assistant")
+        return ticket
+
     async def reopen(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
         ticket = await desk.get_ticket(session, ticket_id)
         await self.tickets.reopen(session, ticket, agent=agent, now=self._clock())

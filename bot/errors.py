@@ -11,6 +11,9 @@ OtvetError
 ├── TooLargeError      a file is larger than we keep
 ├── FileGoneError      a file is no longer in the store
 ├── ReplyError         a reply template is missing or broken: template, lang
+├── SignInError        wrong name or password, too often, or a link that is used up: code, retry_after_seconds
+├── StaleReplyError    somebody wrote since the agent looked: newest_id
+├── MacroError         a macro is broken: title, problem
 ├── BackupError        a backup can't be written, read or put in place
 └── NotReadyError      something has to be made first: names the command
 """
@@ -89,3 +92,33 @@ class NotReadyError(OtvetError):
 
 class BackupError(OtvetError):
     """A backup that can't be written, read or put in place; the message says why, and nothing was changed."""
+
+
+class SignInError(OtvetError):
+    """code: `wrong`, `too_often`, `no_invitation`, `weak` (password), `taken` (login or name), `not_you` (the old
+    password is another)."""
+
+    def __init__(self, code: str, *, retry_after_seconds: float = 0.0) -> None:
+        super().__init__(f"sign-in refused: {code}")
+        self.code = code
+        self.retry_after_seconds = retry_after_seconds
+
+
+class StaleReplyError(OtvetError):
+    """A reply was not sent, because the conversation went on since its writer looked."""
+
+    def __init__(self, ticket_id: int, newest_id: int, waiting: tuple[str, ...] = ()) -> None:
+        super().__init__(f"ticket {ticket_id} went on since it was looked at")
+        self.ticket_id = ticket_id
+        self.newest_id = newest_id
+        self.waiting = waiting
+        """Who else has a reply under way."""
+
+
+class MacroError(OtvetError):
+    """A macro that can't be used; the message is for whoever wrote it."""
+
+    def __init__(self, title: str, problem: str) -> None:
+        super().__init__(f"macro {title}: {problem}")
+        self.title = title
+        self.problem = problem

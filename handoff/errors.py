@@ -8,6 +8,7 @@ HandoffError
 ├── CustomerNotFoundError       customer_id
 ├── CustomerError               what can't be done to a customer
 ├── OwnershipError              conversation_id, owner
+├── AccessError                 who, permission
 └── DataFileError               path, line, problem
     ├── TopicsFileError
     └── DeskFileError
@@ -63,6 +64,15 @@ class OwnershipError(HandoffError):
         super().__init__(f"conversation {conversation_id} belongs to the {owner}")
         self.conversation_id = conversation_id
         self.owner = owner
+
+
+class AccessError(HandoffError):
+    """Somebody signed in wants what his role does not allow."""
+
+    def __init__(self, who: str, permission: str) -> None:
+        super().__init__(f"{who} may not do this: it takes the permission {permission}")
+        self.who = who
+        self.permission = permission
 
 
 class DataFileError(HandoffError):

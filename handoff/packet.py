@@ -46,6 +46,7 @@ class _Document(BaseModel):
 
 
 class PacketAttachment(_Document):
+    id: int = Field(description="By which the web desk fetches it.")
     kind: str
     state: AttachmentState
     file_name: str | None

@@ -431,6 +431,20 @@ class HistoryEntry(Base):
     details: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 
+class Mention(Base):
+    """That a note calls an agent. It counts for him until he has looked at the ticket."""
+
+    __tablename__ = "mentions"
+    __table_args__ = (Index("ix_mentions_agent", "agent_id", "seen_at"),)
+
+    id: Mapped[BigId] = mapped_column(primary_key=True)
+    agent_id: Mapped[int] = mapped_column(ForeignKey("agents.id"))
+    ticket_id: Mapped[BigId] = mapped_column(ForeignKey("tickets.id"))
+    message_id: Mapped[BigId] = mapped_column(ForeignKey("messages.id"))
+    at: Mapped[datetime]
+    seen_at: Mapped[datetime | None]
+
+
 class ClockRow(Base):
     """One of a ticket's clocks: `handoff.clocks.Clock` with the moment at which somebody has to look."""
 

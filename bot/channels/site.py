@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 
@@ -14,6 +15,8 @@ from bot.shared import LocalShared, Shared
 NAME = "site"
 MEDIA = {kind: Medium(2**40) for kind in ("photo", "video", "audio", "document")}
 """The page shows or links whatever is stored, so that the limit of the store is the only one."""
+TYPES_SECONDS = 7.0
+"""How long after a sign of it somebody counts as writing."""
 
 
 class SiteChannel:
@@ -50,6 +53,15 @@ class SiteChannel:
     async def wake(self, chat_id: str) -> None:
         """Let every listener of this session, in any process, look at the transcript again."""
         await self.shared.wake(_topic(chat_id))
+
+    async def types(self, who: str, chat_id: str) -> None:
+        """Somebody (`agent` or `customer`) is writing at this moment."""
+        await self.shared.beat(f"{NAME}-types:{who}:{chat_id}", f"{time.time():.0f}")
+        await self.wake(chat_id)
+
+    async def is_typing(self, who: str, chat_id: str) -> bool:
+        signs = await self.shared.present(f"{NAME}-types:{who}:{chat_id}")
+        return any(float(sign) > time.time() - TYPES_SECONDS for sign in signs)
 
     def listen(self, chat_id: str) -> AbstractContextManager[asyncio.Event]:
         """An event that is set whenever there may be something new."""

@@ -15,12 +15,16 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 
 from bot.channels.base import InboundMessage
 from bot.channels.site import SiteChannel
 from bot.ledger import Sessions
 from bot.monitor import readiness
 from bot.web.chat_api import MAX_TEXT_CHARS, create_router
+from bot.seat import MAX_FILES
+from bot.web.desk import add_desk
+from bot.web.desk_base import PREFIX, DeskWeb
 from bot.web.guards import BodyLimit, SecurityHeaders, on_http_error, pick_language, refuse
 from bot.web.webhooks import WEBHOOKS
 
@@ -53,6 +57,7 @@ def create_app(
     problems: Callable[[], Awaitable[Sequence[str]]] = _no_problems,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
     idle_poll_seconds: float = 20,
+    desk: DeskWeb | None = None,
 ) -> FastAPI:
     """The application. Everything it needs comes in as arguments.
 
@@ -61,13 +66,17 @@ def create_app(
     allowed_origins: other sites that may embed the chat, such as `https://shop.example`; `*` allows any.
     long_text_chars: a longer message is kept but not interpreted, and the writer is told beforehand.
     webhooks: what platforms call.
+    desk: where people answer; none in a test of the chat alone.
     problems: what keeps the assistant from answering, for /readyz.
     """
     app = FastAPI(title="Otvet", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_middleware(
         BodyLimit,
         default_bytes=_JSON_BYTES,
-        by_path={"/api/chat/files": site.store.max_bytes + _MULTIPART_BYTES},
+        by_path={
+            "/api/chat/files": site.store.max_bytes + _MULTIPART_BYTES,
+            re.compile(rf"{PREFIX}/tickets/\d+/reply"): MAX_FILES * site.store.max_bytes + _JSON_BYTES,
+        },
         free=WEBHOOKS,
     )
     app.add_middleware(SecurityHeaders)
@@ -85,6 +94,8 @@ def create_app(
             idle_poll_seconds=idle_poll_seconds,
         )
     )
+    if desk is not None:
+        add_desk(app, desk)
     if webhooks is not None:
         app.include_router(webhooks)
     templates = Environment(
@@ -133,7 +144,8 @@ def create_app(
     async def is_ready() -> JSONResponse:
         return readiness(await problems())
 
-    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    # Pages are not compressed: what stands in them must not be guessed by their length.
+    app.mount("/static", GZipMiddleware(StaticFiles(directory=HERE / "static")), name="static")
     return app
 
 

@@ -19,6 +19,32 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
     "no_session": (401, "Этого разговора больше нет. Начните новый.", "This conversation is gone. Start a new one."),
     "not_found": (404, "Здесь ничего нет.", "There is nothing here."),
     "not_allowed": (405, "Так делать нельзя.", "That can't be done here."),
+    "foreign_form": (
+        403,
+        "Форма устарела или пришла с другой страницы. Обновите страницу и повторите.",
+        "The form is out of date or comes from another page. Reload the page and try again.",
+    ),
+    "no_sign_in": (401, "Войдите, чтобы продолжить.", "Sign in to go on."),
+    "forbidden": (403, "Для этого у вас нет прав.", "You are not allowed to do this."),
+    "no_ticket": (
+        404,
+        "Такого обращения нет, или оно в другой команде.",
+        "There is no such ticket, or it belongs to another team.",
+    ),
+    "state": (
+        409,
+        "Пока вы смотрели, обращение изменилось, и сделать это уже нельзя. Обновите страницу.",
+        "The ticket has changed meanwhile, and this can't be done any more. Reload the page.",
+    ),
+    "no_agent": (404, "Такого сотрудника нет.", "There is no such colleague."),
+    "empty": (422, "Сначала напишите что-нибудь или приложите файл.", "Write something or attach a file first."),
+    "past": (422, "Эта дата уже прошла.", "That date is over."),
+    "reply_too_long": (
+        422,
+        "Ответ слишком длинный (до 20 000 знаков) или файлов больше десяти. Разделите его.",
+        "The reply is too long (up to 20,000 characters), or there are more than ten files. Split it.",
+    ),
+    "macro": (422, "В этом шаблоне ошибка.", "This macro is broken."),
     "too_slow": (408, "Запрос шёл слишком долго.", "The request took too long to arrive."),
     "too_large": (413, "Файл или сообщение больше допустимого.", "The file or message is larger than allowed."),
     "invalid": (422, "Сообщение не подходит по форме.", "The message has a wrong form."),
@@ -66,6 +92,12 @@ def refuse(request: Request, code: str, headers: Mapping[str, str] | None = None
     return JSONResponse({"error": {"code": code, "message": words}}, status, dict(headers or {}))
 
 
+def explain(code: str, lang: str) -> tuple[int, str]:
+    """The status and the words of a refusal."""
+    status, russian, english = _WORDS[code]
+    return status, russian if lang == "ru" else english
+
+
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class alone
     codes = {401: "no_session", 404: "not_found", 405: "not_allowed", 413: "too_large", 422: "invalid"}
@@ -87,7 +119,7 @@ class BodyLimit:
         app: ASGIApp,
         *,
         default_bytes: int,
-        by_path: Mapping[str, int],
+        by_path: Mapping[str | re.Pattern[str], int],
         free: str,
         seconds: float = BODY_SECONDS,
     ) -> None:
@@ -99,7 +131,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         free = scope["path"].startswith(self._free)
-        limit = inf if free else self._by_path.get(scope["path"], self._default)
+        limit = inf if free else self._limit(scope["path"])
         said = Headers(scope=scope).get("content-length", "0")
         if said.isdecimal() and int(said) > limit:
             # The connection stays open: closing it on a body still coming would lose the answer on its way.
@@ -124,6 +156,12 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+    def _limit(self, path: str) -> float:
+        for known, limit in self._by_path.items():
+            if path == known if isinstance(known, str) else known.fullmatch(path):
+                return limit
+        return self._default
 
 
 class SecurityHeaders:

@@ -1,0 +1,160 @@
+"""What has changed at the desks, told to every page that is open.
+
+One look at the database serves all pages of a process, four times a second while any is open. So whatever writes (a
+turn, another desk, the terminal, another process) is seen, with or without a server for wake-ups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import func, select
+
+from bot.ledger import Sessions
+from handoff.access import EVERYWHERE, Viewer
+from handoff.records import NOTE, Author, Conversation, HistoryEntry, Message, Ticket
+from handoff.lifecycle import LIVE
+
+log = structlog.get_logger()
+
+LOOK_SECONDS = 0.25
+OVERLAP = 200
+"""Ids behind the newest that are looked at again: PostgreSQL commits them in another order than it gives them out."""
+SNIPPET_CHARS = 140
+
+
+@dataclass(frozen=True)
+class Change:
+    ticket_id: int
+    team: str
+    assignee_id: int | None
+    kind: str
+    """`message`, `note` or the event of the ticket's history."""
+    author: str
+    who: str
+    """The customer or the agent."""
+    text: str
+
+    def concerns(self, viewer: Viewer) -> bool:
+        return viewer.role in EVERYWHERE or self.team in viewer.teams or self.assignee_id == viewer.agent_id
+
+
+class DeskFeed:
+    def __init__(self, sessions: Sessions, look_seconds: float = LOOK_SECONDS) -> None:
+        self._sessions = sessions
+        self._look_seconds = look_seconds
+        self._pages: set[asyncio.Queue[tuple[Change, ...]]] = set()
+        self._open = asyncio.Event()
+
+    @contextmanager
+    def follow(self) -> Iterator[asyncio.Queue[tuple[Change, ...]]]:
+        """Batches of changes from now on. A page that does not take them for long gets the newest alone."""
+        queue: asyncio.Queue[tuple[Change, ...]] = asyncio.Queue(64)
+        self._pages.add(queue)
+        self._open.set()
+        try:
+            yield queue
+        finally:
+            self._pages.discard(queue)
+
+    @property
+    def followers(self) -> int:
+        return len(self._pages)
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        newest: tuple[int, int] | None = None
+        told: tuple[set[int], set[int]] = (set(), set())
+        while True:
+            if not self._pages:
+                self._open.clear()
+                newest = None
+                await self._open.wait()
+            try:
+                if newest is None:
+                    newest, told = await self._begin()
+                else:
+                    newest, told, changes = await self._look(newest, told)
+                    if changes:
+                        self._tell(changes)
+            except Exception:
+                # Edge: the database may be away; the next look tries again.
+                log.exception("desk.feed_failed")
+            await asyncio.sleep(self._look_seconds)
+
+    async def _begin(self) -> tuple[tuple[int, int], tuple[set[int], set[int]]]:
+        async with self._sessions.reading() as session:
+            message = await session.scalar(select(func.max(Message.id))) or 0
+            entry = await session.scalar(select(func.max(HistoryEntry.id))) or 0
+            messages = set(await session.scalars(select(Message.id).where(Message.id > message - OVERLAP)))
+            entries = set(await session.scalars(select(HistoryEntry.id).where(HistoryEntry.id > entry - OVERLAP)))
+        return (message, entry), (messages, entries)
+
+    async def _look(
+        self, newest: tuple[int, int], told: tuple[set[int], set[int]]
+    ) -> tuple[tuple[int, int], tuple[set[int], set[int]], tuple[Change, ...]]:
+        async with self._sessions.reading() as session:
+            said = list(
+                await session.execute(
+                    select(
+                        Message.id,
+                        Message.conversation_id,
+                        Message.author,
+                        Message.agent_name,
+                        Message.kind,
+                        Message.text,
+                    ).where(Message.id > newest[0] - OVERLAP)
+                )
+            )
+            done = list(
+                await session.execute(
+                    select(HistoryEntry.id, HistoryEntry.ticket_id, HistoryEntry.event, HistoryEntry.actor).where(
+                        HistoryEntry.id > newest[1] - OVERLAP
+                    )
+                )
+            )
+            new_said = [row for row in said if row.id not in told[0]]
+            new_done = [row for row in done if row.id not in told[1]]
+            if not new_said and not new_done:
+                return newest, told, ()
+            tickets = list(
+                await session.execute(
+                    select(
+                        Ticket.id, Ticket.conversation_id, Ticket.team, Ticket.assignee_id, Conversation.customer_name
+                    )
+                    .join(Conversation, Conversation.id == Ticket.conversation_id)
+                    .where(
+                        (
+                            Ticket.conversation_id.in_({row.conversation_id for row in new_said})
+                            & Ticket.status.in_(LIVE)
+                        )
+                        | Ticket.id.in_({row.ticket_id for row in new_done})
+                    )
+                )
+            )
+        of_conversation = {row.conversation_id: row for row in tickets}
+        of_ticket = {row.id: row for row in tickets}
+        changes = []
+        for row in new_said:
+            if ticket := of_conversation.get(row.conversation_id):
+                who = ticket.customer_name if row.author is Author.CUSTOMER else row.agent_name
+                kind = "note" if row.kind == NOTE else "message"
+                text = " ".join(row.text.split())[:SNIPPET_CHARS]
+                changes.append(
+                    Change(ticket.id, ticket.team, ticket.assignee_id, kind, row.author.value, who or "", text)
+                )
+        for row in new_done:
+            if ticket := of_ticket.get(row.ticket_id):
+                changes.append(Change(ticket.id, ticket.team, ticket.assignee_id, row.event, "", row.actor, ""))
+        after = (max([newest[0], *(row.id for row in said)]), max([newest[1], *(row.id for row in done)]))
+        return after, ({row.id for row in said}, {row.id for row in done}), tuple(changes)
+
+    def _tell(self, changes: tuple[Change, ...]) -> None:
+        for queue in self._pages:
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(changes)

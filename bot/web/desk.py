@@ -1,0 +1,43 @@
+"""The web desk as a part of the application: its routes, and what it says when something goes wrong."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from bot.web import desk_live, desk_queue, desk_sign_in, desk_ticket
+from bot.web.desk_base import POLICY, PREFIX, DeskWeb, Unknown, chosen_language, environment, is_partial, on_unknown
+from bot.web.guards import explain, refuse
+from handoff.errors import AccessError, AgentNotFoundError, HandoffError, TicketNotFoundError, TicketStateError
+
+
+def add_desk(app: FastAPI, web: DeskWeb) -> None:
+    """Give the application its desk. What `app` does with errors elsewhere stays as it is."""
+    for part in (desk_sign_in, desk_queue, desk_ticket, desk_live):
+        app.include_router(part.create_router(web))
+    app.add_exception_handler(Unknown, on_unknown)
+    app.add_exception_handler(HandoffError, _on_handoff_error)
+
+
+async def _on_handoff_error(request: Request, error: Exception) -> Response:
+    code = "broken"
+    if isinstance(error, TicketNotFoundError):
+        code = "no_ticket"
+    elif isinstance(error, AccessError):
+        code = "forbidden"
+    elif isinstance(error, TicketStateError):
+        code = "state"
+    elif isinstance(error, AgentNotFoundError):
+        code = "no_agent"
+    return problem(request, code)
+
+
+def problem(request: Request, code: str) -> Response:
+    """A page to a person, a word to a script."""
+    if is_partial(request) or not request.url.path.startswith(PREFIX) or "x-csrf" in request.headers:
+        return refuse(request, code)
+    lang = chosen_language(request)
+    status, words = explain(code, lang)
+    html = environment(lang).get_template("desk/problem.html").render(lang=lang, words=words, status=status)
+    return Response(html, status, {"Content-Security-Policy": POLICY}, "text/html")
+

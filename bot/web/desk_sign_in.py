@@ -1,0 +1,159 @@
+"""Signing in and out, invitations, and one's own settings."""
+
+# No postponed annotations: FastAPI reads those of the routes below, and they name things of their function.
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Form, Request
+from fastapi.responses import RedirectResponse, Response
+
+from bot.accounts import LEAST_PASSWORD, LONGEST, SignedIn
+from bot.errors import SignInError
+from bot.web.desk_base import COOKIE, LANGUAGES, PREFIX, DeskWeb, address, chosen_language
+from bot.web.guards import Refusal
+
+_SITE = frozenset({"same-origin", "none", ""})
+
+
+def create_router(web: DeskWeb) -> APIRouter:
+    router = APIRouter(prefix=PREFIX, include_in_schema=False)
+    Me = Annotated[SignedIn, Depends(web.signed_in)]  # noqa: N806 - a type
+
+    def own_form(request: Request) -> None:
+        """Before there is a session, a form is known by where the browser says that it comes from."""
+        if request.headers.get("sec-fetch-site", "") not in _SITE:
+            raise Refusal("foreign_form")
+
+    def safe_next(wanted: str) -> str:
+        return wanted if wanted.startswith(f"{PREFIX}/") and "\\" not in wanted and "//" not in wanted else PREFIX
+
+    def signed(request: Request, token: str, target: str) -> Response:
+        answer = RedirectResponse(target, 303)
+        answer.set_cookie(
+            COOKIE,
+            token,
+            max_age=int(LONGEST.total_seconds()),
+            path=PREFIX,
+            httponly=True,
+            samesite="lax",
+            secure=request.url.scheme == "https",
+        )
+        return answer
+
+    @router.get("/sign-in")
+    async def sign_in_page(request: Request, next: str = PREFIX) -> Response:  # noqa: A002 - in the address
+        return web.page(request, "sign_in.html", None, problem="", next=safe_next(next), login="")
+
+    @router.post("/sign-in")
+    async def sign_in(
+        request: Request,
+        login: Annotated[str, Form(max_length=254)] = "",
+        password: Annotated[str, Form(max_length=1000)] = "",
+        next: Annotated[str, Form(max_length=500)] = PREFIX,  # noqa: A002
+    ) -> Response:
+        own_form(request)
+        try:
+            token = await web.accounts.sign_in(
+                login, password, browser=request.headers.get("user-agent", ""), address=address(request)
+            )
+        except SignInError as error:
+            status = 429 if error.code == "too_often" else 401
+            answer = web.page(
+                request, "sign_in.html", None, status, problem=error.code, next=safe_next(next), login=login
+            )
+            if error.retry_after_seconds:
+                answer.headers["Retry-After"] = str(int(error.retry_after_seconds) + 1)
+            return answer
+        return signed(request, token, safe_next(next))
+
+    @router.post("/sign-out")
+    async def sign_out(request: Request, me: Me) -> Response:
+        await web.accounts.sign_out(request.cookies.get(COOKIE, ""))
+        answer = RedirectResponse(f"{PREFIX}/sign-in", 303)
+        answer.delete_cookie(COOKIE, path=PREFIX)
+        return answer
+
+    @router.get("/welcome/{token}")
+    async def welcome(request: Request, token: str) -> Response:
+        try:
+            invitation = await web.accounts.invitation(token)
+        except SignInError:
+            return web.page(request, "welcome_gone.html", None, 404)
+        return welcome_form(request, invitation.name, invitation.role)
+
+    def welcome_form(request: Request, name: str, role: str, status: int = 200, **values: Any) -> Response:
+        return web.page(
+            request,
+            "welcome.html",
+            None,
+            status,
+            **{"problem": "", "login": "", "typed": "", **values},
+            name=name,
+            role=role,
+            least=LEAST_PASSWORD,
+        )
+
+    @router.post("/welcome/{token}")
+    async def join(
+        request: Request,
+        token: str,
+        name: Annotated[str, Form(max_length=200)] = "",
+        login: Annotated[str, Form(max_length=254)] = "",
+        password: Annotated[str, Form(max_length=1000)] = "",
+    ) -> Response:
+        own_form(request)
+        try:
+            invitation = await web.accounts.invitation(token)
+        except SignInError:
+            return web.page(request, "welcome_gone.html", None, 404)
+        try:
+            await web.accounts.accept(token, name=name, login=login, password=password, lang=chosen_language(request))
+            token = await web.accounts.sign_in(
+                login, password, browser=request.headers.get("user-agent", ""), address=address(request)
+            )
+        except SignInError as error:
+            return welcome_form(
+                request, invitation.name, invitation.role, 422, problem=error.code, login=login, typed=name
+            )
+        return signed(request, token, PREFIX)
+
+    @router.get("/me")
+    async def me_page(request: Request, me: Me) -> Response:
+        return web.page(request, "me.html", me, problem="", done="", least=LEAST_PASSWORD)
+
+    @router.post("/me")
+    async def change_me(
+        request: Request,
+        me: Me,
+        lang: Annotated[str, Form()] = "",
+        theme: Annotated[str, Form()] = "",
+        undo_seconds: Annotated[int | None, Form(ge=0, le=30)] = None,
+        presence: Annotated[str, Form()] = "",
+    ) -> Response:
+        wanted: dict[str, Any] = {}
+        if lang in LANGUAGES:
+            wanted["lang"] = lang
+        if theme in ("auto", "light", "dark"):
+            wanted["theme"] = theme
+        if undo_seconds is not None:
+            wanted["undo_seconds"] = undo_seconds
+        if presence in ("auto", "online", "away", "offline"):
+            wanted["presence"] = presence
+        await web.accounts.change(me, wanted)
+        target = request.headers.get("referer", "")
+        path = target.partition("://")[2].partition("/")[2]
+        return RedirectResponse(f"/{path}" if path.startswith(f"{PREFIX[1:]}/") else f"{PREFIX}/me", 303)
+
+    @router.post("/me/password")
+    async def change_password(
+        request: Request,
+        me: Me,
+        old: Annotated[str, Form(max_length=1000)] = "",
+        new: Annotated[str, Form(max_length=1000)] = "",
+    ) -> Response:
+        try:
+            await web.accounts.change_password(me, old, new)
+        except SignInError as error:
+            return web.page(request, "me.html", me, 422, problem=error.code, done="", least=LEAST_PASSWORD)
+        return web.page(request, "me.html", me, problem="", done="password", least=LEAST_PASSWORD)
+
+    return router

@@ -1,0 +1,324 @@
+"""A ticket's page: transcript and packet, and everything that can be done with it."""
+
+# No postponed annotations: FastAPI reads those of the routes below, and they name things of their function.
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
+
+from bot.accounts import SignedIn
+from bot.attachments import TooLargeError
+from bot.channels.site import CHUNK_BYTES
+from bot.errors import StaleReplyError
+from bot.seat import MAX_FILES, MAX_REPLY_CHARS, Draft, Seat
+from bot.shared import Rate
+from bot.web.desk_base import PREFIX, DeskWeb, is_partial
+from bot.web.desk_queue import list_values, read_query
+from bot.web.guards import Refusal
+from handoff.lifecycle import LIVE
+from handoff.packet import Packet, PacketMessage
+from handoff.routing import PRIORITIES
+
+FIRST_SHOWN = 60
+"""Messages that are shown at once; earlier ones are fetched when they are asked for."""
+MARKS = 20
+"""Messages whose marks (sent, read, edited) a look brings up to date."""
+REPLIES_A_MINUTE = 60
+INLINE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
+
+
+def ticket_values(packet: Packet, web: DeskWeb) -> dict[str, Any]:
+    shown = packet.transcript[-FIRST_SHOWN:]
+    spoken = [m for m in packet.transcript if m.kind not in ("note", "reaction")]
+    attempts = [m for m in packet.transcript if m.author == "assistant" and (m.decision or {}).get("action")]
+    return {
+        "ticket": packet,
+        "messages": shown,
+        "earlier": len(packet.transcript) - len(shown),
+        "newest_id": packet.transcript[-1].id if packet.transcript else 0,
+        "newest_agent_id": max((m.id for m in spoken if m.author == "agent"), default=0),
+        "live": packet.status in LIVE,
+        "attempts": attempts,
+        "priorities": PRIORITIES,
+        "template_ids": web.templates.ids,
+        "max_reply_chars": MAX_REPLY_CHARS,
+        "max_file_bytes": web.site.store.max_bytes,
+        "inline_types": INLINE_TYPES,
+    }
+
+
+def create_router(web: DeskWeb) -> APIRouter:
+    router = APIRouter(prefix=f"{PREFIX}/tickets/{{ticket_id}}", include_in_schema=False)
+    Me = Annotated[SignedIn, Depends(web.signed_in)]  # noqa: N806 - a type
+
+    async def everything(seat: Seat, packet: Packet) -> dict[str, Any]:
+        return {
+            **ticket_values(packet, web),
+            "under_way": await seat.under_way(packet.ticket_id),
+            "colleagues": await seat.colleagues(),
+            "macros": await seat.macros(packet.lang),
+        }
+
+    @router.get("")
+    async def ticket_page(request: Request, ticket_id: int, me: Me) -> Response:
+        query = read_query(request.query_params)
+        async with web.seat(me) as seat:
+            values = await everything(seat, await seat.look(ticket_id))
+            if not is_partial(request):
+                values = {**await list_values(web, seat, query, ticket_id), **values}
+        return web.page(
+            request,
+            "_ticket.html" if is_partial(request) else "ticket.html",
+            me,
+            **{"query": query, **values, "ticket_id": ticket_id},
+        )
+
+    @router.get("/news")
+    async def news(request: Request, ticket_id: int, me: Me, after: int = 0) -> Response:
+        """What came after a message, and the state of everything around it."""
+        async with web.seat(me, writing=False) as seat:
+            packet = await seat.refresh(ticket_id)
+            values = await everything(seat, packet)
+        values["messages"] = [message for message in packet.transcript if message.id > after]
+        values["marked"] = [message for message in packet.transcript[-MARKS:] if message.id <= after]
+        return web.page(request, "_news.html", me, **values)
+
+    @router.get("/earlier")
+    async def earlier(request: Request, ticket_id: int, me: Me, before: int) -> Response:
+        async with web.seat(me, writing=False) as seat:
+            packet = await seat.refresh(ticket_id)
+        known: list[PacketMessage] = [message for message in packet.transcript if message.id < before]
+        values = ticket_values(packet, web)
+        values |= {"messages": known[-FIRST_SHOWN:], "earlier": max(len(known) - FIRST_SHOWN, 0)}
+        return web.page(request, "_earlier.html", me, **values)
+
+    # Answering
+
+    @router.post("/reply")
+    async def reply(
+        request: Request,
+        ticket_id: int,
+        me: Me,
+        key: Annotated[str, Form(min_length=8, max_length=64)],
+        text: Annotated[str, Form()] = "",
+        seen: Annotated[int, Form(ge=0)] = 0,
+        seen_agent: Annotated[int, Form(ge=0)] = 0,
+        quote: Annotated[int | None, Form(ge=1)] = None,
+        template: Annotated[str, Form(max_length=64)] = "",
+        then: Annotated[str, Form(pattern="^(|finish|resolve)$")] = "",
+        files: Annotated[list[UploadFile] | None, File()] = None,
+    ) -> Response:
+        """Take a reply. 409 with what came meanwhile, and nothing is sent then."""
+        if wait := await web.shared.take(Rate(f"desk-replies:{me.viewer.account_id}", 60 / REPLIES_A_MINUTE, 20)):
+            raise Refusal("too_often", retry_after_seconds=wait)
+        text = text.replace("\r\n", "\n").strip()
+        sent = [file for file in files or [] if file.filename]
+        if len(text) > MAX_REPLY_CHARS or len(sent) > MAX_FILES:
+            raise Refusal("reply_too_long")
+        if not text and not sent:
+            raise Refusal("empty")
+        if template and template not in web.templates.ids:
+            raise Refusal("invalid")
+        stored = tuple([await _keep(web, file) for file in sent])
+        draft = Draft(
+            key=key,
+            text=text,
+            seen_id=seen,
+            seen_agent_id=seen_agent,
+            files=stored,
+            quote_id=quote,
+            template=template,
+            then=then,
+        )
+        stale: StaleReplyError | None = None
+        try:
+            async with web.seat(me) as seat:
+                await seat.reply(ticket_id, draft, undo_seconds=me.undo_seconds)
+        except StaleReplyError as error:
+            stale = error
+        async with web.seat(me, writing=False) as seat:
+            packet = await seat.refresh(ticket_id)
+            values = await everything(seat, packet)
+        values["messages"] = [message for message in packet.transcript if message.id > seen]
+        values["marked"] = [message for message in packet.transcript[-MARKS:] if message.id <= seen]
+        answer = web.page(request, "_news.html", me, 409 if stale else 200, **values)
+        if stale and stale.waiting:
+            return web.told(answer, me, "colleague_answers", name=", ".join(stale.waiting))
+        return web.told(answer, me, "stale") if stale else answer
+
+    @router.post("/take-back/{outgoing_id}")
+    async def take_back(ticket_id: int, outgoing_id: int, me: Me) -> Response:
+        async with web.seat(me) as seat:
+            taken = await seat.take_back(ticket_id, outgoing_id)
+        if taken is None:
+            return web.told(JSONResponse({}, 409), me, "gone_already")
+        return JSONResponse({"text": taken.text, "files": len(taken.files)})
+
+    @router.post("/note")
+    async def note(
+        request: Request,
+        ticket_id: int,
+        me: Me,
+        text: Annotated[str, Form(max_length=MAX_REPLY_CHARS)] = "",
+        seen: Annotated[int, Form(ge=0)] = 0,
+    ) -> Response:
+        text = text.replace("\r\n", "\n").strip()
+        if not text:
+            raise Refusal("empty")
+        async with web.seat(me) as seat:
+            await seat.note(ticket_id, text)
+        return await news(request, ticket_id, me, after=seen)
+
+    @router.get("/files/{attachment_id}")
+    async def get_file(ticket_id: int, attachment_id: int, me: Me) -> Response:
+        async with web.seat(me, writing=False) as seat:
+            found = await seat.file(ticket_id, attachment_id)
+        inline = found.mime_type in INLINE_TYPES
+        return FileResponse(
+            web.site.store.path(str(found.sha256)),
+            media_type=found.mime_type if inline else "application/octet-stream",
+            filename=found.file_name or "file",
+            content_disposition_type="inline" if inline else "attachment",
+            headers={
+                "Cache-Control": "private, max-age=3600",
+                "Content-Security-Policy": "default-src 'none'; sandbox",
+            },
+        )
+
+    # Moving
+
+    async def act(
+        request: Request, ticket_id: int, me: SignedIn, work: Callable[[Seat], Awaitable[object]], said: str
+    ) -> Response:
+        """Do it, and show the ticket as it is then."""
+        async with web.seat(me) as seat:
+            await work(seat)
+        if not is_partial(request):
+            return RedirectResponse(f"{PREFIX}/tickets/{ticket_id}", 303)
+        async with web.seat(me, writing=False) as seat:
+            try:
+                values = await everything(seat, await seat.refresh(ticket_id))
+            except LookupError:
+                values = {}
+        query = read_query({})
+        answer = web.page(request, "_ticket.html", me, **{"query": query, **values, "ticket_id": ticket_id})
+        return web.told(answer, me, said)
+
+    @router.post("/take")
+    async def take(request: Request, ticket_id: int, me: Me) -> Response:
+        return await act(request, ticket_id, me, lambda seat: seat.take(ticket_id), "taken")
+
+    @router.post("/assign")
+    async def assign(
+        request: Request, ticket_id: int, me: Me, to: Annotated[str, Form(max_length=200)] = ""
+    ) -> Response:
+        return await act(request, ticket_id, me, lambda seat: seat.assign(ticket_id, to), "assigned")
+
+    @router.post("/transfer")
+    async def transfer(
+        request: Request,
+        ticket_id: int,
+        me: Me,
+        topic: Annotated[str, Form(max_length=64)],
+        why: Annotated[str, Form(max_length=2000)] = "",
+    ) -> Response:
+        if topic not in web.desk.tickets.topics.all or not why.strip():
+            raise Refusal("invalid")
+        return await act(request, ticket_id, me, lambda seat: seat.transfer(ticket_id, topic, why.strip()), "moved")
+
+    @router.post("/escalate")
+    async def escalate(
+        request: Request,
+        ticket_id: int,
+        me: Me,
+        details: Annotated[str, Form(max_length=4000)],
+        urgency: Annotated[str, Form(pattern="^(low|medium|high)$")] = "medium",
+    ) -> Response:
+        if not details.strip():
+            raise Refusal("invalid")
+        work = lambda seat: seat.escalate(ticket_id, details.strip(), urgency)  # noqa: E731
+        return await act(request, ticket_id, me, work, "escalated")
+
+    @router.post("/hold")
+    async def hold(
+        request: Request,
+        ticket_id: int,
+        me: Me,
+        task: Annotated[str, Form(max_length=500)],
+        until: Annotated[date | None, Form()] = None,
+    ) -> Response:
+        if not task.strip():
+            raise Refusal("invalid")
+        when = datetime.combine(until, time(9), web.zone).astimezone(UTC) if until else None
+        if when is not None and when < web.clock() - timedelta(days=1):
+            raise Refusal("past")
+        return await act(request, ticket_id, me, lambda seat: seat.hold(ticket_id, task.strip(), when), "held")
+
+    @router.post("/resume")
+    async def resume(request: Request, ticket_id: int, me: Me) -> Response:
+        return await act(request, ticket_id, me, lambda seat: seat.resume(ticket_id), "resumed")
+
+    @router.post("/change")
+    async def change(
+        request: Request,
+        ticket_id: int,
+        me: Me,
+        priority: Annotated[str | None, Form()] = None,
+        complexity: Annotated[int | None, Form(ge=1, le=3)] = None,
+        subject: Annotated[str | None, Form(max_length=200)] = None,
+    ) -> Response:
+        if priority is not None and priority not in PRIORITIES:
+            raise Refusal("invalid")
+        subject = (subject or "").strip() or None
+        work = lambda seat: seat.change(  # noqa: E731
+            ticket_id, priority=priority, complexity=complexity, subject=subject
+        )
+        return await act(request, ticket_id, me, work, "changed")
+
+    @router.post("/merge")
+    async def merge(request: Request, ticket_id: int, me: Me, into: Annotated[int, Form(ge=1)]) -> Response:
+        return await act(request, ticket_id, me, lambda seat: seat.merge(ticket_id, into), "merged")
+
+    @router.post("/finish")
+    async def finish(request: Request, ticket_id: int, me: Me) -> Response:
+        return await act(request, ticket_id, me, lambda seat: seat.finish(ticket_id), "finished")
+
+    @router.post("/resolve")
+    async def resolve(request: Request, ticket_id: int, me: Me) -> Response:
+        return await act(request, ticket_id, me, lambda seat: seat.resolve(ticket_id), "resolved")
+
+    @router.post("/close")
+    async def close(request: Request, ticket_id: int, me: Me, why: Annotated[str, Form(max_length=500)]) -> Response:
+        if not why.strip():
+            raise Refusal("invalid")
+        return await act(request, ticket_id, me, lambda seat: seat.close(ticket_id, why.strip()), "closed")
+
+    @router.post("/return")
+    async def give_back(request: Request, ticket_id: int, me: Me) -> Response:
+        return await act(request, ticket_id, me, lambda seat: seat.return_to_assistant(ticket_id), "returned")
+
+    @router.post("/reopen")
+    async def reopen(request: Request, ticket_id: int, me: Me) -> Response:
+        return await act(request, ticket_id, me, lambda seat: seat.reopen(ticket_id), "reopened")
+
+    return router
+
+
+async def _keep(web: DeskWeb, file: UploadFile) -> dict[str, Any]:
+    async def chunks() -> AsyncIterator[bytes]:
+        while chunk := await file.read(CHUNK_BYTES):
+            yield chunk
+
+    try:
+        kept = await web.site.keep(chunks(), file.filename or "")
+    except TooLargeError as error:
+        raise Refusal("too_large") from error
+    return {
+        "kind": kept.kind,
+        "sha256": kept.source["sha256"],
+        "file_name": kept.file_name,
+        "mime_type": kept.mime_type,
+        "size_bytes": kept.size_bytes,
+    }

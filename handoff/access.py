@@ -1,0 +1,97 @@
+"""Who may do what with which ticket. Pure but for the queries that it hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import ColumnElement, or_, true
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from handoff.errors import AccessError, TicketNotFoundError
+from handoff.records import Ticket
+
+
+class Role(StrEnum):
+    AGENT = "agent"
+    """The tickets of his teams, and those that he has."""
+    SENIOR = "senior"
+    """An agent who also writes macros and gives tickets to others."""
+    EDITOR = "editor"
+    """Reads everything, to learn what the articles lack; answers nobody."""
+    SUPERVISOR = "supervisor"
+    """Every ticket, and the figures."""
+    ADMIN = "admin"
+    """A supervisor who also invites people and reads who did what."""
+
+
+class Permission(StrEnum):
+    READ = "read"
+    ANSWER = "answer"
+    """Reply, note, and everything that changes a ticket."""
+    DELEGATE = "delegate"
+    """Give a ticket to somebody else than oneself, and act on many at once."""
+    MACROS = "macros"
+    FIGURES = "figures"
+    PEOPLE = "people"
+    AUDIT = "audit"
+
+
+_AGENT = frozenset({Permission.READ, Permission.ANSWER})
+_SENIOR = _AGENT | {Permission.DELEGATE, Permission.MACROS}
+_SUPERVISOR = _SENIOR | {Permission.FIGURES}
+GRANTS: Mapping[Role, frozenset[Permission]] = {
+    Role.AGENT: _AGENT,
+    Role.SENIOR: _SENIOR,
+    Role.EDITOR: frozenset({Permission.READ}),
+    Role.SUPERVISOR: _SUPERVISOR,
+    Role.ADMIN: _SUPERVISOR | {Permission.PEOPLE, Permission.AUDIT},
+}
+EVERYWHERE = frozenset({Role.EDITOR, Role.SUPERVISOR, Role.ADMIN})
+"""Roles that are not bound to teams."""
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Somebody who has signed in."""
+
+    account_id: int
+    agent_id: int
+    name: str
+    """As customers see it."""
+    role: Role
+    teams: frozenset[str]
+    lang: str = "ru"
+
+    def may(self, permission: Permission) -> bool:
+        return permission in GRANTS[self.role]
+
+    def require(self, permission: Permission) -> None:
+        """Raises AccessError."""
+        if not self.may(permission):
+            raise AccessError(self.name, permission)
+
+    def sees(self, ticket: Ticket) -> bool:
+        return self.role in EVERYWHERE or ticket.assignee_id == self.agent_id or ticket.team in self.teams
+
+
+def visible(viewer: Viewer) -> ColumnElement[bool]:
+    """The condition that every list of tickets for this viewer has."""
+    if viewer.role in EVERYWHERE:
+        return true()
+    return or_(Ticket.team.in_(sorted(viewer.teams)), Ticket.assignee_id == viewer.agent_id)
+
+
+async def reach(session: AsyncSession, viewer: Viewer, ticket_id: int, permission: Permission) -> Ticket:
+    """The one way to a ticket from a desk with sign-in.
+
+    Raises TicketNotFoundError also for a ticket that the viewer may not see, so that numbers tell nothing, and
+    AccessError for one that he may see but not change.
+    """
+    ticket = await session.get(Ticket, ticket_id)
+    if ticket is None or not viewer.sees(ticket) or not viewer.may(Permission.READ):
+        raise TicketNotFoundError(ticket_id)
+    viewer.require(permission)
+    return ticket
+
