@@ -187,9 +187,7 @@ class Accounts:
     async def first_administrator(self) -> str | None:
         """The token by which the first administrator signs up; None when there is one. Earlier ones end with it."""
         async with self.sessions.begin() as session:
-            admins = await session.scalar(
-                select(func.count()).where(Account.role == Role.ADMIN, Account.active)
-            )
+            admins = await session.scalar(select(func.count()).where(Account.role == Role.ADMIN, Account.active))
             if admins:
                 return None
             await session.execute(
@@ -225,9 +223,7 @@ class Accounts:
                 raise SignInError("wrong")
             agent = await session.scalar(select(Agent).where(Agent.name == name))
             taken = await session.scalar(
-                select(Account.id).where(
-                    or_(Account.login == login, Account.agent_id == (agent.id if agent else -1))
-                )
+                select(Account.id).where(or_(Account.login == login, Account.agent_id == (agent.id if agent else -1)))
             )
             # An agent who answered from the terminal so far is invited by his name; nobody else takes it.
             if taken is not None or (agent is not None and not invitation.name):
@@ -281,9 +277,7 @@ class Accounts:
         password_hash = await asyncio.to_thread(_HASHER.hash, new)
         async with self.sessions.begin() as session:
             await session.execute(update(Account).where(Account.id == account.id).values(password_hash=password_hash))
-            await session.execute(
-                delete(SignIn).where(SignIn.account_id == account.id, SignIn.id != me.sign_in_id)
-            )
+            await session.execute(delete(SignIn).where(SignIn.account_id == account.id, SignIn.id != me.sign_in_id))
             self.record(session, me.viewer.name, "password_changed", address=me.address)
 
     def record(

@@ -366,6 +366,43 @@ def agents_add(
     print(f"{name} answers")
 
 
+@agents_app.command("invite")
+def agents_invite(
+    name: Annotated[str, typer.Argument(help="As customers see it; of an agent who is there already, he is meant.")],
+    role: Annotated[str, typer.Option(help="agent, senior, editor, supervisor or admin.")] = "agent",
+    team: Annotated[list[str] | None, typer.Option(help="A team of topics.yml; may be repeated.")] = None,
+    level: Annotated[str, typer.Option(help="L1, L2, L3 or supervisor.")] = "L1",
+    lang: Annotated[list[str] | None, typer.Option(help="Answers in these languages alone.")] = None,
+    url: Annotated[str, typer.Option(help="Where the desk is reached.")] = "http://127.0.0.1:8080",
+) -> None:
+    """A link by which a person signs up at the web desk: once, and for a week."""
+
+    async def work() -> str:
+        from handoff.access import Role
+        from handoff.policy import LEVELS
+
+        here = installation()
+        if role not in set(Role):
+            raise typer.BadParameter(f"expected one of {', '.join(Role)}", param_hint="--role")
+        if level not in LEVELS:
+            raise typer.BadParameter(f"expected one of {', '.join(LEVELS)}", param_hint="--level")
+        known = {topic.team for topic in here.topics.all.values()} | set(here.desk_policy.teams)
+        if wrong := set(team or ()) - known:
+            raise typer.BadParameter(f"no team {min(wrong)}: {', '.join(sorted(known))}", param_hint="--team")
+        async with transaction(here) as session:
+            return await here.accounts.invite(
+                session,
+                role=Role(role),
+                by=getpass.getuser(),
+                name=name,
+                teams=team or (),
+                level=level,
+                langs=lang or (),
+            )
+
+    print(f"{url.rstrip('/')}/desk/welcome/{run(work())}")
+
+
 @agents_app.command("presence")
 def agents_presence(name: str, presence: str) -> None:
     """auto (by the schedule), online, away or offline. Who leaves keeps nothing that has to be answered."""

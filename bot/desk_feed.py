@@ -16,8 +16,8 @@ from sqlalchemy import func, select
 
 from bot.ledger import Sessions
 from handoff.access import EVERYWHERE, Viewer
-from handoff.records import NOTE, Author, Conversation, HistoryEntry, Message, Ticket
 from handoff.lifecycle import LIVE
+from handoff.records import NOTE, Author, Conversation, HistoryEntry, Message, Ticket
 
 log = structlog.get_logger()
 
@@ -147,9 +147,9 @@ class DeskFeed:
                 changes.append(
                     Change(ticket.id, ticket.team, ticket.assignee_id, kind, row.author.value, who or "", text)
                 )
-        for row in new_done:
-            if ticket := of_ticket.get(row.ticket_id):
-                changes.append(Change(ticket.id, ticket.team, ticket.assignee_id, row.event, "", row.actor, ""))
+        for entry in new_done:
+            if ticket := of_ticket.get(entry.ticket_id):
+                changes.append(Change(ticket.id, ticket.team, ticket.assignee_id, entry.event, "", entry.actor, ""))
         after = (max([newest[0], *(row.id for row in said)]), max([newest[1], *(row.id for row in done)]))
         return after, ({row.id for row in said}, {row.id for row in done}), tuple(changes)
 

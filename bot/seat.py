@@ -1,4 +1,4 @@
-"""One person's seat at the web desk: all that he may see and do, each with its permission and its line in the audit log.
+"""One person's seat at the web desk: what he may see and do, with its permission and its line in the audit log.
 
 The pages know tickets through this alone; `tests/unit/test_desk_access.py` sees to it. A seat works inside the
 caller's transaction and never commits.
@@ -99,9 +99,7 @@ class Seat:
             self._record("saw", ticket_id)
         await self._session.execute(
             update(Mention)
-            .where(
-                Mention.ticket_id == ticket_id, Mention.agent_id == self.viewer.agent_id, Mention.seen_at.is_(None)
-            )
+            .where(Mention.ticket_id == ticket_id, Mention.agent_id == self.viewer.agent_id, Mention.seen_at.is_(None))
             .values(seen_at=self._now)
         )
         return await self._packet(ticket_id)
@@ -283,9 +281,7 @@ class Seat:
         low = text.lower()
         for agent, _ in await list_agents(self._session):
             if f"@{agent.name}".lower() in low and agent.id != self.viewer.agent_id:
-                self._session.add(
-                    Mention(agent_id=agent.id, ticket_id=ticket_id, message_id=message.id, at=self._now)
-                )
+                self._session.add(Mention(agent_id=agent.id, ticket_id=ticket_id, message_id=message.id, at=self._now))
         self._record("noted", ticket_id)
 
     # Moving

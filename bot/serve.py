@@ -18,6 +18,7 @@ from bot.channels.base import Channel
 from bot.channels.site import SiteChannel
 from bot.monitor import Monitor
 from bot.web.app import create_app
+from bot.web.desk_base import DeskWeb
 from bot.wiring import Installation, utc_now
 
 log = structlog.get_logger()
@@ -51,8 +52,11 @@ async def serve(installation: Installation, host: str, port: int, role: Role = R
     server: uvicorn.Server | None = None
     if role is not Role.WORKER:
         _allow_many_connections()
-        web = _web(installation, site, assistant, monitor, host, port)
-        server = _AnnouncingServer(web, installation, role)
+        desk = installation.desk_web(site)
+        parts["desk pages"] = desk.feed.run()
+        web = _web(installation, site, assistant, monitor, desk, host, port)
+        first = await installation.accounts.first_administrator()
+        server = _AnnouncingServer(web, installation, role, first)
         parts["web"] = server.serve()
     else:
         parts["stop"] = _until_stopped()
@@ -103,7 +107,13 @@ def _allow_many_connections() -> None:
 
 
 def _web(
-    installation: Installation, site: SiteChannel, assistant: Assistant, monitor: Monitor, host: str, port: int
+    installation: Installation,
+    site: SiteChannel,
+    assistant: Assistant,
+    monitor: Monitor,
+    desk: DeskWeb,
+    host: str,
+    port: int,
 ) -> uvicorn.Config:
     settings = installation.settings
     app = create_app(
@@ -118,6 +128,7 @@ def _web(
         long_text_chars=settings.max_text_chars,
         webhooks=installation.webhooks(assistant).router,
         problems=monitor.problems,
+        desk=desk,
     )
     return uvicorn.Config(
         app,
@@ -146,8 +157,12 @@ async def _until_stopped() -> None:
 class _AnnouncingServer(uvicorn.Server):
     """Says where it listens, once it does."""
 
-    def __init__(self, config: uvicorn.Config, installation: Installation, role: Role) -> None:
+    def __init__(
+        self, config: uvicorn.Config, installation: Installation, role: Role, first: str | None = None
+    ) -> None:
+        """first: by which the first administrator of the desk signs up."""
         super().__init__(config)
+        self._first = first
         self._progress = installation.progress
         self._telegram = bool(installation.settings.telegram_token.get_secret_value())
         self._role = role
@@ -159,4 +174,7 @@ class _AnnouncingServer(uvicorn.Server):
             telegram = "Telegram: on" if self._telegram else "Telegram: off, set OTVET_TELEGRAM_TOKEN to turn it on"
             if self._role is Role.WEB:
                 telegram = "Answers come from `otvet serve --role worker`"
-            self._progress(f"Otvet is ready: http://{host}:{port} (site chat). {telegram}. Ctrl+C stops it.")
+            here = f"http://{host}:{port}"
+            self._progress(f"Otvet is ready: {here} (site chat), {here}/desk (agents). {telegram}. Ctrl+C stops it.")
+            if self._first:
+                self._progress(f"The desk has no administrator yet: open {here}/desk/welcome/{self._first} (once)")

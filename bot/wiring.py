@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from threadpoolctl import threadpool_limits
 
 from bot import metrics
+from bot.accounts import Accounts
 from bot.agent_desk import ELSEWHERE, SURVEY, AgentDesk
 from bot.articles import ArticleBase
 from bot.assistant import Assistant
@@ -34,6 +35,7 @@ from bot.channels.site import SiteChannel
 from bot.channels.telegram_limits import CAPABILITIES as TELEGRAM
 from bot.channels.whatsapp import WINDOW, WhatsAppChannel
 from bot.database import migrate, open_database
+from bot.desk_feed import DeskFeed
 from bot.dialogue import Outcome
 from bot.errors import NotReadyError, SettingsError
 from bot.ledger import PURGE, Sessions, purge
@@ -41,6 +43,7 @@ from bot.message_templates import MessageTemplates, load_templates
 from bot.monitor import Monitor
 from bot.notifications import NOTIFY, UNASSIGNED, Notices
 from bot.replies import Replies
+from bot.seat import OUTGOING, fire_outgoing
 from bot.settings import Settings
 from bot.shared import LocalShared, Shared
 from bot.timers import Timers
@@ -59,6 +62,7 @@ from bot.training import (
 from bot.turn import Turns
 from bot.understanding import IntentEngine, IntentTopics, Understander
 from bot.uploads import StoredUploads
+from bot.web.desk_base import ArticleOffer, DeskWeb
 from bot.web.webhooks import TelegramHook, Webhooks, WhatsAppHook
 from bot.whatsapp_record import WhatsAppRecord
 from bot.window import CLOSING, Windows
@@ -619,6 +623,41 @@ class Installation:
     def uploads(self) -> StoredUploads:
         return StoredUploads(self.database.sessions, utc_now)
 
+    @cached_property
+    def accounts(self) -> Accounts:
+        return Accounts(self.database.sessions, self.shared, utc_now)
+
+    def desk_web(self, site: SiteChannel) -> DeskWeb:
+        """The web desk's own parts; `feed` has to be run."""
+        return DeskWeb(
+            sessions=self.database.sessions,
+            accounts=self.accounts,
+            desk=self.agent_desk(),
+            feed=DeskFeed(self.database.sessions),
+            site=site,
+            shared=self.shared,
+            clock=utc_now,
+            shop={"ru": self.settings.shop_ru, "en": self.settings.shop_en},
+            zone=ZoneInfo(self.settings.timezone),
+            templates=self.templates,
+            articles=self.find_articles,
+        )
+
+    async def find_articles(self, words: str, lang: str, limit: int) -> list[ArticleOffer]:
+        """What the knowledge base has for an agent; nothing while this process has no model."""
+        if self.store.live_id() is None:
+            return []
+        return await asyncio.to_thread(self._find_articles, words, lang, limit)
+
+    def _find_articles(self, words: str, lang: str, limit: int) -> list[ArticleOffer]:
+        understander = self.understander()
+        found = []
+        for hit in understander.search(words, lang, limit):
+            whole = understander.candidate(hit.article_id, lang, whole=True)
+            if whole is not None:
+                found.append(ArticleOffer(hit.article_id, whole.title, whole.text, hit.confidence))
+        return found
+
     async def run_desk(self) -> None:
         """Give tickets out and speak of their clocks, in one process of all, until cancelled."""
         desk = self.agent_desk()
@@ -689,6 +728,7 @@ class Installation:
         notices = self._notices_of(self.tickets)
         timers.register(UNASSIGNED, notices.fire_unassigned)
         timers.register_errand(NOTIFY, notices.send)
+        timers.register(OUTGOING, partial(fire_outgoing, self.agent_desk()))
         return timers
 
     @cached_property

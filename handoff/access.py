@@ -94,4 +94,3 @@ async def reach(session: AsyncSession, viewer: Viewer, ticket_id: int, permissio
         raise TicketNotFoundError(ticket_id)
     viewer.require(permission)
     return ticket
-

@@ -118,7 +118,7 @@ def _filtered(query: Query, viewer: Viewer, words: ColumnElement[bool] | None) -
     return conditions
 
 
-def _ids(query: Query, viewer: Viewer, words: ColumnElement[bool] | None) -> Select[tuple[int]]:
+def _ids(query: Query, viewer: Viewer, words: ColumnElement[bool] | None) -> Select[int]:
     conditions = _filtered(query, viewer, words)
     if words is not None or query.view is View.ENDED:
         return select(Ticket.id).where(*conditions).order_by(Ticket.id.desc())
@@ -131,7 +131,10 @@ def _ids(query: Query, viewer: Viewer, words: ColumnElement[bool] | None) -> Sel
             .subquery()
         )
         return (
-            select(Ticket.id).join(due, due.c.ticket_id == Ticket.id).where(*conditions).order_by(due.c.due_at, Ticket.id)
+            select(Ticket.id)
+            .join(due, due.c.ticket_id == Ticket.id)
+            .where(*conditions)
+            .order_by(due.c.due_at, Ticket.id)
         )
     if query.view is View.WAITING:
         since = (
@@ -183,7 +186,7 @@ async def rows(session: AsyncSession, ids: Sequence[int]) -> list[Row]:
         ClockRow.ticket_id.in_(ids), ClockRow.due_at.is_not(None)
     )
     for ticket_id, due_at, kind in await session.execute(clocks):
-        if ticket_id not in due or due_at < due[ticket_id][0]:
+        if due_at is not None and (ticket_id not in due or due_at < due[ticket_id][0]):
             due[ticket_id] = due_at, kind
     made = []
     for ticket_id in ids:
@@ -235,9 +238,9 @@ async def _words(session: AsyncSession, text: str) -> ColumnElement[bool]:
     spoken = said(session.get_bind().dialect.name, text)
     who = [Conversation.customer_name.like(f"%{_plain(form)}%", escape="\\") for form in _forms(text.strip())]
     named = select(Conversation.id).where(or_(*who, Conversation.chat_id == bare))
-    matches = [Ticket.conversation_id.in_(named)]
+    matches: list[ColumnElement[bool]] = [Ticket.conversation_id.in_(named)]
     if spoken is not None:
-        matches.append(Ticket.conversation_id.in_(select(Message.conversation_id).where(spoken)))
+        matches.append(Ticket.conversation_id.in_(spoken))
     if bare.isdecimal() and len(bare) < 19:
         matches.append(Ticket.id == int(bare))
     return or_(*matches)

@@ -7,48 +7,54 @@ Words are cut to their stems on the side of the query and matched by their begin
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import Stemmer
-from sqlalchemy import DDL, ColumnElement, Index, event, text
+from sqlalchemy import Connection, Index, Select, Table, event, func, literal_column, select, text
 
 from handoff.records import Message
 
 MAX_WORDS = 8
-FTS_TABLE = "message_words"
 SQLITE_DDL = (
-    f"CREATE VIRTUAL TABLE {FTS_TABLE} USING fts5(text, content='messages', content_rowid='id',"
+    "CREATE VIRTUAL TABLE message_words USING fts5(text, content='messages', content_rowid='id',"
     " tokenize='unicode61 remove_diacritics 2')",
-    f"CREATE TRIGGER {FTS_TABLE}_added AFTER INSERT ON messages BEGIN"
-    f" INSERT INTO {FTS_TABLE}(rowid, text) VALUES (new.id, new.text); END",
-    f"CREATE TRIGGER {FTS_TABLE}_gone AFTER DELETE ON messages BEGIN"
-    f" INSERT INTO {FTS_TABLE}({FTS_TABLE}, rowid, text) VALUES ('delete', old.id, old.text); END",
-    f"CREATE TRIGGER {FTS_TABLE}_changed AFTER UPDATE OF text ON messages BEGIN"
-    f" INSERT INTO {FTS_TABLE}({FTS_TABLE}, rowid, text) VALUES ('delete', old.id, old.text);"
-    f" INSERT INTO {FTS_TABLE}(rowid, text) VALUES (new.id, new.text); END",
+    "CREATE TRIGGER message_words_added AFTER INSERT ON messages BEGIN"
+    " INSERT INTO message_words(rowid, text) VALUES (new.id, new.text); END",
+    "CREATE TRIGGER message_words_gone AFTER DELETE ON messages BEGIN"
+    " INSERT INTO message_words(message_words, rowid, text) VALUES ('delete', old.id, old.text); END",
+    "CREATE TRIGGER message_words_changed AFTER UPDATE OF text ON messages BEGIN"
+    " INSERT INTO message_words(message_words, rowid, text) VALUES ('delete', old.id, old.text);"
+    " INSERT INTO message_words(rowid, text) VALUES (new.id, new.text); END",
 )
-for statement in SQLITE_DDL:
-    event.listen(Message.__table__, "after_create", DDL(statement).execute_if(dialect="sqlite"))
-Index("ix_messages_words", text("to_tsvector('simple', text)"), postgresql_using="gin", _table=Message.__table__).ddl_if(
-    dialect="postgresql"
-)
+_VECTOR = func.to_tsvector(literal_column("'simple'"), Message.text)
+Index("ix_messages_words", _VECTOR, postgresql_using="gin").ddl_if(dialect="postgresql")
 
 
-def said(dialect: str, query: str) -> ColumnElement[bool] | None:
-    """The condition on messages that say every word of the query; None when it has no words."""
+def _index_words(_table: Table, connection: Connection, **_: Any) -> None:
+    if connection.dialect.name == "sqlite":
+        for statement in SQLITE_DDL:
+            connection.exec_driver_sql(statement)
+
+
+event.listen(Message.__table__, "after_create", _index_words)
+
+
+def said(dialect: str, query: str) -> Select[int] | None:
+    """The conversations in which a message says every word of the query; None when it has no words."""
     stems = _stems(query)
     if not stems:
         return None
+    found = select(Message.conversation_id)
     if dialect == "sqlite":
+        matching = text("SELECT rowid FROM message_words WHERE message_words MATCH :said")
         match = " ".join(f'"{stem}"*' for stem in stems)
-        return text(f"messages.id IN (SELECT rowid FROM {FTS_TABLE} WHERE {FTS_TABLE} MATCH :said)").bindparams(  # type: ignore[return-value]  # noqa: S608 - a constant
-            said=match
-        )
+        return found.where(Message.id.in_(matching.bindparams(said=match)))
     match = " & ".join(f"{stem}:*" for stem in stems)
-    return text("to_tsvector('simple', messages.text) @@ to_tsquery('simple', :said)").bindparams(said=match)  # type: ignore[return-value]
+    return found.where(_VECTOR.bool_op("@@")(func.to_tsquery(literal_column("'simple'"), match)))
 
 
 def _stems(query: str) -> list[str]:
-    words = re.findall(r"\w+", query.lower())[:MAX_WORDS]
+    words = re.findall(r"[^\W_]+", query.lower())[:MAX_WORDS]
     return [_STEMMERS["russian" if re.search("[а-яё]", word) else "english"](word) for word in words]
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,17 +16,24 @@ import uvicorn
 from desks import open_desk
 from fastapi import FastAPI
 
+from bot.accounts import Accounts
+from bot.agent_desk import SURVEY
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore
 from bot.channels.site import SiteChannel
 from bot.database import open_database
+from bot.desk_feed import DeskFeed
 from bot.dialogue import Candidate, Outcome, Policy, Understanding
 from bot.language import detect
+from bot.message_templates import load_templates
 from bot.replies import Replies
+from bot.seat import OUTGOING, fire_outgoing
 from bot.shared import LocalShared
+from bot.timers import Timers
 from bot.turn import Turns
 from bot.understanding import Understander, Understood
 from bot.web.app import create_app
+from bot.web.desk_base import ArticleOffer, DeskWeb
 from handoff.records import Base, Reason
 
 DATA = Path(__file__).parent.parent / "data"
@@ -69,6 +77,16 @@ class Keywords(Understander):
     def _found(self, article_id: str, confidence: float) -> Candidate:
         title = article_id.replace("-", " ").capitalize()
         return Candidate(article_id, title, ARTICLES[article_id], "orders", confidence, "en")
+
+
+async def find_articles(words: str, lang: str, limit: int) -> list[ArticleOffer]:
+    """The articles that share a word with the question."""
+    found = [
+        ArticleOffer(name, name.replace("-", " ").capitalize(), text, 0.9)
+        for name, text in ARTICLES.items()
+        if any(word in f"{name} {text}".lower() for word in words.lower().split())
+    ]
+    return found[:limit]
 
 
 class Clock:
@@ -115,7 +133,24 @@ class Site:
         self.assistant = Assistant(
             sessions=self.sessions, turns=turns, channels=[self.channel], attachments=store, clock=self.clock
         )
+        self.accounts = Accounts(self.sessions, shared, self.clock)
+        self.feed = DeskFeed(self.sessions)
+        self.timers = Timers(self.sessions, self.clock)
+        self.timers.register(SURVEY, self.desk.fire_survey)
+        self.timers.register(OUTGOING, partial(fire_outgoing, self.desk))
         self.app: FastAPI = create_app(
+            desk=DeskWeb(
+                sessions=self.sessions,
+                accounts=self.accounts,
+                desk=self.desk,
+                feed=self.feed,
+                site=self.channel,
+                shared=shared,
+                clock=self.clock,
+                shop={"ru": "Клён", "en": "Klyon"},
+                articles=find_articles,
+                templates=load_templates(DATA / "templates.yml"),
+            ),
             sessions=self.sessions,
             receive=self.assistant.receive,
             clock=self.clock,
@@ -133,7 +168,8 @@ class Site:
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         await self.prepare()
         work = [asyncio.create_task(self.channel.shared.run())]
-        work += [asyncio.create_task(self.assistant.run())] if self._works else []
+        if self._works:
+            work += [asyncio.create_task(each.run()) for each in (self.assistant, self.feed, self.timers)]
         yield
         for task in work:
             task.cancel()

@@ -6,8 +6,10 @@ from typing import Literal
 
 from alembic import context
 
-from bot import ledger as ledger  # registers its tables
+from bot import desk_records as desk_records  # registers its tables
+from bot import ledger as ledger
 from bot import timers as timers
+from handoff import words as words
 from handoff.records import Base, UtcDateTime
 from kb_index import records as articles
 

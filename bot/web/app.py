@@ -21,8 +21,8 @@ from bot.channels.base import InboundMessage
 from bot.channels.site import SiteChannel
 from bot.ledger import Sessions
 from bot.monitor import readiness
-from bot.web.chat_api import MAX_TEXT_CHARS, create_router
 from bot.seat import MAX_FILES
+from bot.web.chat_api import MAX_TEXT_CHARS, create_router
 from bot.web.desk import add_desk
 from bot.web.desk_base import PREFIX, DeskWeb
 from bot.web.guards import BodyLimit, SecurityHeaders, on_http_error, pick_language, refuse

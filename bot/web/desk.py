@@ -40,4 +40,3 @@ def problem(request: Request, code: str) -> Response:
     status, words = explain(code, lang)
     html = environment(lang).get_template("desk/problem.html").render(lang=lang, words=words, status=status)
     return Response(html, status, {"Content-Security-Policy": POLICY}, "text/html")
-

@@ -1,4 +1,4 @@
-"""What every page of the desk is made with: words, rendering, who is signed in, and one transaction for each request."""
+"""What every page of the desk is made with: words, rendering, who is signed in, a transaction for each request."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ POLICY = (
 
 
 @dataclass(frozen=True)
-class Article:
+class ArticleOffer:
     """An article as the desk offers it."""
 
     id: str
@@ -58,11 +58,11 @@ class Article:
     confidence: float
 
 
-SearchArticles = Callable[[str, str, int], Awaitable[Sequence[Article]]]
+SearchArticles = Callable[[str, str, int], Awaitable[Sequence[ArticleOffer]]]
 """(words, language, how many) → the articles that fit, the best first."""
 
 
-async def _no_articles(_words: str, _lang: str, _limit: int) -> Sequence[Article]:
+async def _no_articles(_words: str, _lang: str, _limit: int) -> Sequence[ArticleOffer]:
     return ()
 
 
@@ -131,7 +131,6 @@ class DeskWeb:
         )
         headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store", "Vary": "HX-Request"}
         return HTMLResponse(html, status, headers)
-
 
     def told(self, answer: Response, me: SignedIn, what: str, **values: Any) -> Response:
         """Let the page say a word about what was done."""

@@ -37,7 +37,9 @@ def create_router(web: DeskWeb) -> APIRouter:
             raise Refusal("too_often", retry_after_seconds=PING_SECONDS)
         token, browser = request.cookies.get(COOKIE, ""), request.headers.get("user-agent", "")
         return EventSourceResponse(
-            stream(me.viewer, token, browser, address(request)), ping=PING_SECONDS, headers={"Cache-Control": "no-store"}
+            stream(me.viewer, token, browser, address(request)),
+            ping=PING_SECONDS,
+            headers={"Cache-Control": "no-store"},
         )
 
     async def stream(viewer: Viewer, token: str, browser: str, where: str) -> AsyncIterator[ServerSentEvent]:

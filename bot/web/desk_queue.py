@@ -41,7 +41,7 @@ def write_query(query: Query, **changes: Any) -> str:
     return urlencode({field.name: value for field in fields(Query) if (value := getattr(changed, field.name))})
 
 
-async def list_values(web: DeskWeb, seat: Seat, query: Query, ticket_id: int = 0) -> dict[str, Any]:
+async def list_values(seat: Seat, query: Query, ticket_id: int = 0) -> dict[str, Any]:
     """What the list and the views beside it are made of."""
     return {
         "query": query,
@@ -72,7 +72,7 @@ def create_router(web: DeskWeb) -> APIRouter:
                 if not counts[View.MINE]:  # nothing of one's own: what can be taken
                     query = replace(query, view=View.UNASSIGNED)
             open_id = request.query_params.get("open", "")
-            values = await list_values(web, seat, query, int(open_id) if open_id.isdecimal() else 0)
+            values = await list_values(seat, query, int(open_id) if open_id.isdecimal() else 0)
         return web.page(request, "_list.html" if is_partial(request) else "queue.html", me, **values)
 
     @router.post("/queue/many")
@@ -90,7 +90,7 @@ def create_router(web: DeskWeb) -> APIRouter:
             except HandoffError as error:
                 problems.append(str(error))
         async with web.seat(me, writing=False) as seat:
-            values = await list_values(web, seat, read_query({k: str(v) for k, v in form.items()}))
+            values = await list_values(seat, read_query({k: str(v) for k, v in form.items()}))
         answer = web.page(request, "_list.html", me, **values)
         return web.told(answer, me, "many", done=done, failed=len(problems))
 

@@ -66,7 +66,7 @@ def create_router(web: DeskWeb) -> APIRouter:
         return signed(request, token, safe_next(next))
 
     @router.post("/sign-out")
-    async def sign_out(request: Request, me: Me) -> Response:
+    async def sign_out(request: Request, _me: Me) -> Response:
         await web.accounts.sign_out(request.cookies.get(COOKIE, ""))
         answer = RedirectResponse(f"{PREFIX}/sign-in", 303)
         answer.delete_cookie(COOKIE, path=PREFIX)

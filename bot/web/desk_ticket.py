@@ -67,7 +67,7 @@ def create_router(web: DeskWeb) -> APIRouter:
         async with web.seat(me) as seat:
             values = await everything(seat, await seat.look(ticket_id))
             if not is_partial(request):
-                values = {**await list_values(web, seat, query, ticket_id), **values}
+                values = {**await list_values(seat, query, ticket_id), **values}
         return web.page(
             request,
             "_ticket.html" if is_partial(request) else "ticket.html",

@@ -492,8 +492,8 @@ document.addEventListener("keydown", (event) => {
   if (button) { event.preventDefault(); button.click(); }
 });
 
-document.addEventListener("htmx:beforeSwap", (event) => { if (event.detail.target.id === "work") leave(); });
-document.addEventListener("htmx:afterSwap", (event) => { if (event.detail.target.id === "work") { enter(); refreshList(); } });
+document.addEventListener("htmx:beforeSwap", (event) => { if (event.detail.target?.id === "work") leave(); });
+document.addEventListener("htmx:afterSwap", (event) => { if (event.detail.target?.id === "work") { enter(); refreshList(); } });
 addEventListener("popstate", () => location.reload());
 
 tick();
