@@ -7,7 +7,7 @@ caller's transaction and never commits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,8 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.accounts import Accounts
 from bot.agent_desk import AgentDesk
+from bot.attachments import StoredFile
 from bot.desk_records import AuditEntry, Macro, Outgoing, OutgoingState, SavedView
-from bot.errors import StaleReplyError
+from bot.errors import FileRefusedError, StaleReplyError
 from bot.timers import cancel_timer, set_timer
 from handoff import queue
 from handoff.access import Permission, Viewer, reach
@@ -47,8 +48,7 @@ class Draft:
     """The newest message that stood on the writer's screen."""
     seen_agent_id: int
     """The newest of a colleague that he had seen when he began to write."""
-    files: tuple[Mapping[str, Any], ...] = ()
-    """Stored ones: `kind`, `sha256`, `file_name`, `mime_type`, `size_bytes`."""
+    files: tuple[StoredFile, ...] = ()
     quote_id: int | None = None
     template: str = ""
     then: str = ""
@@ -194,8 +194,8 @@ class Seat:
     async def reply(self, ticket_id: int, draft: Draft, *, undo_seconds: int) -> Outgoing:
         """Take a reply to send: at once, or when it can be taken back no more. The same key gives the same one.
 
-        Raises StaleReplyError when a message or another's reply came that its writer has not seen, TicketStateError
-        and AccessError. Nothing is sent then.
+        Raises StaleReplyError when a message or another's reply came that its writer has not seen, FileRefusedError,
+        TicketStateError and AccessError. Nothing is sent then.
         """
         ticket = await self._reach(ticket_id)
         await lock_conversation(self._session, ticket.conversation_id)
@@ -208,13 +208,16 @@ class Seat:
         if ticket.status not in LIVE:
             raise TicketStateError(ticket.id, ticket.status, "answered")
         await self._require_seen(ticket, draft)
+        conversation = await get_conversation(self._session, ticket.conversation_id)
+        for file in draft.files:
+            self._desk.check_file(conversation.channel, file)
         outgoing = Outgoing(
             key=draft.key,
             account_id=self.viewer.account_id,
             ticket_id=ticket_id,
             agent_name=self.viewer.name,
             text=draft.text,
-            files=[dict(file) for file in draft.files],
+            files=[asdict(file) for file in draft.files],
             quote_id=draft.quote_id,
             template=draft.template,
             then=draft.then,
@@ -421,14 +424,19 @@ async def send_outgoing(desk: AgentDesk, session: AsyncSession, outgoing: Outgoi
     try:
         async with session.begin_nested():
             message = await desk.reply(
-                session, outgoing.ticket_id, outgoing.text, agent=outgoing.agent_name, template=outgoing.template
+                session,
+                outgoing.ticket_id,
+                outgoing.text,
+                agent=outgoing.agent_name,
+                template=outgoing.template,
+                files=[StoredFile(**file) for file in outgoing.files],
             )
             if outgoing.then == "finish":
                 await desk.finish(session, outgoing.ticket_id, agent=outgoing.agent_name)
             elif outgoing.then == "resolve":
                 await desk.resolve(session, outgoing.ticket_id, agent=outgoing.agent_name)
         outgoing.message_id, outgoing.state = message.id, OutgoingState.SENT
-    except HandoffError as error:
+    except (HandoffError, FileRefusedError) as error:
         outgoing.state, outgoing.error = OutgoingState.REFUSED, str(error)
         await desk.note(session, outgoing.ticket_id, f"✗ {outgoing.text}\n\n{error}", agent=outgoing.agent_name)
     await session.flush()

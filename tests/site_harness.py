@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -131,7 +131,12 @@ class Site:
             limit_mb=20,
         )
         self.assistant = Assistant(
-            sessions=self.sessions, turns=turns, channels=[self.channel], attachments=store, clock=self.clock
+            sessions=self.sessions,
+            turns=turns,
+            channels=[self.channel],
+            attachments=store,
+            clock=self.clock,
+            **({"gather_seconds": web.pop("gather_seconds")} if "gather_seconds" in web else {}),
         )
         self.accounts = Accounts(self.sessions, shared, self.clock)
         self.feed = DeskFeed(self.sessions)
@@ -197,6 +202,8 @@ class Running:
         self.site, self.port, self._server = site, port, uvicorn.Server(config)
         self.url = f"http://127.0.0.1:{port}"
         self._thread = threading.Thread(target=self._serve)
+        self.visitors = ExitStack()
+        """Clients that are closed with it."""
 
     def _serve(self) -> None:
         with asyncio.Runner() as runner:
@@ -218,6 +225,7 @@ class Running:
         raise RuntimeError("the server did not start")
 
     def stop(self) -> None:
+        self.visitors.close()
         self._server.should_exit = True
         self._thread.join(20)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from starlette.exceptions import HTTPException
 
+from bot.errors import FileRefusedError
 from bot.web import desk_live, desk_queue, desk_sign_in, desk_ticket
 from bot.web.desk_base import POLICY, PREFIX, DeskWeb, Unknown, chosen_language, environment, is_partial, on_unknown
-from bot.web.guards import explain, refuse
+from bot.web.guards import CODES, Refusal, explain, on_http_error, refuse
 from handoff.errors import AccessError, AgentNotFoundError, HandoffError, TicketNotFoundError, TicketStateError
 
 
@@ -17,6 +19,27 @@ def add_desk(app: FastAPI, web: DeskWeb) -> None:
         app.include_router(part.create_router(web))
     app.add_exception_handler(Unknown, on_unknown)
     app.add_exception_handler(HandoffError, _on_handoff_error)
+    app.add_exception_handler(FileRefusedError, _on_refused_file)
+    app.add_exception_handler(HTTPException, _on_http_error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    answer = await on_http_error(request, error)
+    if not _wants_page(request) or not isinstance(error, HTTPException):
+        return answer
+    return problem(request, error.code if isinstance(error, Refusal) else CODES.get(error.status_code, "bad_request"))
+
+
+async def _on_refused_file(request: Request, error: Exception) -> Response:
+    assert isinstance(error, FileRefusedError)  # noqa: S101 - registered for this class alone
+    most = f"{error.max_bytes / 2**20:.3g}"
+    return refuse(request, "file_refused" if error.max_bytes else "no_files", values={"most": most})
+
+
+def _wants_page(request: Request) -> bool:
+    """A person in a browser, and not a script of ours."""
+    script = is_partial(request) or "x-csrf" in request.headers
+    return request.url.path.startswith(PREFIX) and not script
 
 
 async def _on_handoff_error(request: Request, error: Exception) -> Response:
@@ -34,7 +57,7 @@ async def _on_handoff_error(request: Request, error: Exception) -> Response:
 
 def problem(request: Request, code: str) -> Response:
     """A page to a person, a word to a script."""
-    if is_partial(request) or not request.url.path.startswith(PREFIX) or "x-csrf" in request.headers:
+    if not _wants_page(request):
         return refuse(request, code)
     lang = chosen_language(request)
     status, words = explain(code, lang)

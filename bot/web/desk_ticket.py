@@ -9,9 +9,8 @@ from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from bot.accounts import SignedIn
-from bot.attachments import TooLargeError
-from bot.channels.site import CHUNK_BYTES
-from bot.errors import StaleReplyError
+from bot.attachments import CHUNK_BYTES, StoredFile
+from bot.errors import FileGoneError, StaleReplyError, TooLargeError
 from bot.seat import MAX_FILES, MAX_REPLY_CHARS, Draft, Seat
 from bot.shared import Rate
 from bot.web.desk_base import PREFIX, DeskWeb, is_partial
@@ -176,8 +175,12 @@ def create_router(web: DeskWeb) -> APIRouter:
         async with web.seat(me, writing=False) as seat:
             found = await seat.file(ticket_id, attachment_id)
         inline = found.mime_type in INLINE_TYPES
+        try:
+            path = await web.site.store.local(str(found.sha256))
+        except FileGoneError as error:
+            raise Refusal("not_found") from error
         return FileResponse(
-            web.site.store.path(str(found.sha256)),
+            path,
             media_type=found.mime_type if inline else "application/octet-stream",
             filename=found.file_name or "file",
             content_disposition_type="inline" if inline else "attachment",
@@ -306,19 +309,12 @@ def create_router(web: DeskWeb) -> APIRouter:
     return router
 
 
-async def _keep(web: DeskWeb, file: UploadFile) -> dict[str, Any]:
+async def _keep(web: DeskWeb, file: UploadFile) -> StoredFile:
     async def chunks() -> AsyncIterator[bytes]:
         while chunk := await file.read(CHUNK_BYTES):
             yield chunk
 
     try:
-        kept = await web.site.keep(chunks(), file.filename or "")
+        return await web.site.store.store(chunks(), file.filename or "")
     except TooLargeError as error:
         raise Refusal("too_large") from error
-    return {
-        "kind": kept.kind,
-        "sha256": kept.source["sha256"],
-        "file_name": kept.file_name,
-        "mime_type": kept.mime_type,
-        "size_bytes": kept.size_bytes,
-    }

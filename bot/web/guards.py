@@ -44,6 +44,12 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         "Ответ слишком длинный (до 20 000 знаков) или файлов больше десяти. Разделите его.",
         "The reply is too long (up to 20,000 characters), or there are more than ten files. Split it.",
     ),
+    "file_refused": (
+        422,
+        "В этом канале такой файл может занимать не больше {most} МБ.",
+        "In this channel such a file may have {most} MB at most.",
+    ),
+    "no_files": (422, "В этом канале файлы не принимаются.", "This channel takes no files."),
     "macro": (422, "В этом шаблоне ошибка.", "This macro is broken."),
     "too_slow": (408, "Запрос шёл слишком долго.", "The request took too long to arrive."),
     "too_large": (413, "Файл или сообщение больше допустимого.", "The file or message is larger than allowed."),
@@ -85,10 +91,12 @@ def pick_language(accept: str | None, default: str = "ru") -> str:
     return best
 
 
-def refuse(request: Request, code: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def refuse(
+    request: Request, code: str, headers: Mapping[str, str] | None = None, values: Mapping[str, str] | None = None
+) -> JSONResponse:
     """The answer to a request that is not served, in words and in the caller's language."""
-    status, russian, english = _WORDS[code]
-    words = russian if pick_language(request.headers.get("accept-language")) == "ru" else english
+    status, words = explain(code, pick_language(request.headers.get("accept-language")))
+    words = words.format_map(values) if values else words
     return JSONResponse({"error": {"code": code, "message": words}}, status, dict(headers or {}))
 
 
@@ -98,10 +106,12 @@ def explain(code: str, lang: str) -> tuple[int, str]:
     return status, russian if lang == "ru" else english
 
 
+CODES = {401: "no_session", 404: "not_found", 405: "not_allowed", 413: "too_large", 422: "invalid"}
+
+
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class alone
-    codes = {401: "no_session", 404: "not_found", 405: "not_allowed", 413: "too_large", 422: "invalid"}
-    code = error.code if isinstance(error, Refusal) else codes.get(error.status_code, "bad_request")
+    code = error.code if isinstance(error, Refusal) else CODES.get(error.status_code, "bad_request")
     return refuse(request, code, error.headers)
 
 

@@ -62,8 +62,10 @@ async def test_the_tables_are_those_that_the_program_expects(empty: Opened) -> N
         assert await connection.run_sync(differences) == []
 
 
-def _ours(name: str | None, kind: str, _parents: object) -> bool:
-    return not (kind == "table" and (name or "").startswith("procrastinate_"))
+def _ours(name: str | None, _kind: str, _parents: object) -> bool:
+    # Alembic compares no index of an expression, and knows nothing of full-text tables; tests/unit/test_desk_web.py
+    # searches.
+    return not (name or "").startswith(("procrastinate_", "message_words", "ix_messages_words"))
 
 
 async def test_conversations_of_the_first_release_are_there_after_the_upgrade(empty: Opened) -> None:

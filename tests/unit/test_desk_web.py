@@ -1,0 +1,343 @@
+"""The web desk over HTTP: sign-in, the queue, a ticket, answering."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from uuid import uuid4
+
+import httpx
+import pytest
+from desk_harness import PASSWORD, Agent, Customer, ticket_of, transcript, wait_until
+from site_harness import Running, Site, running
+from sqlalchemy import select
+
+from bot.accounts import IDLE
+from bot.desk_records import AuditEntry
+from handoff.access import Role
+from handoff.lifecycle import TicketStatus
+from handoff.records import Delivery
+
+HTML = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(lambda: Site(tmp_path_factory.mktemp("desk"), gather_seconds=0)) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def anna(server: Running) -> Agent:
+    agent = Agent(server, "Anna", teams=("first-line",))
+    agent.send_at_once()
+    return agent
+
+
+@pytest.fixture(scope="module")
+def boris(server: Running) -> Agent:
+    agent = Agent(server, "Boris", Role.SENIOR, teams=("first-line", "payments"))
+    agent.send_at_once()
+    return agent
+
+
+@pytest.fixture
+def customer(server: Running) -> Customer:
+    return Customer(server)
+
+
+def said(server: Running, ticket_id: int) -> list[str]:
+    return [message.text for message in transcript(server, ticket_id) if message.author == "agent"]
+
+
+# Signing in
+
+
+def test_the_first_administrator_comes_by_a_link_that_works_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with running(lambda: Site(tmp_path_factory.mktemp("first"), works=False)) as fresh:
+        old = fresh.call(fresh.site.accounts.first_administrator())
+        link = fresh.call(fresh.site.accounts.first_administrator())
+        assert old and link
+        with httpx.Client(base_url=fresh.url, headers={"Accept-Language": "en"}) as web:
+            assert web.get(f"/desk/welcome/{old}").status_code == 404
+            form = {"name": "Olga", "login": "Olga@Example.org", "password": PASSWORD}
+            assert web.post(f"/desk/welcome/{link}", data={**form, "password": "short"}).status_code == 422
+            assert web.post(f"/desk/welcome/{link}", data=form).status_code == 303
+            assert web.get("/desk/queue").status_code == 200
+            assert web.post(f"/desk/welcome/{link}", data=form).status_code == 404
+        assert fresh.call(fresh.site.accounts.first_administrator()) is None
+
+
+def test_a_wrong_password_and_an_unknown_name_are_told_alike_and_often_is_too_often(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with (
+        running(lambda: Site(tmp_path_factory.mktemp("often"), works=False)) as site,
+        httpx.Client(base_url=site.url, headers={"Accept-Language": "en"}) as web,
+    ):
+        Agent(site, "Clara", teams=("first-line",))
+        answers = [
+            web.post("/desk/sign-in", data={"login": login, "password": "wrong password"})
+            for login in ("clara", "nobody-at-all")
+        ]
+        assert [answer.status_code for answer in answers] == [401, 401]
+        texts = [answer.text.replace("clara", "").replace("nobody-at-all", "") for answer in answers]
+        assert texts[0] == texts[1]
+        for _ in range(12):
+            last = web.post("/desk/sign-in", data={"login": "clara", "password": PASSWORD + "!"})
+        assert last.status_code == 429
+        assert "Wait a minute" in last.text
+
+
+def test_without_a_session_a_page_leads_to_the_sign_in_and_back(server: Running) -> None:
+    with httpx.Client(base_url=server.url) as web:
+        answer = web.get("/desk/tickets/1")
+        assert answer.status_code == 303
+        assert answer.headers["location"] == "/desk/sign-in?next=%2Fdesk%2Ftickets%2F1"
+        assert 'value="/desk"' in web.get("/desk/sign-in?next=https://evil.example/desk").text
+        assert web.post("/desk/tickets/1/reply", data={"key": "k" * 20, "text": "x"}).status_code == 401
+
+
+def test_the_cookie_is_out_of_reach_of_scripts_and_a_session_ends_elsewhere(server: Running) -> None:
+    dora = Agent(server, "Dora", teams=("first-line",))
+    answer = dora.web.post("/desk/sign-in", data={"login": "dora", "password": PASSWORD})
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    token = dora.web.cookies["otvet_desk"]
+    with httpx.Client(base_url=server.url, headers={"User-Agent": "another"}, cookies={"otvet_desk": token}) as thief:
+        assert thief.get("/desk/queue").status_code == 303
+    assert dora.get("/queue").status_code == 303, "the stolen session has ended for everybody"
+
+
+def test_an_idle_session_ends(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with running(lambda: Site(tmp_path_factory.mktemp("idle"), works=False)) as site:
+        agent = Agent(site, "Anna", teams=("first-line",))
+        site.site.clock.advance(IDLE.total_seconds() - 60)
+        assert agent.get("/queue").status_code == 200
+        site.site.clock.advance(IDLE.total_seconds() + 60)
+        assert agent.get("/queue").status_code == 303
+
+
+def test_a_form_without_its_token_is_refused(anna: Agent, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+    for headers in ({"X-CSRF": ""}, {"X-CSRF": "0" * 64}):
+        assert anna.post(f"/tickets/{ticket}/take", headers=headers).status_code == 403
+    assert ticket_of(anna.server, ticket).assignee_id is None
+
+
+# Queue and ticket
+
+
+def test_a_ticket_stands_in_the_queue_and_opens_with_why_it_is_here(anna: Agent, customer: Customer) -> None:
+    customer.says("Where is my order?")
+    ticket = customer.calls_a_person(f"call a person {HTML}")
+    page = anna.get("/queue?view=unassigned").text
+    assert f'data-id="{ticket}"' in page
+    assert "<script>alert" not in page
+    page = anna.get(f"/tickets/{ticket}").text
+    assert "The customer asked for a person" in page
+    assert "order-status" in page
+    assert "&lt;script&gt;alert(2)" in page
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+
+
+def test_a_name_and_a_file_name_with_markup_stay_text(anna: Agent, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+    customer.web.post(
+        "/api/chat/files",
+        headers=customer.headers,
+        files={"file": ('"><svg onload=alert(1)>.png', b"\x89PNG\r\n\x1a\n" + b"\0" * 64)},
+        data={"client_id": str(uuid4()), "lang": "en"},
+    )
+    wait_until(lambda: any(message.attachments for message in transcript(anna.server, ticket)))
+    page = anna.get(f"/tickets/{ticket}").text
+    assert "<svg onload" not in page
+    link = re.findall(rf"/desk/tickets/{ticket}/files/\d+", page)[0]
+    answer = anna.web.get(link)
+    assert answer.status_code == 200
+    assert "sandbox" in answer.headers["content-security-policy"]
+
+
+def test_who_may_not_see_a_ticket_learns_nothing_of_it(server: Running, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+    stranger = Agent(server, "Stranger", teams=("business",))
+    there, nowhere = stranger.get(f"/tickets/{ticket}"), stranger.get("/tickets/999999")
+    assert (there.status_code, nowhere.status_code) == (404, 404)
+    assert there.text == nowhere.text
+    assert stranger.reply(ticket, "hello").status_code == 404
+    assert f'data-id="{ticket}"' not in stranger.get("/queue?view=all").text
+    assert f'data-id="{ticket}"' not in stranger.get(f"/queue?words={ticket}").text
+
+
+def test_an_editor_reads_but_does_not_answer(server: Running, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+    editor = Agent(server, "Eva", Role.EDITOR)
+    assert editor.get(f"/tickets/{ticket}").status_code == 200
+    assert editor.reply(ticket, "hello").status_code == 403
+    assert said(server, ticket) == []
+
+
+def test_words_numbers_and_endings_are_found(anna: Agent, customer: Customer) -> None:
+    ticket = customer.calls_a_person("person: мой чемодан с телескопом потеряли")
+    for words in ("телескопы", "чемоданы потерян", f"№ {ticket}", f"{ticket}"):
+        assert f'data-id="{ticket}"' in anna.get(f"/queue?words={words}").text, words
+    for words in ("микроскоп", "%", '"', "* OR 1", "телескоп NOT чемодан"):
+        assert f'data-id="{ticket}"' not in anna.get(f"/queue?words={words}").text, words
+
+
+# Answering
+
+
+def test_a_reply_reaches_the_customer_once_however_often_the_form_comes(anna: Agent, customer: Customer) -> None:
+    ticket, key = customer.calls_a_person(), uuid4().hex
+    answers = [anna.reply(ticket, "Hello from **Anna**", key=key) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert said(anna.server, ticket) == ["Hello from **Anna**"]
+    wait_until(lambda: transcript(anna.server, ticket)[-1].delivery is Delivery.SENT)
+    after = ticket_of(anna.server, ticket)
+    assert after.status is TicketStatus.WAITING
+    assert after.assignee_id is not None
+
+
+def test_a_reply_is_not_sent_unseen_after_another(anna: Agent, boris: Agent, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+    seen = transcript(anna.server, ticket)[-1].id
+    assert anna.reply(ticket, "I help you", seen=seen).status_code == 200
+    stale = boris.reply(ticket, "I help you too", seen=seen)
+    assert stale.status_code == 409
+    assert "I help you" in stale.text
+    assert said(anna.server, ticket) == ["I help you"]
+    assert boris.reply(ticket, "All the same", seen=transcript(anna.server, ticket)[-1].id).status_code == 200
+    assert said(anna.server, ticket) == ["I help you", "All the same"]
+
+
+def test_a_reply_waits_when_the_customer_wrote_meanwhile(anna: Agent, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+    seen = transcript(anna.server, ticket)[-1].id
+    customer.says("It has come, never mind")
+    wait_until(lambda: transcript(anna.server, ticket)[-1].text == "It has come, never mind")
+    stale = anna.reply(ticket, "It comes tomorrow", seen=seen)
+    assert stale.status_code == 409
+    assert "never mind" in stale.text
+    assert said(anna.server, ticket) == []
+
+
+def test_a_reply_can_be_taken_back_until_it_goes_out(server: Running, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+    slow = Agent(server, "Slow", teams=("first-line",))
+    page = slow.reply(ticket, "Not like this")
+    number = re.findall(r'data-undo="(\d+)"', page.text)[0]
+    assert said(server, ticket) == []
+    taken = slow.post(f"/tickets/{ticket}/take-back/{number}")
+    assert taken.json()["text"] == "Not like this"
+    assert slow.post(f"/tickets/{ticket}/take-back/{number}").status_code == 409
+    slow.reply(ticket, "But like this")
+    server.site.clock.advance(6)
+    wait_until(lambda: said(server, ticket) == ["But like this"])
+
+
+def test_a_note_is_for_agents_alone_and_calls_the_one_it_names(anna: Agent, boris: Agent, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+    assert anna.post(f"/tickets/{ticket}/note", {"text": "@boris look at this <b>"}).status_code == 200
+    assert f'data-id="{ticket}"' in boris.get("/queue?view=mentions").text
+    assert "&lt;b&gt;" in boris.get(f"/tickets/{ticket}").text
+    assert f'data-id="{ticket}"' not in boris.get("/queue?view=mentions").text
+    message = transcript(anna.server, ticket)[-1]
+    assert (message.kind, message.delivery) == ("note", None)
+
+
+def test_what_can_be_done_with_a_ticket_is_done(anna: Agent, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+    for act, form, status in [
+        ("take", {}, TicketStatus.NEW),
+        ("change", {"priority": "urgent", "complexity": 2, "subject": "Lost parcel"}, TicketStatus.NEW),
+        ("hold", {"task": "DEV-1", "until": "2099-01-01"}, TicketStatus.ON_HOLD),
+        ("resume", {}, TicketStatus.OPEN),
+        ("transfer", {"topic": "returns", "why": "wants to return it"}, TicketStatus.OPEN),
+        ("escalate", {"details": "tried everything", "urgency": "high"}, TicketStatus.OPEN),
+        ("finish", {}, TicketStatus.AWAITING_FEEDBACK),
+        ("resolve", {}, TicketStatus.RESOLVED),
+        ("reopen", {}, TicketStatus.OPEN),
+        ("return", {}, TicketStatus.CLOSED),
+    ]:
+        answer = anna.post(f"/tickets/{ticket}/{act}", form)
+        assert answer.status_code == 200, (act, answer.text)
+        assert ticket_of(anna.server, ticket).status is status, act
+    after = ticket_of(anna.server, ticket)
+    assert (after.subject, after.priority, after.complexity, after.topic) == ("Lost parcel", "urgent", 2, "returns")
+    assert anna.post(f"/tickets/{ticket}/resolve").status_code == 409
+    assert anna.reply(ticket, "too late").status_code == 409
+
+
+def test_a_ticket_is_merged_into_another(anna: Agent) -> None:
+    first, second = (Customer(anna.server).calls_a_person() for _ in range(2))
+    assert anna.post(f"/tickets/{first}/merge", {"into": second}).status_code == 200
+    assert ticket_of(anna.server, first).status is TicketStatus.CLOSED
+    assert f"№ {first} → № {second}" in transcript(anna.server, second)[-1].text
+    assert anna.post(f"/tickets/{second}/merge", {"into": second}).status_code == 409
+
+
+def test_several_are_acted_on_at_once(anna: Agent, boris: Agent) -> None:
+    tickets = [Customer(anna.server).calls_a_person() for _ in range(2)]
+    form = {"act": "assign", "to": "Anna", "ticket": [str(each) for each in tickets]}
+    assert anna.post("/queue/many", form).status_code == 200
+    assert {ticket_of(anna.server, each).assignee_id for each in tickets} == {None}, "an agent gives nothing away"
+    assert boris.post("/queue/many", form).status_code == 200
+    assert None not in {ticket_of(anna.server, each).assignee_id for each in tickets}
+
+
+def test_a_view_is_kept_under_a_name(anna: Agent) -> None:
+    assert anna.post("/views", {"name": "Returns", "query": "view=all&topic=returns"}).status_code == 303
+    page = anna.get("/queue?view=all&topic=returns").text
+    assert "Returns</span>" in page
+    number = re.findall(r"/desk/views/(\d+)/forget", page)[0]
+    assert anna.post(f"/views/{number}/forget").status_code == 303
+    assert "/forget" not in anna.get("/queue?view=all").text
+
+
+def test_a_long_transcript_shows_its_end_and_the_rest_when_asked(anna: Agent, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+
+    async def write_much() -> None:
+        async with anna.server.site.sessions.begin() as session:
+            for number in range(500):
+                await anna.server.site.desk.note(session, ticket, f"note number {number}.", agent="Anna")
+
+    anna.server.call(write_much())
+    page = anna.get(f"/tickets/{ticket}").text
+    assert "note number 499." in page
+    assert "note number 0." not in page
+    assert len(page) < 120_000
+    before = int(re.findall(r"earlier\?before=(\d+)", page)[0])
+    shown = page
+    while before:
+        more = anna.get(f"/tickets/{ticket}/earlier?before={before}", **{"HX-Request": "true"}).text
+        shown, found = more + shown, re.findall(r"earlier\?before=(\d+)", more)
+        before = int(found[0]) if found else 0
+    assert all(f"note number {number}." in shown for number in range(500))
+
+
+def test_it_is_kept_who_saw_and_did_what(anna: Agent, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+    anna.get(f"/tickets/{ticket}")
+    anna.get(f"/tickets/{ticket}")
+    anna.post(f"/tickets/{ticket}/take")
+
+    async def entries() -> list[tuple[str, str]]:
+        async with anna.server.site.sessions() as session:
+            rows = await session.scalars(select(AuditEntry).where(AuditEntry.ticket_id == ticket))
+            return [(row.who, row.action) for row in rows]
+
+    assert anna.server.call(entries()) == [("Anna", "saw"), ("Anna", "took")]
+
+
+def test_both_languages_stand_on_the_pages(anna: Agent, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+    assert anna.post("/me", {"lang": "ru"}).status_code == 303
+    page = anna.get(f"/tickets/{ticket}").text
+    assert 'lang="ru"' in page
+    assert "Клиент попросил человека" in page
+    assert anna.post("/me", {"lang": "en"}).status_code == 303
+    assert "The customer asked for a person" in anna.get(f"/tickets/{ticket}").text
