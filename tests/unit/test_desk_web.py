@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -57,7 +58,8 @@ def test_the_first_administrator_comes_by_a_link_that_works_once(tmp_path_factor
     with running(lambda: Site(tmp_path_factory.mktemp("first"), works=False)) as fresh:
         old = fresh.call(fresh.site.accounts.first_administrator())
         link = fresh.call(fresh.site.accounts.first_administrator())
-        assert old and link
+        assert old
+        assert link
         with httpx.Client(base_url=fresh.url, headers={"Accept-Language": "en"}) as web:
             assert web.get(f"/desk/welcome/{old}").status_code == 404
             form = {"name": "Olga", "login": "Olga@Example.org", "password": PASSWORD}
@@ -250,7 +252,7 @@ def test_a_note_is_for_agents_alone_and_calls_the_one_it_names(anna: Agent, bori
 
 def test_what_can_be_done_with_a_ticket_is_done(anna: Agent, customer: Customer) -> None:
     ticket = customer.calls_a_person()
-    for act, form, status in [
+    steps: list[tuple[str, dict[str, Any], TicketStatus]] = [
         ("take", {}, TicketStatus.NEW),
         ("change", {"priority": "urgent", "complexity": 2, "subject": "Lost parcel"}, TicketStatus.NEW),
         ("hold", {"task": "DEV-1", "until": "2099-01-01"}, TicketStatus.ON_HOLD),
@@ -261,7 +263,8 @@ def test_what_can_be_done_with_a_ticket_is_done(anna: Agent, customer: Customer)
         ("resolve", {}, TicketStatus.RESOLVED),
         ("reopen", {}, TicketStatus.OPEN),
         ("return", {}, TicketStatus.CLOSED),
-    ]:
+    ]
+    for act, form, status in steps:
         answer = anna.post(f"/tickets/{ticket}/{act}", form)
         assert answer.status_code == 200, (act, answer.text)
         assert ticket_of(anna.server, ticket).status is status, act
