@@ -33,7 +33,7 @@ from bot.ledger import Claim
 from bot.shared import LocalShared, Shared
 from bot.turn import FetchedAttachment, Turns
 from bot.window import Windows, template_of
-from bot.work import Sessions, enqueue
+from bot.work import Sessions
 from handoff import desk
 from handoff.records import AttachmentState, Author, Delivery, Message, Owner
 
@@ -126,7 +126,7 @@ class Assistant:
 
     async def _hand_over(self, address: Address) -> None:
         async with self.sessions.begin() as session:
-            await enqueue(session, address)
+            await self.work.enqueue(session, address)
 
     async def _waiting(self) -> Sequence[Address]:
         async with self.sessions.reading() as session:
@@ -152,8 +152,11 @@ class Assistant:
         """
         async with self.sessions.reading() as session:
             rows = await ledger.pending(session, address)
-            situation = await self._turns.situation(session, address) if rows else None
-        if situation is None:
+            if rows:
+                situation = await self._turns.situation(session, address)
+            elif not await ledger.has_replies(session, address):
+                return False, None
+        if not rows:
             return False, await self._claim(address)
         waiting = [Waiting(InboundMessage.from_json(row.payload), row.received_at) for row in rows]
         waiting = with_edits(waiting)
@@ -176,11 +179,11 @@ class Assistant:
             with metrics.TURN_SECONDS.labels("understand").time():
                 plan = await self._turns.think(self.sessions, situation, utterance, fetched)
             saving = time.perf_counter()
-            async with self.sessions() as session, session.begin() as transaction:
+            async with self.sessions.in_hand(address) as session:
                 if not await self._turns.save(session, plan, rows, utterance, fetched):
                     # Something has changed while it was thought about: think again.
                     log.info("turn.overtaken", inbox=rows[0].id, channel=address.channel)
-                    await transaction.rollback()
+                    await session.rollback()
                     return True, None
                 claim = await ledger.claim_next(session, address, now=self.clock())
             metrics.TURN_SECONDS.labels("save").observe(time.perf_counter() - saving)
@@ -192,13 +195,13 @@ class Assistant:
             # Edge: whatever breaks inside a turn, the customer ends at a person and not in silence.
             log.exception("turn.failed", inbox=rows[0].id, channel=address.channel)
             metrics.TURNS.labels(address.channel, "error").inc()
-            async with self.sessions.begin() as session:
+            async with self.sessions.in_hand(address) as session:
                 await self._turns.fail(session, rows, utterance, fetched, error)
                 claim = await ledger.claim_next(session, address, now=self.clock())
         return length < len(waiting), claim
 
     async def _claim(self, address: Address) -> Claim | None:
-        async with self.sessions.begin() as session:
+        async with self.sessions.in_hand(address) as session:
             return await ledger.claim_next(session, address, now=self.clock())
 
     def _show_working(self, address: Address, external_id: str) -> None:
@@ -257,7 +260,7 @@ class Assistant:
                     return await self._hold(address, claim)
                 external_id = await channel.send(address, part)
                 if number < len(parts):
-                    async with self.sessions.begin() as session:
+                    async with self.sessions.in_hand(address) as session:
                         if not await ledger.part_sent(session, claim, number):
                             return None
         except WindowClosedError as failure:
@@ -274,7 +277,7 @@ class Assistant:
             # Edge: a fault of the channel's own code counts as a failed attempt.
             log.exception("outbox.fault", conversation=claim.conversation_id, message=claim.message.id)
             error = DeliveryError(repr(failure))
-        async with self.sessions.begin() as session:
+        async with self.sessions.in_hand(address) as session:
             if error is None:
                 settled = await ledger.settle(session, claim, Delivery.SENT, external_id=external_id)
                 metrics.SENDS.labels(address.channel, "sent").inc()
@@ -283,7 +286,7 @@ class Assistant:
             else:
                 settled = await self._refused(session, address, claim, error)
             if self.work.stopping:
-                await enqueue(session, address)
+                await self.work.enqueue(session, address)
             if not settled or self.work.stopping:
                 return None
             return await ledger.claim_next(session, address, now=self.clock())
@@ -316,7 +319,7 @@ class Assistant:
     async def _hold(self, address: Address, claim: Claim, *, shut: bool = False) -> Claim | None:
         """Keep a claimed message until the customer's window is open again. The next one, claimed."""
         assert self._windows is not None  # noqa: S101 - only it says that a window is closed
-        async with self.sessions.begin() as session:
+        async with self.sessions.in_hand(address) as session:
             if shut:
                 await self._windows.shut(session, address)
             if not await ledger.settle(session, claim, Delivery.HELD):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from math import isfinite
@@ -23,6 +23,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    bindparam,
     case,
     delete,
     false,
@@ -34,7 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Mapped, mapped_column, raiseload
+from sqlalchemy.orm import Mapped, mapped_column, raiseload, relationship
 
 from bot.channels.base import Address, InboundMessage, Option
 from bot.metrics import SENDS
@@ -106,6 +107,7 @@ class OutboxRow(Base):
     """The message was sent, and is to be changed to what it says now."""
     created_at: Mapped[datetime]
     due_at: Mapped[datetime]
+    message: Mapped[Message] = relationship(lazy="raise")
 
 
 PENDING = InboxRow.state == literal_column("'pending'")
@@ -180,32 +182,35 @@ async def waiting(
     return list(dict.fromkeys(Address(*row) for row in rows))
 
 
-async def pending(session: AsyncSession, address: Address, *, limit: int = 50) -> Sequence[InboxRow]:
+@dataclass(frozen=True)
+class Incoming:
+    """A stored message that was not answered yet."""
+
+    id: int
+    address: Address
+    external_id: str
+    payload: Mapping[str, Any]
+    """`InboundMessage` as JSON."""
+    received_at: datetime
+
+
+async def pending(session: AsyncSession, address: Address, *, limit: int = 50) -> list[Incoming]:
     """The messages of this conversation that were not answered yet, in the order of arrival."""
-    rows = await session.scalars(
-        select(InboxRow)
-        .where(
-            PENDING,
-            InboxRow.channel == address.channel,
-            InboxRow.account == address.account,
-            InboxRow.chat_id == address.chat_id,
-        )
-        .order_by(InboxRow.id)
-        .limit(limit)
-    )
-    return rows.all()
+    rows = await session.execute(_PENDING, {**asdict(address), "limit": limit})
+    return [Incoming(row.id, address, row.external_id, row.payload, row.received_at) for row in rows]
+
+
+async def has_replies(session: AsyncSession, address: Address) -> bool:
+    """Whether there is something to send, now or later."""
+    return await session.scalar(_ANY_REPLY, asdict(address)) is not None
 
 
 async def take(
-    session: AsyncSession, rows: Sequence[InboxRow], state: InboxState, *, now: datetime, error: str | None = None
+    session: AsyncSession, rows: Sequence[Incoming], state: InboxState, *, now: datetime, error: str | None = None
 ) -> bool:
     """Mark messages as dealt with; False when another worker did it already, and nothing may be written then."""
-    taken = await session.execute(
-        update(InboxRow)
-        .where(InboxRow.id.in_([row.id for row in rows]), PENDING)
-        .values(state=state, done_at=now, error=error)
-        .execution_options(synchronize_session=False)
-    )
+    values = {"ids": [row.id for row in rows], "to": state, "now": now, "why": error}
+    taken = await session.execute(_TAKE, values)
     return int(taken.rowcount) == len(rows)  # type: ignore[attr-defined]
 
 
@@ -231,11 +236,11 @@ async def say(
         decision=decision,
         step=step,
         topic=topic,
+        delivery=Delivery.QUEUED,
         sent_at=now,
         created_at=now,
     )
     session.add(message)
-    await session.flush()
     await queue(session, conversation, message, guarded=guarded, now=now)
     return message
 
@@ -256,7 +261,7 @@ async def queue(
     session.add(
         OutboxRow(
             conversation_id=conversation.id,
-            message_id=message.id,
+            message=message,
             channel=conversation.channel,
             guard_epoch=conversation.epoch if guarded else None,
             is_edit=is_edit,
@@ -264,7 +269,6 @@ async def queue(
             due_at=now,
         )
     )
-    await session.flush()
     await enqueue(session, address_of(conversation))
 
 
@@ -311,33 +315,17 @@ async def claim_next(session: AsyncSession, address: Address, *, now: datetime) 
     """Take the oldest unsent message for sending, once this transaction is committed. What was computed under an
     ownership that has passed is discarded on the way. None: there is nothing, or it has to wait."""
     while True:
-        found = (
-            await session.execute(
-                select(OutboxRow, Message, Conversation)
-                .join(Conversation, Conversation.id == OutboxRow.conversation_id)
-                .join(Message, Message.id == OutboxRow.message_id)
-                .where(
-                    Conversation.channel == address.channel,
-                    Conversation.account == address.account,
-                    Conversation.chat_id == address.chat_id,
-                )
-                .order_by(OutboxRow.id)
-                .limit(1)
-                .with_for_update(of=[OutboxRow, Conversation])
-                .options(raiseload(Message.attachments))
-                .execution_options(populate_existing=True)
-            )
-        ).first()
-        if found is None or found[0].due_at > now:
+        row = (await session.execute(_OLDEST_REPLY, asdict(address))).first()
+        if row is None or row.due_at > now:
             return None
-        row, message, conversation = found
-        if row.guard_epoch is not None and row.guard_epoch != conversation.epoch:
+        message = await session.get_one(Message, row.message_id, options=_NO_ATTACHMENTS)
+        if row.guard_epoch is not None and row.guard_epoch != row.epoch:
             message.delivery = Delivery.DISCARDED
             if row.claimed_at is not None:
                 message.delivery_error = "a process died while sending it: it may have arrived"
             SENDS.labels(address.channel, "discarded").inc()
-            log.info("outbox.discarded", conversation=conversation.id, message=message.id)
-            await session.delete(row)
+            log.info("outbox.discarded", conversation=row.conversation_id, message=message.id)
+            await session.execute(delete(OUTBOX).where(OUTBOX.c.id == row.id))
             await session.flush()
             continue
         if conversation.blocked_at is not None and not row.is_edit:
@@ -349,9 +337,9 @@ async def claim_next(session: AsyncSession, address: Address, *, now: datetime) 
         if row.claimed_at is not None and not row.is_edit:
             message.repeats += 1
             SENDS.labels(address.channel, "uncertain").inc()
-            log.warning("outbox.uncertain", conversation=conversation.id, message=message.id, repeats=message.repeats)
-        row.claims += 1
-        row.claimed_at = now
+            log.warning(
+                "outbox.uncertain", conversation=row.conversation_id, message=message.id, repeats=message.repeats
+            )
         if not row.is_edit:
             message.delivery = Delivery.SENDING
         await session.flush()
@@ -362,10 +350,12 @@ async def claim_next(session: AsyncSession, address: Address, *, now: datetime) 
         quote = None
         if message.reply_to_id is not None:
             quote = await session.scalar(select(Message.external_id).where(Message.id == message.reply_to_id))
+        number = row.claims + 1
+        await session.execute(_CLAIM, {"outbox": row.id, "number": number, "now": now})
         return Claim(
             row.id,
-            row.claims,
-            conversation.id,
+            number,
+            row.conversation_id,
             message,
             files,
             quote,
@@ -386,23 +376,14 @@ async def settle(
 ) -> bool:
     """Record what became of a claimed message, for good. False when the claim has passed to another worker: then
     that one says what became of it, and nothing may be written."""
-    gone = await session.execute(
-        delete(OutboxRow).where(OutboxRow.id == claim.outbox_id, OutboxRow.claims == claim.number)
-    )
+    gone = await session.execute(_SETTLE, {"outbox": claim.outbox_id, "number": claim.number})
     if not gone.rowcount:  # type: ignore[attr-defined]
         return _fenced(claim)
     if claim.is_edit:
         await session.execute(update(Message).where(Message.id == claim.message.id).values(delivery_error=error))
         return True
-    # Where the platform has reported more meanwhile, that stays.
-    reported = Message.delivery.in_([Delivery.FAILED, Delivery.HELD, Delivery.DELIVERED, Delivery.READ])
-    values: dict[str, Any] = {
-        "delivery": case((reported, Message.delivery), else_=delivery),
-        "delivery_error": case((reported, Message.delivery_error), else_=error),
-    }
-    if external_id is not None:
-        values["external_id"] = external_id
-    await session.execute(update(Message).where(Message.id == claim.message.id).values(**values))
+    values = {"message": claim.message.id, "reached": delivery, "problem": error, "platform_id": external_id}
+    await session.execute(_DELIVERED, values)
     return True
 
 
@@ -436,6 +417,63 @@ async def postpone(
 def _fenced(claim: Claim) -> bool:
     log.warning("outbox.fenced", conversation=claim.conversation_id, message=claim.message.id)
     return False
+
+
+# Statements of every turn, made once: SQLAlchemy spends more time on making one than the database on its work.
+INBOX, OUTBOX, MESSAGES = (Base.metadata.tables[name] for name in ("inbox", "outbox", "messages"))
+_NO_ATTACHMENTS = [raiseload(Message.attachments)]
+_PENDING = (
+    select(InboxRow.id, InboxRow.external_id, InboxRow.payload, InboxRow.received_at)
+    .where(
+        PENDING,
+        InboxRow.channel == bindparam("channel"),
+        InboxRow.account == bindparam("account"),
+        InboxRow.chat_id == bindparam("chat_id"),
+    )
+    .order_by(InboxRow.id)
+    .limit(bindparam("limit"))
+)
+_TAKE = (
+    update(INBOX)
+    .where(INBOX.c.id.in_(bindparam("ids", expanding=True)), INBOX.c.state == literal_column("'pending'"))
+    .values(state=bindparam("to"), done_at=bindparam("now"), error=bindparam("why"))
+)
+_OF_THE_CONVERSATION = (
+    Conversation.channel == bindparam("channel"),
+    Conversation.account == bindparam("account"),
+    Conversation.chat_id == bindparam("chat_id"),
+)
+_ANY_REPLY = (
+    select(OutboxRow.id)
+    .join(Conversation, Conversation.id == OutboxRow.conversation_id)
+    .where(*_OF_THE_CONVERSATION)
+    .limit(1)
+)
+_OLDEST_REPLY = (
+    select(*OUTBOX.c, Conversation.epoch)
+    .join(Conversation, Conversation.id == OUTBOX.c.conversation_id)
+    .where(*_OF_THE_CONVERSATION)
+    .order_by(OUTBOX.c.id)
+    .limit(1)
+    .with_for_update(of=[OUTBOX, Conversation])
+)
+_CLAIM = (
+    update(OUTBOX)
+    .where(OUTBOX.c.id == bindparam("outbox"))
+    .values(claims=bindparam("number"), claimed_at=bindparam("now"))
+)
+_SETTLE = delete(OUTBOX).where(OUTBOX.c.id == bindparam("outbox"), OUTBOX.c.claims == bindparam("number"))
+# Where the platform has reported more meanwhile, that stays.
+_REPORTED = MESSAGES.c.delivery.in_([Delivery.FAILED, Delivery.HELD, Delivery.DELIVERED, Delivery.READ])
+_DELIVERED = (
+    update(MESSAGES)
+    .where(MESSAGES.c.id == bindparam("message"))
+    .values(
+        delivery=case((_REPORTED, MESSAGES.c.delivery), else_=bindparam("reached", type_=MESSAGES.c.delivery.type)),
+        delivery_error=case((_REPORTED, MESSAGES.c.delivery_error), else_=bindparam("problem", type_=Text)),
+        external_id=func.coalesce(bindparam("platform_id", type_=String), MESSAGES.c.external_id),
+    )
+)
 
 
 KEPT = timedelta(days=30)

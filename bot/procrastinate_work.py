@@ -17,6 +17,7 @@ from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job
 from procrastinate.schema import SchemaManager
 from psycopg import AsyncConnection
+from psycopg.types.json import Jsonb
 from sqlalchemy import bindparam, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection as EngineConnection
@@ -51,7 +52,11 @@ class ProcrastinateWork:
 
     async def enqueue(self, session: AsyncSession, address: Address, *, at: datetime | None = None) -> None:
         connection = await _driver(await session.connection())
-        await self._jobs.defer_job_async(_job(address, at), connection=connection)
+        if at is not None:
+            await self._jobs.defer_job_async(_job(address, at), connection=connection)
+            return
+        job = _job(address, None)
+        await connection.execute(_DEFER_ONCE, (job.lock, job.queue, job.task_name, job.lock, Jsonb(job.task_kwargs)))
 
     async def run(self, handle: Handle, find: Find) -> None:
         self.stopping = False
@@ -184,6 +189,18 @@ _UNLOCK = text("SELECT pg_advisory_unlock(hashtextextended('otvet:' || :name, 0)
 _LIVE_JOBS = text(
     "SELECT lock FROM procrastinate_jobs WHERE status IN ('todo', 'doing') AND lock = ANY(:locks)"
 ).bindparams(bindparam("locks"))
+
+
+_DEFER_ONCE = b"""
+WITH waiting AS MATERIALIZED (
+    SELECT 1 FROM procrastinate_jobs WHERE lock = %s AND status = 'todo' LIMIT 1 FOR SHARE SKIP LOCKED
+)
+INSERT INTO procrastinate_jobs (queue_name, task_name, lock, args)
+SELECT %s, %s, %s, %s WHERE NOT EXISTS (SELECT FROM waiting)
+"""
+"""procrastinate's own function for this, but for one thing: a conversation that has a job waiting gets no second one.
+The job that waits is locked until the commit, so that it can't begin before it would see what this transaction wrote.
+"""
 
 
 async def _awaited(work: Callable[[], Awaitable[None]]) -> None:

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import structlog
 from sqlalchemy import select
@@ -30,7 +33,7 @@ from bot.dialogue import (
 from bot.errors import ReplyError
 from bot.gathering import JOINABLE
 from bot.language import DEFAULT, LANGUAGES, detect
-from bot.ledger import InboxRow, InboxState, Sessions
+from bot.ledger import InboxState, Incoming, Sessions
 from bot.replies import Replies
 from bot.understanding import IntentTopics, Understander, Understood
 from handoff import desk
@@ -74,6 +77,7 @@ class FetchedAttachment:
     source: Mapping[str, Any]
 
 
+Result = TypeVar("Result")
 Fetched = Sequence[FetchedAttachment]
 """Of one message."""
 
@@ -148,8 +152,10 @@ class Turns:
         clock: Callable[[], datetime],
         limit_mb: int,
         ungreeted: frozenset[str] = frozenset({"terminal"}),
+        model_threads: int | None = None,
     ) -> None:
-        """ungreeted: channels where nobody has to be told who answers."""
+        """ungreeted: channels where nobody has to be told who answers.
+        model_threads: how many utterances are understood at once; None: some more than there are cores."""
         self._understander = understander
         self._replies = replies
         self._desk = agent_desk
@@ -157,6 +163,12 @@ class Turns:
         self._clock = clock
         self._limit_mb = limit_mb
         self._ungreeted = ungreeted
+        self._models = ThreadPoolExecutor(model_threads, thread_name_prefix="models")
+
+    async def _with_models(self, work: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
+        """Off the event loop."""
+        call = partial(copy_context().run, work, *arguments, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._models, call)
 
     async def situation(self, session: AsyncSession, address: Address) -> Situation:
         """What the next turn of this conversation will be decided upon, as it is now."""
@@ -195,11 +207,11 @@ class Turns:
         state = DialogueState.from_json(situation.state)
         to_desk = _for_desk(situation.owner, state, first, text)
         if to_desk is not None and to_desk.kind == "word" and situation.awaiting_feedback and text.strip():
-            said = await asyncio.to_thread(understander.understand, text, lang)
+            said = await self._with_models(understander.understand, text, lang)
             if said.parts[0].outcome.reply in COURTESIES:
                 to_desk = ToDesk("courtesy")
         if situation.owner is Owner.ASSISTANT and text.strip() and first.choice is None and to_desk is None:
-            understood = await asyncio.to_thread(understander.understand, text, lang)
+            understood = await self._with_models(understander.understand, text, lang)
             lang = understood.lang
         elif lang is None:
             lang = detect(text, None)
@@ -249,7 +261,7 @@ class Turns:
         self,
         session: AsyncSession,
         plan: Plan,
-        rows: Sequence[InboxRow],
+        rows: Sequence[Incoming],
         utterance: Sequence[InboundMessage],
         fetched: Sequence[Fetched],
     ) -> bool:
@@ -269,15 +281,16 @@ class Turns:
         if first.kind in ("edit", "deletion"):
             await self._amend(session, conversation, rows[0], first)
         elif first.kind not in ("blocked", "unblocked"):
-            messages = await self._record(session, conversation, rows, utterance, fetched)
-            messages[-1].decision = dict(plan.record)
+            last = await self._record(session, conversation, rows, utterance, fetched, plan.record)
             if first.kind == "echo" and not first.refers_to:
-                await self._desk.answered_elsewhere(session, conversation, messages[-1])
+                await self._desk.answered_elsewhere(session, conversation, last)
             if first.kind not in SILENT:
                 conversation.lang = plan.lang
                 await self._act(session, conversation, plan)
                 if plan.to_desk is not None:
                     await self._tell_desk(session, conversation, plan.to_desk)
+        # At the end, so that the row is written once.
+        conversation.updated_at = self._clock()
         log.info(
             "turn.done",
             conversation=conversation.id,
@@ -292,7 +305,7 @@ class Turns:
     async def fail(
         self,
         session: AsyncSession,
-        rows: Sequence[InboxRow],
+        rows: Sequence[Incoming],
         utterance: Sequence[InboundMessage],
         fetched: Sequence[Fetched],
         error: Exception,
@@ -303,8 +316,9 @@ class Turns:
             return
         before = await desk.customer_texts(session, conversation.id)
         conversation.lang = conversation.lang or detect(utterance[0].text, None)
-        messages = await self._record(session, conversation, rows, utterance, fetched)
-        messages[-1].decision = record = {"rule": "error", "error": type(error).__name__}
+        conversation.updated_at = self._clock()
+        record = {"rule": "error", "error": type(error).__name__}
+        await self._record(session, conversation, rows, utterance, fetched, record)
         if conversation.owner is not Owner.ASSISTANT:
             await self._desk.customer_wrote(session, conversation, courtesy=False)
             return
@@ -355,16 +369,14 @@ class Turns:
         )
 
     async def _amend(
-        self, session: AsyncSession, conversation: Conversation, row: InboxRow, inbound: InboundMessage
+        self, session: AsyncSession, conversation: Conversation, row: Incoming, inbound: InboundMessage
     ) -> None:
         """Change what the customer edited or took back, in the transcript. What was said before stays with it."""
-        now = self._clock()
-        conversation.updated_at = now
         message = await desk.customer_message(session, conversation.id, inbound.refers_to)
         if message is None:
             # Written before this program knew the customer: all that is left to show is the new text.
             if inbound.kind == "edit":
-                await self._record(session, conversation, [row], [inbound], [()])
+                await self._record(session, conversation, [row], [inbound], [()], None)
         elif inbound.kind == "deletion":
             message.deleted_at = inbound.sent_at
         elif message.text != inbound.text:
@@ -375,14 +387,15 @@ class Turns:
         self,
         session: AsyncSession,
         conversation: Conversation,
-        rows: Sequence[InboxRow],
+        rows: Sequence[Incoming],
         utterance: Sequence[InboundMessage],
         fetched: Sequence[Fetched],
-    ) -> list[Message]:
-        """Write what the customer said into the transcript, each message by itself."""
-        conversation.updated_at = now = self._clock()
+        record: Mapping[str, Any] | None,
+    ) -> Message:
+        """Write what the customer said into the transcript, each message by itself. record: of the last one, which is
+        returned."""
+        now = self._clock()
         options = DialogueState.from_json(conversation.state).options
-        messages = []
         for row, inbound, files in zip(rows, utterance, fetched, strict=True):
             if inbound.sender_name:
                 conversation.customer_name = inbound.sender_name[:MAX_NAME_CHARS]
@@ -396,6 +409,7 @@ class Turns:
                 reply_to_id=quoted.id if quoted else None,
                 context=dict(inbound.context) or None,
                 external_id=(inbound.platform_id or row.external_id)[:128],
+                decision=dict(record) if record is not None and row is rows[-1] else None,
                 sent_at=inbound.sent_at,
                 created_at=now,
                 attachments=[
@@ -412,8 +426,6 @@ class Turns:
                 ],
             )
             session.add(message)
-            messages.append(message)
-        await session.flush()
         own = [inbound for inbound in utterance if inbound.kind != "echo"]
         await self._desk.customers.learn(
             session,
@@ -422,7 +434,7 @@ class Turns:
             texts=[inbound.text for inbound in own if inbound.kind in JOINABLE],
             now=now,
         )
-        return messages
+        return message
 
     async def _act(self, session: AsyncSession, conversation: Conversation, plan: Plan) -> None:
         lang, decision = plan.lang, plan.decision
@@ -496,7 +508,7 @@ class Turns:
             # "Call a person" tells no topic; what was said before it does.
             telling = [text for text in before if text not in said] or list(said)
         telling = telling[:MAX_ROUTING_TEXTS]
-        chosen = await asyncio.to_thread(
+        chosen = await self._with_models(
             route,
             self._topics,
             topics,

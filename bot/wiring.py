@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -689,6 +690,8 @@ class Installation:
             agent_desk=self.agent_desk(clock),
             clock=clock,
             limit_mb=self.settings.max_attachment_mb,
+            # Threads that wait for one another's interpreter lock slow all down; those that wait for Rasa don't.
+            model_threads=None if self.settings.nlu_engine == "rasa" else max(1, (os.cpu_count() or 1) // 2),
         )
         return Assistant(
             sessions=self.database.sessions,

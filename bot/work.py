@@ -18,6 +18,7 @@ from typing import Protocol
 import structlog
 from filelock import FileLock, Timeout
 from sqlalchemy import event
+from sqlalchemy.engine.interfaces import CoreExecuteOptionsParameter
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
@@ -58,23 +59,38 @@ class Work(Protocol):
         begins within seconds. Returns when the work returns."""
 
 
+IN_HAND = "in hand"
+
+
 class Sessions(async_sessionmaker[AsyncSession]):
     """Sessions of one database, which know the engine of its work."""
 
     def __init__(self, engine: AsyncEngine, work: Work) -> None:
         super().__init__(engine, expire_on_commit=False, info={"work": work})
         self.work = work
+        sqlite = engine.dialect.name == "sqlite"
+        self._reading: CoreExecuteOptionsParameter = {"reading": True} if sqlite else {"isolation_level": "AUTOCOMMIT"}
+
+    @asynccontextmanager
+    async def in_hand(self, address: Address) -> AsyncIterator[AsyncSession]:
+        """A transaction of the one who has this conversation in hand, see `enqueue`."""
+        async with self.begin() as session:
+            session.info[IN_HAND] = address
+            yield session
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
-        """A session that only reads: on SQLite it waits for no writer."""
+        """A session that only reads: on SQLite it waits for no writer, on PostgreSQL it needs no transaction."""
         async with self() as session:
-            await session.connection(execution_options={"reading": True})
+            await session.connection(execution_options=self._reading)
             yield session
 
 
 async def enqueue(session: AsyncSession, address: Address, *, at: datetime | None = None) -> None:
-    """`Work.enqueue` of the engine that the session's database has."""
+    """`Work.enqueue` of the engine that the session's database has. Nothing for now, where the session belongs to the
+    one who has this conversation in hand: he looks at it again before he lets it go."""
+    if at is None and session.info.get(IN_HAND) == address:
+        return
     work: Work = session.info["work"]
     await work.enqueue(session, address, at=at)
 
