@@ -328,10 +328,10 @@ async def claim_next(session: AsyncSession, address: Address, *, now: datetime) 
             await session.execute(delete(OUTBOX).where(OUTBOX.c.id == row.id))
             await session.flush()
             continue
-        if conversation.blocked_at is not None and not row.is_edit:
-            message.delivery, message.delivery_error = Delivery.HELD, conversation.blocked_why
+        if row.blocked_at is not None and not row.is_edit:
+            message.delivery, message.delivery_error = Delivery.HELD, row.blocked_why
             SENDS.labels(address.channel, "held").inc()
-            await session.delete(row)
+            await session.execute(delete(OUTBOX).where(OUTBOX.c.id == row.id))
             await session.flush()
             continue
         if row.claimed_at is not None and not row.is_edit:
@@ -450,7 +450,7 @@ _ANY_REPLY = (
     .limit(1)
 )
 _OLDEST_REPLY = (
-    select(*OUTBOX.c, Conversation.epoch)
+    select(*OUTBOX.c, Conversation.epoch, Conversation.blocked_at, Conversation.blocked_why)
     .join(Conversation, Conversation.id == OUTBOX.c.conversation_id)
     .where(*_OF_THE_CONVERSATION)
     .order_by(OUTBOX.c.id)
