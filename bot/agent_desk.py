@@ -239,6 +239,14 @@ class AgentDesk:
         await self.tickets.resume(session, ticket, actor=agent, now=self._clock())
         return ticket
 
+    async def take_up(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
+        """The last word was not the last: the matter goes on, and the customer is not asked whether it helped."""
+        ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
+        await self.tickets.hold(session, ticket, task="", until=None, agent=agent, now=now)
+        await self.tickets.resume(session, ticket, actor=agent, now=now)
+        await self._stop_survey(session, ticket)
+        return ticket
+
     async def task_done(self, session: AsyncSession, task: str, *, outcome: str = "") -> Sequence[Ticket]:
         """A linked task ended: the customers who wait for it are told in the chat they came from, however long ago.
 

@@ -11,13 +11,14 @@ from sqlalchemy import func, select
 
 from bot.channels.terminal import TerminalChannel
 from bot.errors import OtvetError
+from bot.helpdesk import SYNC, HelpDeskLink
 from bot.ledger import InboxRow, InboxState, OutboxRow
 from bot.notifications import NOTIFY, notice_figures
 from bot.timers import Timer
 from bot.training import articles_folder
 from bot.whatsapp_record import stuck_webhooks
 from bot.wiring import Installation, utc_now
-from handoff.errors import HandoffError
+from handoff.errors import HandoffError, HelpDeskError
 from kb_index.articles import load_articles
 from kb_index.errors import KnowledgeBaseError
 from nlu.errors import NluError, RasaNotInstalled, RasaUnavailable
@@ -45,6 +46,7 @@ async def examine(installation: Installation) -> list[Check]:
         ("telegram", _telegram),
         ("whatsapp", _whatsapp),
         ("notifications", _notifications),
+        ("helpdesk", _helpdesk),
     ]
     found = []
     for name, check in checks:
@@ -172,6 +174,27 @@ async def _telegram(installation: Installation) -> Check:
         return Check("telegram", False, str(error), "check OTVET_TELEGRAM_TOKEN and the way to api.telegram.org")
     finally:
         await channel.close()
+
+
+async def _helpdesk(installation: Installation) -> Check:
+    if not installation.settings.helpdesk:
+        return Check("helpdesk", True, "off: OTVET_HELPDESK is not set")
+    await installation.migrate()
+    async with installation.database.sessions.begin() as session:
+        waiting = await session.scalar(select(func.count(Timer.id)).where(Timer.kind == SYNC))
+        failing = await session.scalar(select(func.count(Timer.id)).where(Timer.kind == SYNC, Timer.failures > 0))
+        refused = await session.scalars(select(HelpDeskLink.problem).where(HelpDeskLink.problem.is_not(None)).limit(3))
+        problems = list(refused)
+    detail = f"{waiting} tickets wait to be brought there, {failing} of them after a failure"
+    try:
+        found = await installation.help_desk.check()
+    except HelpDeskError as error:
+        remedy = "check OTVET_HELPDESK_* and that it runs; what waits is brought there as soon as it answers"
+        return Check("helpdesk", False, f"{error}; {detail}", remedy)
+    if problems:
+        remedy = "the rest went on; put right what the message names, there or in OTVET_HELPDESK_*"
+        return Check("helpdesk", False, f"{detail}; refused for good: {'; '.join(map(str, problems))}", remedy)
+    return Check("helpdesk", True, f"{installation.help_desk.name}: {found}; {detail}")
 
 
 async def _notifications(installation: Installation) -> Check:

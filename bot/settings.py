@@ -86,6 +86,19 @@ class Settings(BaseSettings):
     whatsapp_api: str = Field("", description="Base address of the Graph API, for a stand-in.")
     whatsapp_version: str = Field("v23.0", pattern=r"^v\d+\.\d+$", description="Version of the Graph API.")
     whatsapp_proxy: str = Field("", description="Proxy to WhatsApp: http:// or https:// address.")
+    helpdesk: Literal["", "django-helpdesk"] = Field(
+        "", description="Which help desk tickets also appear in: `django-helpdesk`; empty: none."
+    )
+    helpdesk_url: str = Field("", description="Its address, up to where `api/` begins.")
+    helpdesk_user: str = Field("", description="Otvet's own account there, a member of the staff; nobody else's.")
+    helpdesk_password: SecretStr = Field(SecretStr(""), description="Its password.")
+    helpdesk_queue: int = Field(1, ge=1, description="Id of the queue of new tickets there.")
+    helpdesk_teams: str = Field("", description="Teams whose tickets go there, comma-separated; empty: all.")
+    helpdesk_agent: str = Field("Support", description="Name under which customers hear what is said there.")
+    helpdesk_secret: SecretStr = Field(
+        SecretStr(""), description="Any word of your own: /webhooks/helpdesk/WORD is where the help desk may call."
+    )
+    helpdesk_poll_seconds: int = Field(60, ge=1, description="How often each live ticket is looked at there.")
     site_origins: str = Field(
         "", description="Sites that may embed the chat, comma-separated; `*`: any; empty: none but its own."
     )
@@ -117,7 +130,7 @@ class Settings(BaseSettings):
     def _no_file(cls, value: object) -> object:
         return value or None
 
-    @field_validator("rasa_url")
+    @field_validator("rasa_url", "helpdesk_url")
     @classmethod
     def _http_address(cls, value: str) -> str:
         if value and urlsplit(value).scheme not in ("http", "https"):

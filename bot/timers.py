@@ -112,9 +112,11 @@ class Timers:
         if standing:
             self._standing.append(kind)
 
-    def register_errand(self, kind: str, errand: Errand) -> None:
-        """What to do for errands of a kind."""
+    def register_errand(self, kind: str, errand: Errand, *, standing: bool = False) -> None:
+        """What to do for errands of a kind. standing: there is always one, with its kind for its key."""
         self._errands[kind] = errand
+        if standing:
+            self._standing.append(kind)
 
     async def run(self) -> None:
         """Fire what is due, every second, until cancelled. Errands that are cut short then are done again."""

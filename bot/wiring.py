@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from threading import RLock, Thread
@@ -39,6 +39,7 @@ from bot.database import migrate, open_database
 from bot.desk_feed import DeskFeed
 from bot.dialogue import Outcome
 from bot.errors import NotReadyError, SettingsError
+from bot.helpdesk import POLL, SYNC, HelpDeskSync
 from bot.ledger import PURGE, Sessions, purge
 from bot.message_templates import MessageTemplates, load_templates
 from bot.monitor import Monitor
@@ -64,9 +65,11 @@ from bot.turn import Turns
 from bot.understanding import IntentEngine, IntentTopics, Understander
 from bot.uploads import StoredUploads
 from bot.web.desk_base import ArticleOffer, DeskWeb
-from bot.web.webhooks import TelegramHook, Webhooks, WhatsAppHook
+from bot.web.webhooks import HelpDeskHook, TelegramHook, Webhooks, WhatsAppHook
 from bot.whatsapp_record import WhatsAppRecord
 from bot.window import CLOSING, Windows
+from handoff.django_helpdesk import DjangoHelpdesk
+from handoff.helpdesk import HelpDesk
 from handoff.hours import Interval, WorkingHours
 from handoff.policy import DeskPolicy, load_policy
 from handoff.routing import Topics, load_topics
@@ -600,7 +603,37 @@ class Installation:
     def tickets(self) -> Tickets:
         tickets = Tickets(self.desk_policy, self.topics)
         tickets.listeners.append(self._notices_of(tickets).heard)
+        if self.settings.helpdesk:
+            tickets.listeners.append(self._help_desk_of(tickets).heard)
         return tickets
+
+    @cached_property
+    def help_desk(self) -> HelpDesk:
+        """The help desk of the settings. Raises SettingsError for what it needs besides."""
+        settings = self.settings
+        for name in ("url", "user", "password"):
+            value = getattr(settings, f"helpdesk_{name}")
+            if not (value if isinstance(value, str) else value.get_secret_value()):
+                raise SettingsError(f"OTVET_HELPDESK_{name.upper()}: a help desk needs it")
+        return DjangoHelpdesk(
+            settings.helpdesk_url,
+            settings.helpdesk_user,
+            settings.helpdesk_password.get_secret_value(),
+            settings.helpdesk_queue,
+        )
+
+    def _help_desk_of(self, tickets: Tickets) -> HelpDeskSync:
+        settings = self.settings
+        return HelpDeskSync(
+            help_desk=self.help_desk,
+            desk=AgentDesk(tickets=tickets, replies=self.replies, clock=utc_now, phone_region=settings.phone_region),
+            sessions=self.database.sessions,
+            attachments=self.attachments,
+            clock=utc_now,
+            agent=settings.helpdesk_agent,
+            teams=[team.strip() for team in settings.helpdesk_teams.split(",") if team.strip()],
+            poll=timedelta(seconds=settings.helpdesk_poll_seconds),
+        )
 
     def _notices_of(self, tickets: Tickets, clock: Callable[[], datetime] = utc_now) -> Notices:
         return Notices(tickets=tickets, replies=self.replies, clock=clock, sessions=self.database.sessions)
@@ -732,6 +765,10 @@ class Installation:
         timers.register(UNASSIGNED, notices.fire_unassigned)
         timers.register_errand(NOTIFY, notices.send)
         timers.register(OUTGOING, partial(fire_outgoing, self.agent_desk()))
+        if self.settings.helpdesk:
+            sync = self._help_desk_of(self.tickets)
+            timers.register_errand(SYNC, sync.sync)
+            timers.register_errand(POLL, sync.poll, standing=True)
         return timers
 
     @cached_property
@@ -778,11 +815,16 @@ class Installation:
             channel = assistant.channels["telegram"]
             if isinstance(channel, TelegramChannel):
                 called = TelegramHook(channel.webhook_secret, partial(channel.take, receive=assistant.receive))
-        return Webhooks(whatsapp=hook, telegram=called)
+        helped = None
+        if self.settings.helpdesk and (secret := self.settings.helpdesk_secret.get_secret_value()):
+            helped = HelpDeskHook(secret, self._help_desk_of(self.tickets).changed_there)
+        return Webhooks(whatsapp=hook, telegram=called, helpdesk=helped)
 
     async def close(self) -> None:
         if "rasa_server" in self.__dict__:
             await asyncio.to_thread(self.rasa_server.close)
+        if "help_desk" in self.__dict__:
+            await self.help_desk.close()
         if "shared" in self.__dict__:
             await self.shared.close()
         if "database" in self.__dict__:

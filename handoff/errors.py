@@ -7,6 +7,7 @@ HandoffError
 ├── AgentNotFoundError          agent_id
 ├── CustomerNotFoundError       customer_id
 ├── CustomerError               what can't be done to a customer
+├── HelpDeskError               permanent
 ├── OwnershipError              conversation_id, owner
 ├── AccessError                 who, permission
 └── DataFileError               path, line, problem
@@ -57,6 +58,14 @@ class CustomerNotFoundError(HandoffError):
 
 class CustomerError(HandoffError):
     """The message says what can't be done, and why."""
+
+
+class HelpDeskError(HandoffError):
+    """A help desk refused or could not be reached. permanent: trying the same again can't help."""
+
+    def __init__(self, problem: str, *, permanent: bool = False) -> None:
+        super().__init__(problem)
+        self.permanent = permanent
 
 
 class OwnershipError(HandoffError):

@@ -20,6 +20,7 @@ log = structlog.get_logger()
 
 WEBHOOKS = "/webhooks/"
 WHATSAPP_PATH = f"{WEBHOOKS}whatsapp"
+HELPDESK_PATH = f"{WEBHOOKS}helpdesk"
 TELEGRAM_PATH = f"{WEBHOOKS}telegram"
 MAX_BODY_BYTES = 3 * 1024 * 1024
 """The most that Meta sends in one call."""
@@ -48,6 +49,14 @@ class TelegramHook:
     take: Callable[[Any], Awaitable[None]]
 
 
+@dataclass(frozen=True)
+class HelpDeskHook:
+    """changed: told the id of a ticket in the help desk to which something happened; False where it is not ours."""
+
+    secret: str
+    changed: Callable[[str], Awaitable[bool]]
+
+
 class Webhooks:
     """The routes, and how many calls were refused, by channel and reason."""
 
@@ -56,6 +65,7 @@ class Webhooks:
         *,
         whatsapp: WhatsAppHook | None = None,
         telegram: TelegramHook | None = None,
+        helpdesk: HelpDeskHook | None = None,
         body_seconds: float = BODY_SECONDS,
     ) -> None:
         self.refused: Counter[tuple[str, str]] = Counter()
@@ -70,6 +80,9 @@ class Webhooks:
         self._telegram = telegram
         if telegram is not None:
             self.router.add_api_route(TELEGRAM_PATH, self._take_telegram, methods=["POST"])
+        self._helpdesk = helpdesk
+        if helpdesk is not None:
+            self.router.add_api_route(f"{HELPDESK_PATH}/{{secret}}", self._take_helpdesk, methods=["POST"])
 
     async def _verify_whatsapp(self, request: Request) -> Response:
         """Meta's question whether this address is ours: the challenge goes back for the right token."""
@@ -107,6 +120,22 @@ class Webhooks:
             return self._refuse("telegram", "not_json", 400)
         await self._telegram.take(update)
         self.taken["telegram", "taken"] += 1
+        return Response(status_code=200)
+
+    async def _take_helpdesk(self, request: Request) -> Response:
+        """Something happened there. Calls carry no signature, so of the body nothing but the ticket's id is read."""
+        assert self._helpdesk is not None  # noqa: S101
+        if not _same(request.path_params["secret"], self._helpdesk.secret):
+            return self._refuse("helpdesk", "secret", 401)
+        body = await self._body(request, "helpdesk")
+        if isinstance(body, Response):
+            return body
+        try:
+            remote_id = str(json.loads(body)["ticket"]["id"])
+        except (ValueError, RecursionError, KeyError, TypeError):
+            return self._refuse("helpdesk", "not_understood", 400)
+        known = await self._helpdesk.changed(remote_id[:64])
+        self.taken["helpdesk", "new" if known else "unknown"] += 1
         return Response(status_code=200)
 
     async def _body(self, request: Request, channel: str) -> bytes | Response:
