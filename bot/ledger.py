@@ -28,6 +28,7 @@ from sqlalchemy import (
     delete,
     false,
     func,
+    inspect,
     literal_column,
     select,
     text,
@@ -315,7 +316,18 @@ async def claim_next(session: AsyncSession, address: Address, *, now: datetime) 
     """Take the oldest unsent message for sending, once this transaction is committed. What was computed under an
     ownership that has passed is discarded on the way. None: there is nothing, or it has to wait."""
     while True:
-        row = (await session.execute(_OLDEST_REPLY, asdict(address))).first()
+        with session.no_autoflush:
+            row = (await session.execute(_OLDEST_REPLY, asdict(address))).first()
+        written = sorted((each for each in session.new if isinstance(each, OutboxRow)), key=_order_of_writing)
+        if row is None and written and (first := written[0]).due_at <= now and await _holds(session, first):
+            # Written in this transaction, under the conversation's lock, and nothing before it: taken as it is made.
+            first.claims, first.claimed_at, first.parts_sent, first.attempts = 1, now, 0, 0
+            first.message.delivery = Delivery.SENDING
+            await session.flush()
+            return Claim(first.id, 1, first.conversation_id, first.message, (), None, False, 0, 0, first.created_at)
+        if written:
+            await session.flush()
+            continue
         if row is None or row.due_at > now:
             return None
         message = await session.get_one(Message, row.message_id, options=_NO_ATTACHMENTS)
@@ -364,6 +376,18 @@ async def claim_next(session: AsyncSession, address: Address, *, now: datetime) 
             row.attempts,
             row.created_at,
         )
+
+
+def _order_of_writing(row: OutboxRow) -> int:
+    return inspect(row).insert_order or 0
+
+
+async def _holds(session: AsyncSession, row: OutboxRow) -> bool:
+    """Whether a reply of the assistant is one that may go out at once."""
+    if row.message.author is not Author.ASSISTANT or row.message.reply_to_id is not None or row.is_edit:
+        return False
+    conversation = await session.get_one(Conversation, row.conversation_id)
+    return conversation.blocked_at is None and row.guard_epoch in (None, conversation.epoch)
 
 
 async def settle(
