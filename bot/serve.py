@@ -92,6 +92,7 @@ def _channels(installation: Installation, site: SiteChannel) -> list[Channel]:
                 webhook_url=settings.telegram_webhook_url,
                 webhook_secret=settings.telegram_secret.get_secret_value(),
                 uploads=installation.uploads,
+                in_groups=installation.in_groups,
             )
         )
     if installation.whatsapp is not None:

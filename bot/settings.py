@@ -64,7 +64,9 @@ class Settings(BaseSettings):
     opens: time = Field(time(9), description="When people begin to work.")
     closes: time = Field(time(21), description="When people stop.")
     work_days: str = Field("1234567", pattern=r"^[1-7]+$", description="Working days, Monday is 1.")
-    telegram_token: SecretStr = Field(SecretStr(""), description="Token of the Telegram bot; empty: no Telegram.")
+    telegram_token: SecretStr = Field(
+        SecretStr(""), description="Token of the Telegram bot, several with commas between; empty: none."
+    )
     telegram_api: str = Field("", description="Base address of the Bot API, for a local server or a stand-in.")
     telegram_proxy: str = Field("", description="Proxy to Telegram: http://, socks4:// or socks5:// address.")
     telegram_webhook_url: str = Field(

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from threading import RLock, Thread
-from typing import Literal
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -738,6 +738,10 @@ class Installation:
             shared=self.shared,
         )
 
+    def in_groups(self, lang: str, link: str) -> str:
+        """What the bot says in a group, where it answers nobody."""
+        return self.replies.render("only_private", lang if lang in ("ru", "en") else "en", {"link": link})
+
     @cached_property
     def templates(self) -> MessageTemplates:
         folders = (self.data, shipped_data())
@@ -814,7 +818,11 @@ class Installation:
 
             channel = assistant.channels["telegram"]
             if isinstance(channel, TelegramChannel):
-                called = TelegramHook(channel.webhook_secret, partial(channel.take, receive=assistant.receive))
+
+                async def take(update: Any, account: str) -> None:
+                    await channel.take(update, assistant.receive, account)
+
+                called = TelegramHook(channel.webhook_secret, take, channel.accounts)
         helped = None
         if self.settings.helpdesk and (secret := self.settings.helpdesk_secret.get_secret_value()):
             helped = HelpDeskHook(secret, self._help_desk_of(self.tickets).changed_there)

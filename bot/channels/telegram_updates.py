@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -21,9 +21,13 @@ from bot.channels.base import Address, InboundAttachment, InboundMessage
 log = structlog.get_logger()
 
 CHANNEL = "telegram"
-WANTED_UPDATES = ("message", "edited_message", "callback_query", "message_reaction", "my_chat_member")
+WANTED_UPDATES = (
+    *("message", "edited_message", "callback_query", "message_reaction", "my_chat_member"),
+    *("business_connection", "business_message", "edited_business_message", "deleted_business_messages"),
+)
 CHOSEN_TOKEN = "✓"  # noqa: S105 - data of a button that only shows what was chosen
 UNKNOWN_CHAT = "unknown"
+_GROUPS = ("group", "supergroup")
 MAX_QUOTE_CHARS = 300
 
 _FILES = ("animation", "audio", "document", "photo", "sticker", "video", "video_note", "voice")
@@ -65,6 +69,8 @@ class _Message(_Payload):
     forward_origin: Any = None
     contact: Any = None
     media_group_id: Any = None
+    business_connection_id: str | None = None
+    sender_business_bot: Any = None
 
 
 class _Reacted(_Payload):
@@ -75,12 +81,19 @@ class _Reacted(_Payload):
     new_reaction: tuple[Any, ...] = ()
 
 
+class _Deleted(_Payload):
+    business_connection_id: str
+    chat: _Chat
+    message_ids: tuple[_Id, ...]
+
+
 class _Pressed(_Payload):
     """The message whose button was pressed: of an old one Telegram tells no more than the chat."""
 
     message_id: _Id | None = None
     chat: _Chat
     reply_markup: Any = None
+    business_connection_id: str | None = None
 
 
 class _Callback(_Payload):
@@ -118,6 +131,54 @@ class Press:
     chat_id: int | None = None
     message_id: int | None = None
     label: str | None = None
+    connection: str | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """A chat of several people that the bot was added to, or called in."""
+
+    chat_id: int
+    lang: str | None
+
+
+def parse_all(update: Any, *, account: str, now: datetime) -> list[InboundMessage]:
+    """As `parse`; an update in which several messages were deleted is several."""
+    deleted = update.get("deleted_business_messages") if isinstance(update, dict) else None
+    try:
+        gone = _Deleted.model_validate(storable(deleted)) if deleted is not None else None
+    except ValidationError:
+        log.warning("telegram.update_unreadable", update_id=update.get("update_id"), fields=["deleted"])
+        return []
+    if gone is not None:
+        address = Address(CHANNEL, account, _chat(gone.chat, gone.business_connection_id))
+        return [
+            InboundMessage(
+                address, _external_id(update, str(number), "deleted"), now, kind="deletion", refers_to=str(number)
+            )
+            for number in gone.message_ids
+        ]
+    message = parse(update, account=account, now=now)
+    return [message] if message is not None else []
+
+
+def group_of(update: Any) -> Group | None:
+    """The group in which it should be said that nobody is answered there: the bot was added, or a command was
+    written. Channels get nothing: there is nobody to talk to."""
+    if not isinstance(update, dict):
+        return None
+    try:
+        if "my_chat_member" in update:
+            joined = _Membership.model_validate(storable(update["my_chat_member"]))
+            added = joined.new_chat_member.status in ("member", "administrator")
+            return Group(joined.chat.id, _lang(joined.sender)) if added and joined.chat.type in _GROUPS else None
+        if "message" in update:
+            message = _Message.model_validate(storable(update["message"]))
+            called = message.text.startswith("/")
+            return Group(message.chat.id, _lang(message.sender)) if called and message.chat.type in _GROUPS else None
+    except ValidationError:
+        return None
+    return None
 
 
 def parse(update: Any, *, account: str, now: datetime) -> InboundMessage | None:
@@ -133,7 +194,15 @@ def parse(update: Any, *, account: str, now: datetime) -> InboundMessage | None:
         if "message" in update:
             return _from_message(update, update["message"], account)
         if "edited_message" in update:
-            return _from_edit(update, account)
+            return _from_edit(update, update["edited_message"], account)
+        if "business_message" in update:
+            return _from_business(update, account)
+        if "edited_business_message" in update:
+            edited = update["edited_business_message"]
+            return _from_edit(update, edited, account) if _by_customer(_Message.model_validate(edited)) else None
+        if "business_connection" in update:
+            log.info("telegram.business_connection", enabled=_text_of(update["business_connection"], "is_enabled"))
+            return None
         if "message_reaction" in update:
             return _from_reaction(update, account)
         if "callback_query" in update:
@@ -164,6 +233,7 @@ def press_of(update: Any) -> Press | None:
         callback.message.chat.id,
         callback.message.message_id,
         _label(callback.message.reply_markup, callback.data),
+        callback.message.business_connection_id,
     )
 
 
@@ -182,14 +252,35 @@ def _from_message(update: Mapping[str, Any], raw: Any, account: str) -> InboundM
         if command.split("@")[0] == "/start":
             return _inbound(update, message, account, kind="start", text=payload.strip())
         return _inbound(update, message, account, kind="text", text=message.text)
-    attachment = _attachment(raw)
+    attachment = _attachment(raw, account)
     if attachment is None:
         return _unsupported(update, account, message.date, message.sender, message.caption)
     return _inbound(update, message, account, kind="attachment", text=message.caption, attachments=(attachment,))
 
 
-def _from_edit(update: Mapping[str, Any], account: str) -> InboundMessage | None:
-    message = _Message.model_validate(update["edited_message"])
+def _from_business(update: Mapping[str, Any], account: str) -> InboundMessage | None:
+    """A message in a chat of a business account that the bot looks after: the customer's, or its owner's own."""
+    raw = update["business_message"]
+    message = _Message.model_validate(raw)
+    if message.sender_business_bot:
+        return None  # ours
+    found = _from_message(update, raw, account)
+    if found is None or _by_customer(message):
+        return found
+    return replace(found, kind="echo", sender_name=None, lang_hint=None, phone=None, refers_to=None)
+
+
+def _by_customer(message: _Message) -> bool:
+    """A private chat has the id of the customer; the other one in it is the owner of the business account."""
+    return message.sender is not None and message.sender.id == message.chat.id
+
+
+def _text_of(value: Any, key: str) -> str:
+    return str(value.get(key)) if isinstance(value, dict) else ""
+
+
+def _from_edit(update: Mapping[str, Any], raw: Any, account: str) -> InboundMessage | None:
+    message = _Message.model_validate(raw)
     text = message.text or message.caption
     # A live location "edits" its message every few seconds; an edit without words is nothing to answer.
     if message.chat.type != "private" or not text:
@@ -223,9 +314,11 @@ def _from_callback(update: Mapping[str, Any], account: str, now: datetime) -> In
     if not callback.data:
         return _unsupported(update, account, now, callback.sender)
     # The chat of a private conversation has the id of the person.
-    chat_id = callback.message.chat.id if callback.message else callback.sender.id
+    chat_id = str(callback.sender.id)
+    if callback.message is not None:
+        chat_id = _chat(callback.message.chat, callback.message.business_connection_id)
     return InboundMessage(
-        Address(CHANNEL, account, str(chat_id)),
+        Address(CHANNEL, account, chat_id),
         _external_id(update, callback.id),
         now,
         kind="choice",
@@ -265,7 +358,7 @@ def _inbound(
     refers_to: str | None = None,
 ) -> InboundMessage:
     return InboundMessage(
-        Address(CHANNEL, account, str(message.chat.id)),
+        Address(CHANNEL, account, _chat(message.chat, message.business_connection_id)),
         _external_id(update, str(message.message_id), note),
         message.date,
         kind=kind,
@@ -314,6 +407,11 @@ def _context(message: _Message) -> dict[str, Any]:
     return context
 
 
+def _chat(chat: _Chat, connection: str | None) -> str:
+    """The chat of a business account is another conversation than the customer's own with the bot."""
+    return f"{connection}/{chat.id}" if connection else str(chat.id)
+
+
 def _unsupported(
     update: Mapping[str, Any], account: str, at: datetime, sender: _User | None = None, text: str = ""
 ) -> InboundMessage:
@@ -329,7 +427,7 @@ def _unsupported(
     )
 
 
-def _attachment(raw: Mapping[str, Any]) -> InboundAttachment | None:
+def _attachment(raw: Mapping[str, Any], account: str) -> InboundAttachment | None:
     for kind in _FILES:
         if not raw.get(kind):
             continue
@@ -337,7 +435,7 @@ def _attachment(raw: Mapping[str, Any]) -> InboundAttachment | None:
         file = _File.model_validate(sizes[-1])
         return InboundAttachment(
             kind,
-            {"file_id": file.file_id, "file_unique_id": file.file_unique_id},
+            {"file_id": file.file_id, "file_unique_id": file.file_unique_id, "bot": account},
             file_name=file.file_name,
             mime_type=file.mime_type or ("image/jpeg" if kind == "photo" else None),
             size_bytes=file.file_size,
@@ -366,7 +464,9 @@ def _private_chat(update: Mapping[str, Any]) -> str | None:
         for holder in (event.get("chat"), inner.get("chat") if isinstance(inner, dict) else None, event.get("from")):
             chat_id = holder.get("id") if isinstance(holder, dict) else None
             if isinstance(chat_id, int) and not isinstance(chat_id, bool):
-                return str(chat_id) if 0 < chat_id < 2**63 else None
+                connection = event.get("business_connection_id")
+                prefix = f"{connection}/" if isinstance(connection, str) and len(connection) < 100 else ""
+                return f"{prefix}{chat_id}" if 0 < chat_id < 2**63 else None
     return None
 
 

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +43,15 @@ class WhatsAppHook:
 
 @dataclass(frozen=True)
 class TelegramHook:
-    """take: stores an update as Telegram sent it; when it returns, Telegram may forget it."""
+    """What the Telegram webhook needs.
+
+    take: stores an update of a bot (its id) as Telegram sent it; when it returns, Telegram may forget it.
+    """
 
     secret: str
-    take: Callable[[Any], Awaitable[None]]
+    take: Callable[[Any, str], Awaitable[None]]
+    accounts: Collection[str] = ()
+    """The bots' ids: each is called under its own address. The first one's is also without an id."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Webhooks:
         self._telegram = telegram
         if telegram is not None:
             self.router.add_api_route(TELEGRAM_PATH, self._take_telegram, methods=["POST"])
+            self.router.add_api_route(TELEGRAM_PATH + "/{account}", self._take_telegram, methods=["POST"])
         self._helpdesk = helpdesk
         if helpdesk is not None:
             self.router.add_api_route(f"{HELPDESK_PATH}/{{secret}}", self._take_helpdesk, methods=["POST"])
@@ -111,6 +117,9 @@ class Webhooks:
         assert self._telegram is not None  # noqa: S101
         if not _same(request.headers.get("x-telegram-bot-api-secret-token", ""), self._telegram.secret):
             return self._refuse("telegram", "secret", 401)
+        account = request.path_params.get("account", "")
+        if account and account not in self._telegram.accounts:
+            return self._refuse("telegram", "unknown_bot", 404)
         body = await self._body(request, "telegram")
         if isinstance(body, Response):
             return body
@@ -118,7 +127,7 @@ class Webhooks:
             update = json.loads(body, parse_constant=lambda _: None)
         except (ValueError, RecursionError):
             return self._refuse("telegram", "not_json", 400)
-        await self._telegram.take(update)
+        await self._telegram.take(update, account)
         self.taken["telegram", "taken"] += 1
         return Response(status_code=200)
 

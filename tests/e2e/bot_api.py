@@ -205,6 +205,7 @@ async def bot_api(token: str) -> AsyncIterator[BotApi]:
     api = BotApi()
     app = web.Application(client_max_size=100 << 20)
     app.router.add_post(f"/bot{token}/{{method}}", api.handle)
+    app.router.add_post("/bot43:OTHER/{method}", api.handle)
     app.router.add_get(f"/file/bot{token}/{{path:.+}}", api.download)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from functools import partial
 from typing import Any
 
 import httpx
@@ -33,12 +32,18 @@ def text_update(update_id: int, text: str) -> dict[str, Any]:
 class Door:
     """The channel in webhook mode with its route."""
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, tokens: str = TOKEN) -> None:
         self.heard: list[InboundMessage] = []
         self.faults: list[Exception] = []
-        self.channel = TelegramChannel(TOKEN, api_base=base, webhook_url=URL, webhook_secret=SECRET, retry_seconds=0.01)
-        take = partial(self.channel.take, receive=self.receive)
-        self.webhooks = Webhooks(telegram=TelegramHook(self.channel.webhook_secret, take))
+        self.channel = TelegramChannel(
+            tokens, api_base=base, webhook_url=URL, webhook_secret=SECRET, retry_seconds=0.01
+        )
+
+        async def take(update: Any, account: str) -> None:
+            await self.channel.take(update, self.receive, account)
+
+        hook = TelegramHook(self.channel.webhook_secret, take, self.channel.accounts)
+        self.webhooks = Webhooks(telegram=hook)
         app = FastAPI()
         app.include_router(self.webhooks.router)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -50,11 +55,9 @@ class Door:
         self.heard.append(message)
         return True
 
-    async def call(self, content: Any, secret: str = SECRET) -> int:
+    async def call(self, content: Any, secret: str = SECRET, path: str = TELEGRAM_PATH) -> int:
         body: dict[str, Any] = {"content": content} if isinstance(content, bytes) else {"json": content}
-        return (
-            await self.http.post(TELEGRAM_PATH, headers={SECRET_HEADER.encode(): secret.encode()}, **body)
-        ).status_code
+        return (await self.http.post(path, headers={SECRET_HEADER.encode(): secret.encode()}, **body)).status_code
 
 
 @pytest.fixture
@@ -87,6 +90,22 @@ async def test_an_update_is_taken_and_a_fault_makes_telegram_call_again(door: Do
     door.faults = [ConnectionError()]
     assert [await door.call(text_update(1, "hi")) for _ in range(2)] == [500, 200]
     assert [message.text for message in door.heard] == ["hi"]
+
+
+async def test_each_of_several_bots_is_called_under_its_own_address(server: BotApi) -> None:
+    door = Door(server.base, f"{TOKEN}, 43:OTHER")
+    task = asyncio.create_task(door.channel.run(door.receive))
+    await server.until(lambda: len(server.calls) == 2)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert {form["url"] for _, form in server.calls} == {f"{URL}/42", f"{URL}/43"}
+    for account in ("42", "43"):
+        assert await door.call(text_update(1, account), path=f"{TELEGRAM_PATH}/{account}") == 200
+    assert [(m.address.account, m.text) for m in door.heard] == [("42", "42"), ("43", "43")]
+    assert await door.call(text_update(1, "x"), path=f"{TELEGRAM_PATH}/44") == 404
+    assert door.webhooks.refused["telegram", "unknown_bot"] == 1
+    await door.http.aclose()
 
 
 @pytest.mark.parametrize("secret", ["", "a-long_wor", "a-long_word2", "слово"])

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiogram.methods import AnswerCallbackQuery, EditMessageReplyMarkup, GetFile, SendChatAction, SendMessage
+from aiogram.methods import AnswerCallbackQuery, EditMessageReplyMarkup, GetFile, GetMe, SendChatAction, SendMessage
 from aiogram.methods.base import Response
-from aiogram.types import File, InlineKeyboardMarkup, ResponseParameters
+from aiogram.types import File, InlineKeyboardMarkup, ResponseParameters, User
 from aiogram.utils.formatting import sizeof
 from aiohttp import ClientResponseError, RequestInfo
 from hypothesis import given
@@ -21,10 +21,18 @@ from teremok.session import MockedSession
 from yarl import URL
 
 from bot import ledger
-from bot.channels.base import Address, InboundAttachment, InboundMessage, Option, OutboundMessage, fit
+from bot.channels.base import (
+    Address,
+    InboundAttachment,
+    InboundMessage,
+    Option,
+    OutboundAttachment,
+    OutboundMessage,
+    fit,
+)
 from bot.channels.telegram import TelegramChannel
 from bot.channels.telegram_text import compose, render
-from bot.channels.telegram_updates import UNKNOWN_CHAT, parse
+from bot.channels.telegram_updates import UNKNOWN_CHAT, WANTED_UPDATES, group_of, parse, parse_all, press_of
 from bot.database import open_database
 from bot.errors import DeliveryError, SettingsError
 from bot.ledger import InboxRow
@@ -133,7 +141,7 @@ class TestWhatUpdatesMean:
         message = read(update(**{kind: file}, **also, caption="вот"))
         assert (message.kind, message.text) == ("attachment", "вот")
         assert message.attachments == (
-            InboundAttachment(kind, {"file_id": "F", "file_unique_id": "U"}, "n", "a/b", size_bytes=10),
+            InboundAttachment(kind, {"file_id": "F", "file_unique_id": "U", "bot": "42"}, "n", "a/b", size_bytes=10),
         )
 
     def test_of_a_photo_the_largest_size_is_taken(self) -> None:
@@ -180,6 +188,34 @@ class TestWhatUpdatesMean:
         )
         assert found is not None
         assert (found.refers_to, found.context) == ("3", {"quote": "Вам помогли?"})
+
+    def test_a_chat_of_a_business_account_is_a_conversation_of_its_own(self) -> None:
+        found = read(update("business_message", text="Есть в наличии?", business_connection_id="BC"))
+        assert (found.kind, found.address.chat_id, found.text) == ("text", "BC/7", "Есть в наличии?")
+        pressed = read(press(message={"message_id": 9, "chat": PRIVATE, "business_connection_id": "BC"}))
+        assert pressed.address.chat_id == "BC/7"
+        broken = {"update_id": 1, "business_message": {"chat": PRIVATE, "business_connection_id": "BC"}}
+        assert read(broken).address.chat_id == "BC/7"
+
+    def test_what_the_owner_of_the_account_writes_is_a_persons_answer_and_what_we_wrote_is_nothing(self) -> None:
+        owner = {"id": 99, "is_bot": False, "first_name": "Ольга"}
+        raw = update("business_message", text="Да, есть", business_connection_id="BC", **{"from": owner})
+        found = read(raw)
+        assert (found.kind, found.address.chat_id, found.sender_name) == ("echo", "BC/7", None)
+        ours = update("business_message", text="Да", business_connection_id="BC", sender_business_bot={"id": 42})
+        assert parse(ours, account="42", now=NOW) is None
+        edited = update("edited_business_message", text="Нет", business_connection_id="BC", **{"from": owner})
+        assert parse(edited, account="42", now=NOW) is None
+
+    def test_several_deleted_messages_are_several_deletions(self) -> None:
+        gone = {"business_connection_id": "BC", "chat": PRIVATE, "message_ids": [3, 4]}
+        found = parse_all({"update_id": 8, "deleted_business_messages": gone}, account="42", now=NOW)
+        assert [(m.kind, m.address.chat_id, m.refers_to) for m in found] == [
+            ("deletion", "BC/7", "3"),
+            ("deletion", "BC/7", "4"),
+        ]
+        assert len({m.external_id for m in found}) == 2
+        assert parse_all({"update_id": 8, "deleted_business_messages": {"chat": 1}}, account="42", now=NOW) == []
 
     def test_a_reaction_in_a_group_is_ignored(self) -> None:
         fields = {"chat": {"id": -5, "type": "group"}, "message_id": 3, "date": 1, "new_reaction": []}
@@ -236,7 +272,8 @@ class TestWhatUpdatesMean:
 
     @given(JSON_VALUES)
     def test_no_json_value_raises(self, raw: Any) -> None:
-        parse(raw, account="42", now=NOW)
+        parse_all(raw, account="42", now=NOW)
+        group_of(raw)
 
     @given(
         st.fixed_dictionaries(
@@ -255,19 +292,23 @@ class TestWhatUpdatesMean:
                             "id": "77",
                             "data": "token",
                             "text": "hi",
+                            "business_connection_id": "BC",
+                            "message_ids": [1],
+                            "new_chat_member": {"status": "kicked"},
                             "photo": [{"file_id": "F"}],
                             "voice": {"file_id": "F"},
                             "message": {"message_id": 9, "chat": PRIVATE, "reply_markup": {"inline_keyboard": [[1]]}},
                         }.items()
                     },
                 )
-                for kind in ("message", "edited_message", "callback_query", "my_chat_member", "other")
+                for kind in (*WANTED_UPDATES, "other")
             },
         )
     )
     def test_no_damaged_update_raises_and_each_result_survives_storing(self, raw: dict[str, Any]) -> None:
-        message = parse(raw, account="42", now=NOW)
-        if message is not None:
+        press_of(raw)
+        group_of(raw)
+        for message in parse_all(raw, account="42", now=NOW):
             assert InboundMessage.from_json(json.loads(json.dumps(message.to_json()))) == message
             assert message.external_id
             assert len(message.external_id) <= 128
@@ -310,6 +351,41 @@ class TestTaking:
         with pytest.raises(ConnectionError):
             await channel.take(press(), broken)
         assert server.requests == []
+
+    async def test_a_group_hears_once_that_the_bot_answers_in_private(self, tmp_path: Path) -> None:
+        server, heard = MockedSession(), []
+        me = User(id=42, is_bot=True, first_name="Клён", username="klyon_bot")
+        server.add_result(GetMe, Response[User](ok=True, result=me))
+        channel = TelegramChannel(TOKEN, session=server, in_groups=lambda lang, link: f"{lang} {link}")
+
+        async def receive(message: InboundMessage) -> bool:
+            heard.append(message)
+            return True
+
+        group = {"id": -100, "type": "supergroup"}
+        await channel.take(update("my_chat_member", chat=group, new_chat_member={"status": "member"}), receive)
+        await channel.take(update(text="/start@klyon_bot", chat=group), receive)
+        await channel.take(update(text="hello all", chat=group), receive)
+        await asyncio.gather(*channel._background)
+        [sent] = [request for request in server.requests if isinstance(request, SendMessage)]
+        assert (sent.chat_id, sent.text) == (-100, "ru https://t.me/klyon_bot")
+        assert heard == []
+        await channel.close()
+
+    async def test_in_the_name_of_a_business_account_everything_goes_through_its_connection(
+        self, channel: TelegramChannel, server: MockedSession, tmp_path: Path
+    ) -> None:
+        address = Address("telegram", "42", "BC/7")
+        path = tmp_path / "x"
+        path.write_bytes(b"x")
+        file = OutboundAttachment("document", path, "x", "text/plain", 1)
+        for part in fit(OutboundMessage("да", attachments=(file,)), channel.capabilities):
+            await channel.send(address, part)
+        await channel.send(address, OutboundMessage("да"))
+        await channel.working(address, "5")
+        await channel.seen(address, "5")
+        sent = [request.model_dump() for request in server.requests]
+        assert [(each["chat_id"], each["business_connection_id"]) for each in sent] == [(7, "BC")] * 4
 
     async def test_a_press_too_old_to_be_answered_is_taken(
         self, channel: TelegramChannel, server: MockedSession
