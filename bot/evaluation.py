@@ -14,7 +14,7 @@ from bot.errors import OtvetError
 from bot.language import LANGUAGES
 from bot.understanding import Understander
 from handoff.records import Owner
-from handoff.routing import Topics, route
+from handoff.routing import UNCLEAR, Topics, route
 
 
 class QuestionsError(OtvetError):
@@ -41,6 +41,9 @@ class Verdict:
     """answer, clarify, handoff or reply (small talk, a question back without articles)."""
     articles: tuple[str, ...]
     topic: str | None
+    """Of a handoff, the topic of its ticket."""
+    ticket_topic: str
+    """The topic that a ticket with this text alone gets, handed off or not."""
     rule: str
     confidence: float
 
@@ -103,8 +106,9 @@ def _judge(question: Question, understander: Understander, topics: Topics) -> Ve
     for handoff in (item for item in decision.actions if isinstance(item, Handoff)):
         by_intent = (handoff.topic, handoff.confidence or 0.0) if handoff.topic else None
         topic = route(topics, understander.topics, [question.text], by_intent=by_intent).topic.id
+    ticket_topic = topic or route(topics, understander.topics, [question.text]).topic.id
     confidence = max([whole.confidence, *(c.confidence for c in whole.candidates[:1])])
-    return Verdict(question, action, articles, topic, decision.rule, confidence)
+    return Verdict(question, action, articles, topic, ticket_topic, decision.rule, confidence)
 
 
 def _outcome(decision: Decision) -> tuple[str, tuple[str, ...], str | None]:
@@ -119,17 +123,20 @@ def _outcome(decision: Decision) -> tuple[str, tuple[str, ...], str | None]:
     return "reply", (), None
 
 
-def summarise(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def summarise(verdicts: Sequence[Verdict], unclear: str = UNCLEAR.id) -> dict[str, Any]:
     """The keys of `otvet evaluate dialogue --json`. Shares are 0..1.
 
     answered_right, clarified_right, handed_off: of the in-scope questions. answered_wrong: of everything that was
     answered with an article, in scope or not. oos_answered: of the out-of-scope questions. routed_right: of the
-    handoffs whose question names its topic.
+    handoffs whose question names its topic; to_be_clarified: those of them in the default queue. tickets: the
+    questions that name a topic, handed off or not; tickets_routed_right, tickets_to_be_clarified: of all of these, as
+    if each became a ticket.
     """
     inside = [v for v in verdicts if v.question.articles]
     outside = [v for v in verdicts if not v.question.articles]
     answered = [v for v in verdicts if v.action == "answer"]
-    routed = [v for v in verdicts if v.action == "handoff" and v.question.topic]
+    tickets = [v for v in verdicts if v.question.topic]
+    routed = [v for v in tickets if v.action == "handoff"]
     return {
         "in_scope": len(inside),
         "out_of_scope": len(outside),
@@ -139,6 +146,10 @@ def summarise(verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "answered_wrong": _share(sum(not v.right for v in answered), len(answered)),
         "oos_answered": _share(sum(v.action == "answer" for v in outside), len(outside)),
         "routed_right": _share(sum(v.topic == v.question.topic for v in routed), len(routed)),
+        "to_be_clarified": _share(sum(v.topic == unclear for v in routed), len(routed)),
+        "tickets": len(tickets),
+        "tickets_routed_right": _share(sum(v.ticket_topic == v.question.topic for v in tickets), len(tickets)),
+        "tickets_to_be_clarified": _share(sum(v.ticket_topic == unclear for v in tickets), len(tickets)),
     }
 
 

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bot.calibration import IntentTrial, SearchTrial, Targets, calibrate, lowest_threshold, policy_to_json
+from bot.calibration import IntentTrial, SearchTrial, Targets, calibrate, policy_to_json
 from bot.dialogue import ANY_TOPIC, Outcome, Policy
 from bot.language import detect
-from bot.understanding import evidence_of, outcome_of, rank_topics, topics_of
+from bot.topic_model import TopicModel
+from bot.understanding import evidence_of, outcome_of, topics_of
 from handoff.routing import Topics, load_topics
 from kb_index.articles import Article, ArticleLoad, load_articles
 from kb_index.errors import RankerError
@@ -31,8 +32,6 @@ RasaTraining = Callable[[TrainingData], RasaModel]
 ARTICLE = "article:"
 MAX_ARTICLE_CLASSES = 1000
 """Of a larger knowledge base the articles are no classes: it is the search that finds among so many."""
-TOPIC_PRECISION = 0.85
-"""Below this share of right ones a topic is left to the next rule of the routing, and at last «to be clarified»."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class Seed:
     outcomes: Mapping[str, Outcome]
     articles: ArticleLoad
     topics: Topics
+    tickets: tuple[Example, ...]
+    """What customers write when a person has to take over; `intent` is the topic."""
     warnings: tuple[str, ...]
     fingerprint: str
     """SHA-256 over articles, intents and topics."""
@@ -88,8 +89,18 @@ def load_seed(folder: Path, shipped: Path, stored: Sequence[Article] | None = No
         intents={name: spec for name, spec in intents.intents.items() if name in kept},
     )
     topics = load_topics(folder / "topics.yml")
-    fingerprint = _fingerprint(folder, articles.articles)
-    return Seed(intents, {name: outcomes[name] for name in kept}, articles, topics, tuple(warnings), fingerprint)
+    tickets = load_intents(folder / "topics").examples if (folder / "topics").is_dir() else ()
+    for name in sorted({ticket.intent for ticket in tickets} - set(topics.all)):
+        warnings.append(f"topics/ has texts of {name}, which topics.yml does not name: they are left out")
+    return Seed(
+        intents=intents,
+        outcomes={name: outcomes[name] for name in kept},
+        articles=articles,
+        topics=topics,
+        tickets=tickets,
+        warnings=tuple(warnings),
+        fingerprint=_fingerprint(folder, articles.articles),
+    )
 
 
 def _fingerprint(folder: Path, articles: Sequence[Article]) -> str:
@@ -123,6 +134,7 @@ def train(
     companion: Encoder | None = None,
     rasa: RasaTraining | None = None,
     adapted: Encoder | None = None,
+    corrections: Sequence[Example] = (),
     max_text_chars: int,
     progress: Progress,
     random_seed: int = 0,
@@ -132,6 +144,7 @@ def train(
     Every confidence that a threshold is computed from comes from models that had not seen the example. With `rasa`,
     which trains the Rasa engine, the version has both engines' models and thresholds that fit Rasa.
     `adapted` is an encoder to adapt to the intents, which takes minutes; the search keeps its own as it is.
+    `corrections` are tickets whose topic agents changed.
     """
     taught, outcomes = _taught(seed)
     classifier: IntentClassifier | None = None
@@ -166,10 +179,28 @@ def train(
     ]
     policy = calibrate(searches, _intent_trials(outcomes, taught, unseen), targets, max_text_chars=max_text_chars)
     topic_of = topics_of(outcomes, seed.articles.articles)
+    topics: TopicModel | None = None
+    if classifier:
+        topics = TopicModel.train(
+            [*seed.tickets, *corrections],
+            topics=seed.topics,
+            intents=classifier,
+            taught=taught,
+            unseen=classifier.cross_predict(),
+            outcomes=outcomes,
+            topic_of=topic_of,
+            encoder=encoder,
+            companion=companion,
+            seed=random_seed,
+            progress=progress,
+        )
     with store.new_version() as draft:
         if classifier:
             (draft.path / "intents").mkdir()
             classifier.save(draft.path / "intents")
+        if topics:
+            (draft.path / "topics").mkdir()
+            topics.save(draft.path / "topics")
         if rasa_model:
             (draft.path / "rasa").mkdir()
             rasa_model.save(draft.path / "rasa")
@@ -179,7 +210,6 @@ def train(
         routes = {
             "outcomes": {name: asdict(outcome) for name, outcome in outcomes.items()},
             "topics": topic_of,
-            "topic_threshold": _topic_threshold(topic_of, taught, unseen),
         }
         (draft.path / "outcomes.json").write_text(json.dumps(routes, ensure_ascii=False, indent=1))
         draft.manifest |= {
@@ -193,7 +223,9 @@ def train(
             "examples": len(taught),
             "intents": len(seed.outcomes),
             "articles": len({article.id for article in seed.articles.articles}),
-            "figures": _figures(searches, policy),
+            "tickets": len(seed.tickets),
+            "corrections": len(corrections),
+            "figures": _figures(searches, policy, topics),
         }
     return store.show(draft.id)
 
@@ -280,21 +312,7 @@ def _intent_trials(
     return trials
 
 
-def _topic_threshold(
-    topic_of: Mapping[str, str], taught: Sequence[Example], unseen: Sequence[IntentPrediction | None]
-) -> float:
-    """From which probability on a topic may be trusted: most tickets that it routes are routed rightly."""
-    scored = []
-    for example, prediction in zip(taught, unseen, strict=False):
-        if prediction is None:
-            continue
-        ranked = rank_topics(prediction, topic_of)
-        if ranked and (example.intent in topic_of or example.intent in OUT_OF_SCOPE_INTENTS):
-            scored.append((ranked[0][1], ranked[0][0] == topic_of.get(example.intent)))
-    return lowest_threshold(scored, TOPIC_PRECISION)
-
-
-def _figures(trials: Sequence[SearchTrial], policy: Policy) -> dict[str, Any]:
+def _figures(trials: Sequence[SearchTrial], policy: Policy, topics: TopicModel | None) -> dict[str, Any]:
     """How the version does on its own training data, each example unseen: what `otvet train` prints."""
     figures = {}
     for lang in sorted({trial.lang for trial in trials if trial.lang in policy.answer}):
@@ -311,6 +329,7 @@ def _figures(trials: Sequence[SearchTrial], policy: Policy) -> dict[str, Any]:
             "answer_threshold": policy.answer[lang],
             "clarify_threshold": policy.clarify[lang],
             "intent_threshold": policy.intent[lang],
+            **(topics.figures(lang) if topics else {}),
         }
     return figures
 

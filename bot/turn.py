@@ -35,12 +35,12 @@ from bot.gathering import JOINABLE
 from bot.language import DEFAULT, LANGUAGES, detect
 from bot.ledger import InboxState, Incoming, Sessions
 from bot.replies import Replies
-from bot.understanding import IntentTopics, Understander, Understood
+from bot.understanding import Understander, Understood
 from handoff import desk
 from handoff.lifecycle import TicketStatus
 from handoff.outcomes import Step
 from handoff.records import Attachment, AttachmentState, Author, Conversation, Feedback, Message, Owner, Reason, Ticket
-from handoff.routing import Route, route
+from handoff.routing import Route, TopicClassifier, route
 
 log = structlog.get_logger()
 
@@ -498,21 +498,20 @@ class Turns:
         said: Sequence[str],
         before: Sequence[str],
         state: DialogueState,
-        topics: IntentTopics | None,
+        topics: TopicClassifier | None,
     ) -> Routed:
         """said: the texts of this turn, the oldest first. before: what the customer said before, the newest first.
         topics: None where the models are not to be asked."""
-        if rule == "low_confidence" or action.topic is not None:
-            telling = [*reversed(said), *before]
-        else:
-            # "Call a person" tells no topic; what was said before it does.
-            telling = [text for text in before if text not in said] or list(said)
-        telling = telling[:MAX_ROUTING_TEXTS]
+        newest = [*reversed(said), *(text for text in before if text not in said)][:MAX_ROUTING_TEXTS]
+        telling = newest
+        if rule != "low_confidence" and action.topic is None:
+            # "Call a person" says nothing of the matter; what was said before it does.
+            telling = [*(text for text in newest if text not in said), *(text for text in newest if text in said)]
         chosen = await self._with_models(
             route,
             self._topics,
             topics,
-            telling,
+            newest,
             by_intent=(action.topic, action.confidence or 0.0) if action.topic else None,
             by_article=state.topic,
         )

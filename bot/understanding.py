@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from bot.dialogue import ANY_TOPIC, Candidate, Outcome, Policy, Understanding
 from bot.language import detect
 from handoff.records import Reason
+from handoff.routing import TopicClassifier
 from kb_index.articles import Article
 from kb_index.explain import Explanation, explain
 from kb_index.passages import readable, split_passages
@@ -64,11 +65,6 @@ def topics_of(outcomes: Mapping[str, Outcome], articles: Iterable[Article]) -> d
     return found
 
 
-def rank_topics(prediction: IntentPrediction, topic_of: Mapping[str, str]) -> list[tuple[str, float]]:
-    """Topics by falling probability, that of being in scope at all included."""
-    return sorted(_shares(prediction, topic_of), key=lambda pair: -pair[1])
-
-
 def _shares(prediction: IntentPrediction, group_of: Mapping[str, str]) -> Iterable[tuple[str, float]]:
     """The intents' probabilities added up by group. The ranking's add up to 1 whatever was said; the confidence is
     the first one's probability and that of being in scope in one, so their ratio is the latter."""
@@ -78,18 +74,6 @@ def _shares(prediction: IntentPrediction, group_of: Mapping[str, str]) -> Iterab
         if group := group_of.get(intent):
             shares[group] = shares.get(group, 0.0) + probability * in_scope
     return shares.items()
-
-
-class IntentTopics:
-    """Ranks topics for `handoff.routing` by what the intents say."""
-
-    def __init__(self, classifier: IntentEngine, topic_of: Mapping[str, str], threshold: float) -> None:
-        self._classifier = classifier
-        self._topic_of = topic_of
-        self.threshold = threshold
-
-    def rank(self, texts: Sequence[str]) -> list[list[tuple[str, float]]]:
-        return [rank_topics(prediction, self._topic_of) for prediction in self._classifier.predict(texts)]
 
 
 @dataclass(frozen=True)
@@ -113,7 +97,7 @@ class Understander:
         outcomes: Mapping[str, Outcome],
         intents: Collection[str],
         index: SearchIndex,
-        topics: IntentTopics | None,
+        topics: TopicClassifier | None,
         policy: Policy,
     ) -> None:
         self.version = version

@@ -35,6 +35,7 @@ from bot.channels.base import Channel
 from bot.channels.site import SiteChannel
 from bot.channels.telegram_limits import CAPABILITIES as TELEGRAM
 from bot.channels.whatsapp import WINDOW, WhatsAppChannel
+from bot.corrections import load_corrections
 from bot.database import migrate, open_database
 from bot.desk_feed import DeskFeed
 from bot.dialogue import Outcome
@@ -49,6 +50,7 @@ from bot.seat import OUTGOING, fire_outgoing
 from bot.settings import Settings
 from bot.shared import LocalShared, Shared
 from bot.timers import Timers
+from bot.topic_model import TopicModel
 from bot.training import (
     ARTICLE,
     Progress,
@@ -62,7 +64,7 @@ from bot.training import (
     train,
 )
 from bot.turn import Turns
-from bot.understanding import IntentEngine, IntentTopics, Understander
+from bot.understanding import IntentEngine, Understander
 from bot.uploads import StoredUploads
 from bot.web.desk_base import ArticleOffer, DeskWeb
 from bot.web.webhooks import HelpDeskHook, TelegramHook, Webhooks, WhatsAppHook
@@ -368,6 +370,7 @@ class Installation:
                 companion=self.companion if deep else companion,
                 adapted=self.encoder if deep else None,
                 rasa=self.rasa_trainer(Path(folder), encoder, rasa_config) if with_rasa else None,
+                corrections=load_corrections(self.settings.database),
                 max_text_chars=self.settings.max_text_chars,
                 progress=self.progress,
             )
@@ -467,6 +470,17 @@ class Installation:
         if (path / "intents").exists():
             embedded = IntentClassifier.load(path / "intents", self.encoder, self.companion)
             classifier = self._with_rasa(path / "rasa", embedded) if self.settings.nlu_engine == "rasa" else embedded
+        topics: TopicModel | None = None
+        if (path / "topics").exists() and classifier:
+            topics = TopicModel.load(
+                path / "topics",
+                topics=self.topics,
+                intents=classifier,
+                outcomes=outcomes,
+                topic_of=routes["topics"],
+                encoder=self.encoder,
+                companion=self.companion,
+            )
         ranker = path / "ranker.json"
         return Understander(
             version=version.id,
@@ -474,7 +488,7 @@ class Installation:
             outcomes=outcomes,
             intents={name for name in outcomes if not name.startswith(ARTICLE)},
             index=self.index.with_ranker(Ranker.load(ranker)) if ranker.exists() else self.index,
-            topics=IntentTopics(classifier, routes["topics"], routes["topic_threshold"]) if classifier else None,
+            topics=topics,
             policy=policy,
         )
 

@@ -111,11 +111,16 @@ def _topic(path: Path, row: Any) -> Topic:
 
 
 class TopicClassifier(Protocol):
-    """Gives each text its topics by falling probability. `threshold` is where a prediction may be trusted."""
+    """`threshold`: the probability from which on a topic may be trusted."""
 
     threshold: float
 
-    def rank(self, texts: Sequence[str]) -> list[list[tuple[str, float]]]: ...
+    def rank(self, texts: Sequence[str]) -> list[tuple[str, float]]:
+        """Topics by falling probability for all that a customer said, newest first; none where nothing was said.
+
+        The probabilities may add up to less than 1: the rest is that nothing tells a topic.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,8 @@ class Route:
     topic: Topic
     by: str
     """What decided: `intent`, `classifier`, `article`, `keywords` or `default`."""
-    confidence: float | None = None
+    confidence: float
+    """The probability that the topic is right; of the default one, that none of the others is known to be."""
     runner_up: str | None = None
     runner_up_confidence: float | None = None
 
@@ -138,33 +144,36 @@ def route(
 ) -> Route:
     """Choose the topic of a ticket.
 
-    texts: what the customer said in this episode, newest first. An intent that names its topic decides; then
-    the newest text that the classifier is sure of; then the topic of the article that was shown last; then
-    keywords; else the default topic («Уточняется»), which always exists.
+    texts: what the customer said in this episode, newest first. An intent that names its topic decides; then the
+    classifier where it is sure; then the topic of the article that was shown last; then keywords; else the default
+    topic («Уточняется»), which always exists.
     """
-    ranked = [row for row in classifier.rank(texts) if row] if classifier and texts else []
-    sure = next((row for row in ranked if classifier and row[0][1] >= classifier.threshold), None)
-    evidence = sure or max(ranked, key=lambda row: row[0][1], default=[])
+    ranked = [pair for pair in classifier.rank(texts) if pair[0] in topics.all] if classifier and texts else []
+    counted = sorted(count_keywords(topics, texts).items(), key=lambda pair: -pair[1])
+    # Without a classifier keywords are all the evidence there is.
+    evidence = ranked or [(topic, count / sum(n for _, n in counted)) for topic, count in counted]
     if by_intent and by_intent[0] in topics.all:
         return _route(topics, "intent", by_intent[0], evidence, by_intent[1])
-    if sure and sure[0][0] in topics.all:
-        return _route(topics, "classifier", sure[0][0], evidence)
+    if classifier and ranked and ranked[0][1] >= classifier.threshold:
+        return _route(topics, "classifier", ranked[0][0], evidence)
     if by_article and by_article in topics.all:
         return _route(topics, "article", by_article, evidence)
-    if counted := _count_keywords(topics, texts):
-        return _route(topics, "keywords", counted, evidence)
-    return _route(topics, "default", topics.default.id, evidence)
+    if counted and (len(counted) == 1 or counted[0][1] > counted[1][1]):
+        return _route(topics, "keywords", counted[0][0], evidence)
+    known = evidence[0][1] if evidence else 0.0
+    return _route(topics, "default", topics.default.id, evidence, 1 - known)
 
 
 def _route(
     topics: Topics, by: str, topic_id: str, evidence: Sequence[tuple[str, float]], confidence: float | None = None
 ) -> Route:
     runner_up = next(((topic, p) for topic, p in evidence if topic != topic_id), (None, None))
-    return Route(topics.get(topic_id), by, confidence or dict(evidence).get(topic_id), *runner_up)
+    sure = dict(evidence).get(topic_id, 0.0) if confidence is None else confidence
+    return Route(topics.get(topic_id), by, sure, *runner_up)
 
 
-def _count_keywords(topics: Topics, texts: Sequence[str]) -> str | None:
-    """The topic whose keywords occur most, each at the beginning of a word; none when two are equal or none occurs."""
+def count_keywords(topics: Topics, texts: Sequence[str]) -> dict[str, int]:
+    """Topic → how many of its keywords' occurrences begin a word; topics without any are left out."""
     text = "\n".join(texts).lower()
     counts = {
         topic.id: sum(
@@ -172,7 +181,4 @@ def _count_keywords(topics: Topics, texts: Sequence[str]) -> str | None:
         )
         for topic in topics.all.values()
     }
-    ordered = sorted(counts.items(), key=lambda item: -item[1])
-    if not ordered or ordered[0][1] == 0 or (len(ordered) > 1 and ordered[0][1] == ordered[1][1]):
-        return None
-    return ordered[0][0]
+    return {topic: count for topic, count in counts.items() if count}

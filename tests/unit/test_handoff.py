@@ -21,8 +21,8 @@ class Ranking:
     def __init__(self, *ranked: tuple[str, float]) -> None:
         self.ranked = list(ranked)
 
-    def rank(self, texts: Sequence[str]) -> list[list[tuple[str, float]]]:
-        return [self.ranked for _ in texts]
+    def rank(self, texts: Sequence[str]) -> list[tuple[str, float]]:
+        return self.ranked
 
 
 def test_the_demo_topics_have_a_default_and_at_least_eight_others() -> None:
@@ -79,4 +79,10 @@ class TestRouting:
     def test_and_what_nobody_knows_is_to_be_clarified(self) -> None:
         found = route(self.topics, Ranking(("orders", 0.4), ("delivery", 0.3)), ["абракадабра"])
         assert (found.topic.id, found.by) == ("unclear", "default")
-        assert found.runner_up == "orders"
+        assert found.confidence == pytest.approx(0.6)
+        assert (found.runner_up, found.runner_up_confidence) == ("orders", 0.4)
+
+    def test_without_a_classifier_keywords_are_the_evidence(self) -> None:
+        found = route(self.topics, None, ["курьер не довёз посылку", "верните деньги на карту, это оплата"])
+        assert (found.topic.id, found.by, found.runner_up) == ("payment", "keywords", "delivery")
+        assert 0.5 < found.confidence < 1

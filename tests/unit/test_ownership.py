@@ -359,7 +359,7 @@ class Ownership(RuleBasedStateMachine):
                 session,
                 conversation,
                 reason=Reason.ASKED_FOR_PERSON,
-                route=Route(TOPICS.default, "default"),
+                route=Route(TOPICS.default, "default", 1.0),
                 texts=["taken over"],
                 now=self.world.clock(),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from bot.dialogue import Outcome
 from bot.errors import NotReadyError
 from bot.settings import Settings
 from bot.training import load_seed
-from bot.understanding import evidence_of, rank_topics, split_questions
+from bot.understanding import evidence_of, split_questions
 from bot.wiring import Installation
 from nlu.intents import IntentPrediction
 from nlu.models import ModelVersion
@@ -52,13 +53,6 @@ def test_intents_that_lead_to_one_article_add_up_and_out_of_scope_takes_its_shar
     assert evidence_of(half_in_scope, OUTCOMES) == pytest.approx({"delivery-late": 0.4})
 
 
-def test_topics_are_ranked_by_what_their_intents_add_up_to() -> None:
-    ranking = (("late", 0.4), ("pay", 0.35), ("card", 0.25))
-    topic_of = {"late": "delivery", "pay": "payment", "card": "payment"}
-    ranked = rank_topics(IntentPrediction(ranking, confidence=0.4), topic_of)
-    assert [topic for topic, _ in ranked] == ["payment", "delivery"]
-
-
 def test_the_demo_data_is_whole_and_in_both_languages() -> None:
     seed = load_seed(DATA, DATA)
     assert seed.warnings == ()
@@ -72,6 +66,10 @@ def test_the_demo_data_is_whole_and_in_both_languages() -> None:
         assert min(of_intent.values()) >= 12
     topics = {article.topic for article in seed.articles.articles}
     assert topics <= set(seed.topics.all)
+    for lang in ("ru", "en"):
+        of_topic = Counter(ticket.intent for ticket in seed.tickets if ticket.lang == lang)
+        assert set(of_topic) == set(seed.topics.all) - {seed.topics.default.id}
+        assert min(of_topic.values()) >= 30
     assert all(o.handoff in (None, "any", *seed.topics.all) for o in seed.outcomes.values())
 
 
@@ -79,7 +77,7 @@ def test_no_question_of_the_evaluation_is_in_the_training_data() -> None:
     from bot.evaluation import load_questions
 
     seed = load_seed(DATA, DATA)
-    known = {example.text.casefold().strip(" ?!.") for example in seed.intents.examples}
+    known = {example.text.casefold().strip(" ?!.") for example in (*seed.intents.examples, *seed.tickets)}
     for article in seed.articles.articles:
         known |= {text.casefold().strip(" ?!.") for text in (article.title, *article.questions)}
     asked = [q for split in ("dev", "test") for q in load_questions(DATA / "eval" / f"dialogue.{split}.jsonl")]

@@ -1,0 +1,204 @@
+"""The topic of a ticket: told from all that was said, learnt from tickets and from what agents corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from test_tickets import TICKETS, Room, room  # noqa: F401 - a fixture
+
+from bot.corrections import as_example
+from bot.masking import mask
+from bot.topic_model import TopicModel
+from bot.training import Seed, _taught, load_seed
+from bot.understanding import topics_of
+from bot.wiring import Installation
+from handoff import desk
+from handoff.corrections import Correction, corrections
+from handoff.records import Author, Message
+from handoff.routing import route
+from nlu.errors import ModelDamaged
+from nlu.intents import IntentClassifier
+from nlu.remembering import RememberingEncoder
+from nlu.training_data import Example
+
+DATA = Path(__file__).parents[2] / "data"
+ODD = (
+    "the gazebo roof lets rain through",
+    "gazebo poles bend in the wind",
+    "our gazebo tore at the seam",
+    "one leg of the gazebo wobbles",
+    "gazebo curtain came loose",
+    "the garden gazebo leans to one side",
+    "rain gets into the gazebo",
+    "the gazebo zip is stuck",
+    "gazebo cloth has faded",
+    "pegs of the gazebo snapped",
+)
+"""What the demo's topics know nothing of."""
+
+
+@dataclass(frozen=True)
+class School:
+    """The demo's seed, with what trains its routing again in seconds."""
+
+    seed: Seed
+    train: Callable[..., TopicModel]
+
+    def route(self, model: TopicModel, *texts: str) -> str:
+        return route(self.seed.topics, model, texts).topic.id
+
+
+@pytest.fixture(scope="module")
+def school(demo: Installation, tmp_path_factory: pytest.TempPathFactory) -> School:
+    seed = load_seed(DATA, DATA)
+    taught, outcomes = _taught(seed)
+    version = demo.store.live()
+    assert version is not None
+    folder = version.path / "intents"
+    intents = IntentClassifier.load(folder, demo.encoder, demo.companion)
+    encoder = RememberingEncoder(demo.encoder, demo.settings.var / "encoder" / "training-vectors.npz")
+    assert demo.companion is not None
+    kept = demo.settings.var / "encoder" / "training-vectors-companion.npz"
+    companion = RememberingEncoder(demo.companion, kept)
+
+    def train(more: Sequence[Example], tickets: Sequence[Example] = seed.tickets) -> TopicModel:
+        made = TopicModel.train(
+            [*tickets, *more],
+            topics=seed.topics,
+            intents=intents,
+            taught=taught,
+            unseen=intents.cross_predict(),
+            outcomes=outcomes,
+            topic_of=topics_of(outcomes, seed.articles.articles),
+            encoder=encoder,
+            companion=companion,
+        )
+        assert made is not None
+        return made
+
+    return School(seed, train)
+
+
+@pytest.fixture(scope="module")
+def model(school: School) -> TopicModel:
+    return school.train(())
+
+
+def test_ten_corrections_move_a_topic(school: School, model: TopicModel) -> None:
+    ask = "water drips from the gazebo onto the table"
+    assert school.route(model, ask) != "business"
+    taught = school.train([Example(text, "business", "en") for text in ODD])
+    assert school.route(taught, ask) == "business"
+    for text, topic in (("the courier is two hours late", "delivery"), ("мой аккаунт взломали", "account")):
+        assert school.route(taught, text) == topic, "the others stay where they were"
+
+
+def test_a_wish_for_a_person_hides_no_topic_and_alone_tells_none(school: School, model: TopicModel) -> None:
+    assert school.route(model, "позовите человека, курьер не приехал") == "delivery"
+    assert school.route(model, "operator please!! charged twice for one order") == "payment"
+    for idle in ("оператора", "a human please", "здравствуйте", "thanks"):
+        assert school.route(model, idle) == "unclear"
+        ranked = model.rank([idle])
+        assert ranked
+        assert ranked[0][1] < model.threshold
+
+
+def test_all_that_was_said_counts_and_the_last_most(school: School, model: TopicModel) -> None:
+    late, hacked = "the courier is two hours late", "somebody broke into my account and changed the password"
+    assert school.route(model, "a human please", late) == "delivery", "the wish came after the matter"
+    assert school.route(model, hacked, late) == "account"
+    assert school.route(model, late, hacked) == "delivery"
+    both = dict(model.rank([late, hacked]))
+    assert both["account"] > dict(model.rank([late]))["account"]
+    assert model.rank(["", " "]) == []
+    assert sum(p for _, p in model.rank([late])) <= 1 + 1e-6
+
+
+def test_probabilities_of_unseen_tickets_can_be_believed(model: TopicModel) -> None:
+    sure = [each for each in model.rehearsed if each.probability >= 0.9]
+    unsure = [each for each in model.rehearsed if each.probability < 0.6]
+    assert sum(each.right for each in sure) / len(sure) > 0.9
+    assert sum(each.right for each in unsure) / len(unsure) < 0.7
+    for lang in ("ru", "en"):
+        figures = model.figures(lang)
+        assert (figures["tickets_routed_right"] or 0) > 0.8
+        assert (figures["tickets_to_be_clarified"] or 0) <= 0.1
+
+
+def test_a_version_keeps_its_routing_and_says_when_it_is_damaged(demo: Installation, tmp_path: Path) -> None:
+    live = demo.store.live()
+    assert live is not None
+    assert {"topics/pool.json", "topics/head.npz"} <= set(live.manifest["files"]), "each with its hash"
+    assert live.manifest["tickets"] > 800
+    understander = demo.understander()
+    assert isinstance(understander.topics, TopicModel)
+    (tmp_path / "pool.json").write_text("{}")
+    with pytest.raises(ModelDamaged, match="Train again"):
+        TopicModel.load(
+            tmp_path,
+            topics=demo.topics,
+            intents=understander.classifier,  # type: ignore[arg-type]
+            outcomes={},
+            topic_of={},
+            encoder=demo.encoder,
+            companion=None,
+        )
+
+
+def test_what_could_tell_who_wrote_it_is_taken_out() -> None:
+    said = "Пишите на anna.k@mail.example или +7 (916) 123-45-67, @anna_k, карта 4276 1600 1234 5678, https://x.example/u?id=7"
+    assert mask(said) == "Пишите на <email> или <number>, <user>, карта <number>, <link>"
+    assert mask("заказ 640981, 2 коробки из 5") == "заказ <number>, 2 коробки из 5"
+
+
+async def test_what_agents_pass_on_becomes_training_rows(room: Room) -> None:  # noqa: F811
+    async def say(chat: str, text: str, kind: str = "text") -> None:
+        conversation = await room.conversation(chat)
+        room.session.add(
+            Message(
+                conversation_id=conversation.id,
+                author=Author.CUSTOMER,
+                kind=kind,
+                text=text,
+                sent_at=room.now,
+                created_at=room.now,
+            )
+        )
+        await room.session.flush()
+
+    async def ticket(chat: str, *said: str) -> int:
+        for text in said:
+            await say(chat, text)
+            room.later(minutes=1)
+        return (await room.ticket(said[-1], chat)).id
+
+    first = await ticket("1", "старое обращение")
+    await TICKETS.resolve(
+        room.session, await desk.get_ticket(room.session, first), agent="Anna", now=room.later(hours=1)
+    )
+    room.later(minutes=1)
+    await say("1", "Да, спасибо", kind="choice")
+    passed = await ticket("1", "беседка протекает", "почта anna@mail.example, ответьте")
+    stays = await ticket("2", "где заказ")
+    held = await desk.get_ticket(room.session, passed)
+    await say("1", "это уже после передачи")
+    (await desk.get_conversation(room.session, 1)).updated_at = room.later(minutes=1)
+    await TICKETS.transfer(room.session, held, "warranty", why="не наше", agent="Anna", now=room.now)
+    await TICKETS.transfer(
+        room.session, held, "returns", why="нет, это возврат", agent="Oleg", now=room.later(minutes=1)
+    )
+    found = await corrections(room.session)
+    assert [each.ticket_id for each in found] == [passed]
+    assert stays not in [each.ticket_id for each in found]
+    assert found[0] == Correction(passed, "returns", "ru", ("почта anna@mail.example, ответьте", "беседка протекает"))
+    example = as_example(found[0])
+    assert (example.text, example.intent) == ("почта <email>, ответьте\nбеседка протекает", "returns")
+
+
+def test_a_folder_without_tickets_learns_from_its_intents_and_articles(school: School) -> None:
+    bare = school.train((), ())
+    assert school.route(bare, "how do I pay by card") == "payment"
+    assert school.route(bare, "хочу вернуть куртку") == "returns"
