@@ -42,7 +42,7 @@ from handoff.records import (
     Reason,
     Ticket,
 )
-from handoff.routing import Route
+from handoff.routing import route
 from handoff.tickets import ACTS, CUSTOMER, SYSTEM, Raised, Tickets
 from handoff.window import closes_at
 
@@ -358,9 +358,9 @@ class AgentDesk:
         ticket = await desk.open_ticket(session, conversation.id)
         if ticket is None:
             texts = await desk.customer_texts(session, conversation.id)
-            route = Route(self.tickets.topics.default, "default")
+            chosen = route(self.tickets.topics, None, texts)
             ticket = await self.tickets.hand_off(
-                session, conversation, reason=Reason.ANSWERED_ELSEWHERE, route=route, texts=texts, now=now
+                session, conversation, reason=Reason.ANSWERED_ELSEWHERE, route=chosen, texts=texts, now=now
             )
         await self.tickets.replied(session, ticket, message, agent=agent, now=now)
         await self._stop_survey(session, ticket)
