@@ -46,6 +46,8 @@ from bot.database import finish_schema, known_revisions, open_database, upgrade
 from bot.errors import BackupError
 
 FORMAT = 1
+FULL_TEXT = "message_words"
+"""Tables of SQLite's full-text search: they fill themselves as messages are written."""
 RESTORING = ".restoring"
 """In OTVET_VAR while a restore is at work; found later, one was interrupted, and nothing may start."""
 MADE_AGAIN = frozenset({"encoder", "index", "test-cache"})
@@ -188,7 +190,7 @@ def _tables(connection: Connection) -> Sequence[Table]:
 
 
 def _is_ours(name: str) -> bool:
-    return name != "alembic_version" and not name.startswith(("procrastinate_", "sqlite_"))
+    return name != "alembic_version" and not name.startswith(("procrastinate_", "sqlite_", FULL_TEXT))
 
 
 def _kind(column: Any) -> str:
