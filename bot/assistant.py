@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 from sqlalchemy import select
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import ledger, metrics, reach
 from bot.attachments import UNKNOWN_TYPE, AttachmentStore, safe_name
+from bot.breaker import Breakers, is_away
 from bot.channels.base import (
     Address,
     Channel,
@@ -45,6 +47,8 @@ FIRST_RETRY_SECONDS = 2.0
 LONGEST_RETRY_SECONDS = 600.0
 GIVE_UP_AFTER = timedelta(hours=6)
 """For a platform that asks to wait again and again."""
+WAITS_FOR = timedelta(hours=24)
+"""For one that can't be reached at all."""
 SHORT_WAIT_SECONDS = 0.5
 """For a platform's limit, instead of putting the message back."""
 PATIENCE_STEP_SECONDS = 0.4
@@ -82,6 +86,7 @@ class Assistant:
         self._gather = timedelta(seconds=gather_seconds)
         self._max_text_chars = max_text_chars
         self._shared = shared or LocalShared()
+        self._breakers = Breakers(sessions, clock)
         self._background: set[asyncio.Task[None]] = set()
 
     async def receive(self, message: InboundMessage) -> bool:
@@ -249,16 +254,18 @@ class Assistant:
         error: DeliveryError | None = None
         try:
             parts = fit(_outbound(claim, await self._files(claim)), channel.capabilities)
+            self._breakers.of(address).check()
             if claim.is_edit:
                 await self._keep_pace(channel, address, claim)
                 assert isinstance(channel, Edits)  # noqa: S101 - whoever queues an edit asks the capabilities
-                await channel.edit(address, claim.message.external_id or "", parts[0])
+                edit = partial(channel.edit, address, claim.message.external_id or "", parts[0])
+                await self._breakers.call(address, edit)
                 parts = ()
             for number, part in enumerate(parts[claim.parts_sent :], claim.parts_sent + 1):
                 await self._keep_pace(channel, address, claim)
                 if part.template is None and not await self._may_send(address):
                     return await self._hold(address, claim)
-                external_id = await channel.send(address, part)
+                external_id = await self._breakers.call(address, partial(channel.send, address, part))
                 if number < len(parts):
                     async with self.sessions.in_hand(address) as session:
                         if not await ledger.part_sent(session, claim, number):
@@ -367,14 +374,15 @@ class Assistant:
     async def _refused(self, session: AsyncSession, address: Address, claim: Claim, error: DeliveryError) -> bool:
         """Try again later, or give up: then a person has to know."""
         now, problem = self.clock(), str(error)
-        if isinstance(error, PacedError) and error.retry_after_seconds:
+        if isinstance(error, PacedError) and error.retry_after_seconds and now - claim.created_at <= WAITS_FOR:
             due_at = now + timedelta(seconds=error.retry_after_seconds)
             return await ledger.postpone(session, claim, address, attempts=claim.attempts, error=problem, due_at=due_at)
         limited = error.retry_after_seconds is not None
-        # A platform that asks to wait has refused nothing.
-        attempts = claim.attempts + (0 if limited else 1)
+        away = is_away(error) and self._breakers.of(address).is_open
+        # A platform that asks to wait has refused nothing, and one that is away has seen nothing.
+        attempts = claim.attempts + (0 if limited or away else 1)
         log.warning("outbox.refused", conversation=claim.conversation_id, attempts=attempts, error=problem)
-        late = now - claim.created_at > GIVE_UP_AFTER
+        late = now - claim.created_at > (WAITS_FOR if away or isinstance(error, PacedError) else GIVE_UP_AFTER)
         if error.permanent or late or attempts >= MAX_ATTEMPTS:
             if not await ledger.settle(session, claim, Delivery.FAILED, error=problem):
                 return False
@@ -390,7 +398,7 @@ class Assistant:
         if error.retry_after_seconds is not None:
             pause = error.retry_after_seconds + random.uniform(0, 0.9)  # noqa: S311
         else:
-            doubled = min(FIRST_RETRY_SECONDS * 2 ** (attempts - 1), LONGEST_RETRY_SECONDS)
+            doubled = min(FIRST_RETRY_SECONDS * 2 ** max(attempts - 1, 0), LONGEST_RETRY_SECONDS)
             pause = doubled * random.uniform(0.8, 1.2)  # noqa: S311
         due_at = now + timedelta(seconds=pause)
         return await ledger.postpone(session, claim, address, attempts=attempts, error=problem, due_at=due_at)

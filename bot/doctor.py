@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, select
 
+from bot.breaker import troubles
 from bot.channels.terminal import TerminalChannel
 from bot.errors import OtvetError
 from bot.helpdesk import SYNC, HelpDeskLink
@@ -45,6 +46,7 @@ async def examine(installation: Installation) -> list[Check]:
         ("rasa", _rasa),
         ("telegram", _telegram),
         ("whatsapp", _whatsapp),
+        ("platforms", _platforms),
         ("notifications", _notifications),
         ("helpdesk", _helpdesk),
     ]
@@ -226,3 +228,17 @@ async def _whatsapp(installation: Installation) -> Check:
         remedy = "see the log of `otvet serve` for the fault; Meta sends them again for 7 days"
         return Check("whatsapp", False, f"{'; '.join(numbers)}; {stuck} calls of Meta's not taken in whole", remedy)
     return Check("whatsapp", True, "; ".join(numbers))
+
+
+async def _platforms(installation: Installation) -> Check:
+    await installation.migrate()
+    async with installation.database.sessions.reading() as session:
+        found = await troubles(session)
+    if not found:
+        return Check("platforms", True, "no bot or number is known to be out of reach")
+    detail = "; ".join(
+        f"{each.channel} {each.account} since {each.since:%Y-%m-%d %H:%M} UTC ({each.why}), {each.waiting} wait"
+        for each in found
+    )
+    remedy = "see the way to the platform, its status page, the proxy; nothing is lost, and sending goes on by itself"
+    return Check("platforms", False, detail, remedy)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from math import inf
@@ -20,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bot import metrics
+from bot.breaker import troubles
 from bot.database import known_revisions
 from bot.errors import SettingsError
 from bot.ledger import PENDING, InboxRow, OutboxRow, Sessions
@@ -105,9 +107,12 @@ class Monitor:
             waiting = {row[0]: row for row in await session.execute(inbox.group_by(InboxRow.channel))}
             unsent = {row[0]: row for row in await session.execute(outbox.group_by(OutboxRow.channel))}
             timers = await session.execute(select(func.count(), func.min(Timer.due_at)))
+            found = await troubles(session)
             open_tickets = select(func.count()).select_from(Ticket).where(Ticket.status.in_(LIVE))
             metrics.TICKETS_OPEN.set(await session.scalar(open_tickets) or 0)
+        away = Counter(trouble.channel for trouble in found)
         for channel in self._channels:
+            metrics.CHANNELS_AWAY.labels(channel).set(away[channel])
             _, count, oldest = waiting.get(channel, (channel, 0, None))
             metrics.INBOX_WAITING.labels(channel).set(count)
             metrics.INBOX_OLDEST_SECONDS.labels(channel).set(_seconds(oldest, now))

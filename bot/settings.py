@@ -101,6 +101,7 @@ class Settings(BaseSettings):
         SecretStr(""), description="Any word of your own: /webhooks/helpdesk/WORD is where the help desk may call."
     )
     helpdesk_poll_seconds: int = Field(60, ge=1, description="How often each live ticket is looked at there.")
+    webhook_days: int = Field(30, ge=8, description="How many days the calls of platforms are kept as they came.")
     site_origins: str = Field(
         "", description="Sites that may embed the chat, comma-separated; `*`: any; empty: none but its own."
     )

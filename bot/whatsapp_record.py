@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 import structlog
-from sqlalchemy import Index, LargeBinary, String, Text, UniqueConstraint, func, or_, select, text, update
+from sqlalchemy import Index, LargeBinary, String, Text, UniqueConstraint, delete, func, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -38,6 +38,8 @@ from bot.channels.whatsapp_updates import (
 from bot.errors import WindowClosedError
 from bot.ledger import InboxRow, InboxState, Sessions, address_of
 from bot.message_templates import note_template
+from bot.timers import Fire, set_timer
+from bot.uploads import KEPT, UploadRow
 from bot.window import Windows
 from handoff.records import Author, Base, Conversation, Delivery, Message
 from handoff.window import Window
@@ -91,6 +93,7 @@ class AliasRow(Base):
 OnFailed = Callable[[AsyncSession, Message, str], Awaitable[None]]
 """What follows when the platform took a message and reports later that it did not arrive, and why."""
 
+LONGEST_DELAY = timedelta(days=8)
 OPENING_KINDS = frozenset({"text", "start", "choice", "attachment", "unsupported"})
 """What counts as the customer's message for the window."""
 
@@ -159,6 +162,10 @@ class WhatsAppRecord:
             case Received():
                 if event.message.address.account not in self._accounts:
                     log.warning("whatsapp.foreign_number", account=event.message.address.account)
+                    return
+                if event.message.sent_at < self._clock() - LONGEST_DELAY:
+                    # Meta repeats for a week. What is older was taken before, and may be forgotten by now.
+                    log.warning("whatsapp.stale", sent_at=event.message.sent_at.isoformat())
                     return
                 async with self._sessions.begin() as session:
                     address = await resolve(session, event)
@@ -293,6 +300,27 @@ async def _message_of(session: AsyncSession, receipt: Receipt) -> Message | None
         mine = or_(Conversation.chat_id.in_(known), Conversation.chat_id.in_(chats))
         found = await session.scalar(query.where(Message.id == receipt.message_id, mine))
     return found
+
+
+PRUNE = "channels.prune"
+PRUNE_BATCH = 1000
+
+
+def pruning(keep: timedelta) -> Fire:
+    """The standing timer PRUNE: forget calls of platforms that were taken in whole so long ago, and old uploads."""
+
+    async def prune(session: AsyncSession, _payload: Mapping[str, Any], now: datetime) -> None:
+        oldest = await session.execute(
+            select(WebhookRow.id, WebhookRow.received_at, WebhookRow.state).order_by(WebhookRow.id).limit(PRUNE_BATCH)
+        )
+        rows = oldest.all()
+        done = [row.id for row in rows if row.received_at < now - keep and row.state is WebhookState.DONE]
+        await session.execute(delete(WebhookRow).where(WebhookRow.id.in_(done)))
+        await session.execute(delete(UploadRow).where(UploadRow.uploaded_at < now - KEPT))
+        more = len(done) == PRUNE_BATCH
+        await set_timer(session, PRUNE, PRUNE, now + (timedelta(seconds=1) if more else timedelta(hours=1)))
+
+    return prune
 
 
 async def stuck_webhooks(session: AsyncSession, *, before: datetime) -> int:

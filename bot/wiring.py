@@ -68,7 +68,7 @@ from bot.understanding import IntentEngine, Understander
 from bot.uploads import StoredUploads
 from bot.web.desk_base import ArticleOffer, DeskWeb
 from bot.web.webhooks import HelpDeskHook, TelegramHook, Webhooks, WhatsAppHook
-from bot.whatsapp_record import WhatsAppRecord
+from bot.whatsapp_record import PRUNE, WhatsAppRecord, pruning
 from bot.window import CLOSING, Windows
 from handoff.django_helpdesk import DjangoHelpdesk
 from handoff.helpdesk import HelpDesk
@@ -777,6 +777,7 @@ class Installation:
         timers = Timers(self.database.sessions, utc_now)
         timers.register(CLOSING, self.windows.remind)
         timers.register(PURGE, purge, standing=True)
+        timers.register(PRUNE, pruning(timedelta(days=self.settings.webhook_days)), standing=True)
         timers.register(SURVEY, self.agent_desk().fire_survey)
         timers.register(ELSEWHERE, self.agent_desk().fire_elsewhere)
         notices = self._notices_of(self.tickets)

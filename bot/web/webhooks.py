@@ -16,6 +16,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 from starlette.requests import ClientDisconnect
 
+from bot.metrics import WEBHOOKS as WEBHOOK_CALLS
+
 log = structlog.get_logger()
 
 WEBHOOKS = "/webhooks/"
@@ -110,7 +112,7 @@ class Webhooks:
         if not _same(request.headers.get("x-hub-signature-256", ""), signature):
             return self._refuse("whatsapp", "signature", 401)
         new = await self._whatsapp.take(body)
-        self.taken["whatsapp", "new" if new else "repeat"] += 1
+        self._took("whatsapp", "new" if new else "repeat")
         return Response(status_code=200)
 
     async def _take_telegram(self, request: Request) -> Response:
@@ -128,7 +130,7 @@ class Webhooks:
         except (ValueError, RecursionError):
             return self._refuse("telegram", "not_json", 400)
         await self._telegram.take(update, account)
-        self.taken["telegram", "taken"] += 1
+        self._took("telegram", "new")
         return Response(status_code=200)
 
     async def _take_helpdesk(self, request: Request) -> Response:
@@ -165,8 +167,13 @@ class Webhooks:
             return self._refuse(channel, "broken_off", 400)
         return bytes(body)
 
+    def _took(self, channel: str, result: str) -> None:
+        self.taken[channel, result] += 1
+        WEBHOOK_CALLS.labels(channel, result).inc()
+
     def _refuse(self, channel: str, reason: str, status: int) -> Response:
         self.refused[channel, reason] += 1
+        WEBHOOK_CALLS.labels(channel, reason).inc()
         log.warning("webhook.refused", channel=channel, reason=reason)
         # The rest of a body that is not read must not be taken for the next request.
         return PlainTextResponse(reason, status, headers={"Connection": "close"})

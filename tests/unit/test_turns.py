@@ -469,11 +469,11 @@ async def test_a_failure_that_the_platform_reports_late_ends_at_a_person_with_it
     assert "131026" in note.text
 
 
-async def test_a_platform_that_fails_for_half_an_hour_ends_at_a_person_who_can_be_announced(world: World) -> None:
+async def test_a_platform_that_fails_for_a_day_ends_at_a_person_who_can_be_announced(world: World) -> None:
     await world.hear("where is my order")
-    world.channel.refusals = [DeliveryError("502")] * 40
+    world.channel.refusals = [DeliveryError("502")] * 200
     await world.hear("how do I return it")
-    for _ in range(14):
+    for _ in range(110):
         world.clock.advance(800)
         await world.assistant.drain()
     (ticket,) = await world.tickets()
