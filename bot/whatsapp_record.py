@@ -93,7 +93,6 @@ class AliasRow(Base):
 OnFailed = Callable[[AsyncSession, Message, str], Awaitable[None]]
 """What follows when the platform took a message and reports later that it did not arrive, and why."""
 
-LONGEST_DELAY = timedelta(days=8)
 OPENING_KINDS = frozenset({"text", "start", "choice", "attachment", "unsupported"})
 """What counts as the customer's message for the window."""
 
@@ -162,10 +161,6 @@ class WhatsAppRecord:
             case Received():
                 if event.message.address.account not in self._accounts:
                     log.warning("whatsapp.foreign_number", account=event.message.address.account)
-                    return
-                if event.message.sent_at < self._clock() - LONGEST_DELAY:
-                    # Meta repeats for a week. What is older was taken before, and may be forgotten by now.
-                    log.warning("whatsapp.stale", sent_at=event.message.sent_at.isoformat())
                     return
                 async with self._sessions.begin() as session:
                     address = await resolve(session, event)
@@ -306,19 +301,36 @@ PRUNE = "channels.prune"
 PRUNE_BATCH = 1000
 
 
-def pruning(keep: timedelta) -> Fire:
-    """The standing timer PRUNE: forget calls of platforms that were taken in whole so long ago, and old uploads."""
+DIGESTS_KEPT = timedelta(days=400)
+"""How long a repeated call is known as one, though its body is forgotten."""
 
-    async def prune(session: AsyncSession, _payload: Mapping[str, Any], now: datetime) -> None:
-        oldest = await session.execute(
-            select(WebhookRow.id, WebhookRow.received_at, WebhookRow.state).order_by(WebhookRow.id).limit(PRUNE_BATCH)
+
+def pruning(keep: timedelta) -> Fire:
+    """The standing timer PRUNE: forget the bodies of calls that were taken in whole so long ago, and old uploads.
+
+    The payload holds the row up to which that is done: `after`.
+    """
+
+    async def prune(session: AsyncSession, payload: Mapping[str, Any], now: datetime) -> None:
+        after = int(payload.get("after", 0))
+        found = await session.execute(
+            select(WebhookRow.id, WebhookRow.state)
+            .where(WebhookRow.id > after, WebhookRow.received_at < now - keep)
+            .order_by(WebhookRow.id)
+            .limit(PRUNE_BATCH)
         )
-        rows = oldest.all()
-        done = [row.id for row in rows if row.received_at < now - keep and row.state is WebhookState.DONE]
-        await session.execute(delete(WebhookRow).where(WebhookRow.id.in_(done)))
+        rows = found.all()
+        done = [row.id for row in rows if row.state is WebhookState.DONE]
+        await session.execute(update(WebhookRow).where(WebhookRow.id.in_(done)).values(body=b""))
+        oldest = await session.execute(
+            select(WebhookRow.id, WebhookRow.received_at).order_by(WebhookRow.id).limit(PRUNE_BATCH)
+        )
+        forgotten = [row.id for row in oldest if row.received_at < now - DIGESTS_KEPT]
+        await session.execute(delete(WebhookRow).where(WebhookRow.id.in_(forgotten)))
         await session.execute(delete(UploadRow).where(UploadRow.uploaded_at < now - KEPT))
-        more = len(done) == PRUNE_BATCH
-        await set_timer(session, PRUNE, PRUNE, now + (timedelta(seconds=1) if more else timedelta(hours=1)))
+        more = len(rows) == PRUNE_BATCH
+        at = now + (timedelta(seconds=1) if more else timedelta(hours=1))
+        await set_timer(session, PRUNE, PRUNE, at, {"after": rows[-1].id if rows else after})
 
     return prune
 

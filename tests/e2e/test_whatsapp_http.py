@@ -18,7 +18,7 @@ from whatsapp_harness import WhatsAppWorld, whatsapp_world
 from bot.channels.base import Address, Option, OutboundAttachment, OutboundMessage, Template, fit
 from bot.errors import DeliveryError, WindowClosedError
 from bot.ledger import InboxRow
-from bot.whatsapp_record import WebhookRow, WebhookState
+from bot.whatsapp_record import WebhookRow, WebhookState, pruning
 from handoff.records import Author, Delivery
 
 pytestmark = pytest.mark.e2e
@@ -201,6 +201,27 @@ class TestTheDoor:
         assert [(await world.graph.post(body)).status_code for body in stored] == [200] * len(stored)
         assert await rows(world) == before
         assert world.webhooks.taken["whatsapp", "repeat"] - repeats == len(stored)
+
+    async def test_old_calls_are_forgotten_and_their_repetition_is_known_all_the_same(
+        self, world: WhatsAppWorld
+    ) -> None:
+        await world.graph.say(ANNA, "a person please")
+        await world.graph.until(lambda: len(world.graph.to(ANNA)) >= 2)
+        await world.graph.settle()
+        async with world.sessions() as session:
+            stored = (await session.scalars(select(WebhookRow.body))).all()
+        before = await rows(world)
+        for days in (29, 2):
+            async with world.sessions() as session:
+                assert all((await session.scalars(select(WebhookRow.body))).all())
+            world.clock.advance(days * 86_400)
+            async with world.sessions.begin() as session:
+                await pruning(timedelta(days=30))(session, {}, world.clock())
+        async with world.sessions() as session:
+            assert not any((await session.scalars(select(WebhookRow.body))).all())
+        for body in stored:
+            await world.graph.post(body)
+        assert await rows(world) == before
 
     async def test_a_body_of_30_mb_is_refused_with_or_without_its_length(self, world: WhatsAppWorld) -> None:
         async def endless() -> AsyncIterator[bytes]:
