@@ -1,7 +1,8 @@
-"""`otvet notify`: where people are told of what happens at the desk."""
+"""`otvet notify` and `otvet webhooks`: where people and programs are told of what happens at the desk."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -70,6 +71,74 @@ def notify_test() -> None:
             print(f"{who} {shown}: {error}")
     if failed:
         raise SystemExit(1)
+
+
+webhooks_app = typer.Typer(no_args_is_help=True, help="Events for another system, and from it.")
+
+
+@webhooks_app.command("secret")
+def webhooks_secret() -> None:
+    """Print a new secret, for OTVET_HOOK_SECRET or OTVET_HOOK_IN_SECRET and for the other side."""
+    from bot.hooks import new_secret
+
+    print(new_secret())
+
+
+@webhooks_app.command("list")
+def webhooks_list(
+    everything: Annotated[bool, typer.Option("--all", help="Those that were taken, too.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Events that wait or were given up, the newest first."""
+
+    async def work(_desk: AgentDesk, session: AsyncSession) -> list[dict[str, Any]]:
+        from sqlalchemy import select
+
+        from bot.hooks import HookEvent, HookState
+
+        query = select(HookEvent).order_by(HookEvent.created_at.desc()).limit(limit)
+        if not everything:
+            query = query.where(HookEvent.state != HookState.SENT)
+        names = ("id", "type", "ticket_id", "state", "attempts", "error", "created_at")
+        return [{name: getattr(event, name) for name in names} for event in await session.scalars(query)]
+
+    rows = act(work)
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        print("No event waits, and none was given up.")
+    else:
+        table([list(row.values()) for row in rows], list(rows[0]))
+
+
+@webhooks_app.command("retry")
+def webhooks_retry(event_id: Annotated[str, typer.Argument(help="One of `list`; none: all.")] = "") -> None:
+    """Send again what was given up."""
+    from bot.hooks import retry
+
+    count = act(lambda _, session: retry(session, datetime.now(UTC), event_id or None))
+    print(f"{count} events go out as soon as the assistant is serving")
+
+
+@webhooks_app.command("test")
+def webhooks_test() -> None:
+    """Send the address a word of no consequence (`otvet.test`), now."""
+    from bot.console import installation
+    from bot.errors import DeliveryError, SettingsError
+    from bot.hooks import HookEvent
+
+    here = installation()
+    if not here.settings.hook_url:
+        raise SettingsError("OTVET_HOOK_URL is not set")
+    now = datetime.now(UTC)
+    body = f'{{"type": "otvet.test", "timestamp": "{now.isoformat()}", "data": {{}}}}'
+    try:
+        run(here.hooks.post(HookEvent(id=f"msg_test_{now.timestamp():.0f}", type="otvet.test", body=body)))
+    except DeliveryError as error:
+        print(f"It {error}")
+        raise SystemExit(1) from error
+    print("Taken")
 
 
 async def _addresses(session: AsyncSession) -> list[tuple[str, str, str | None, str | None]]:

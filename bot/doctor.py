@@ -13,6 +13,7 @@ from bot.breaker import troubles
 from bot.channels.terminal import TerminalChannel
 from bot.errors import OtvetError
 from bot.helpdesk import SYNC, HelpDeskLink
+from bot.hooks import hook_figures
 from bot.ledger import InboxRow, InboxState, OutboxRow
 from bot.notifications import NOTIFY, notice_figures
 from bot.timers import Timer
@@ -49,6 +50,7 @@ async def examine(installation: Installation) -> list[Check]:
         ("platforms", _platforms),
         ("notifications", _notifications),
         ("helpdesk", _helpdesk),
+        ("webhook", _webhook),
     ]
     found = []
     for name, check in checks:
@@ -176,6 +178,20 @@ async def _telegram(installation: Installation) -> Check:
         return Check("telegram", False, str(error), "check OTVET_TELEGRAM_TOKEN and the way to api.telegram.org")
     finally:
         await channel.close()
+
+
+async def _webhook(installation: Installation) -> Check:
+    if not installation.settings.hook_url:
+        return Check("webhook", True, "off: OTVET_HOOK_URL is not set")
+    assert installation.hooks  # noqa: S101 - reading it checks the settings
+    await installation.migrate()
+    async with installation.database.sessions.begin() as session:
+        waiting, dead, fault = await hook_figures(session)
+    detail = f"{waiting} events wait, {dead} given up"
+    if dead or fault:
+        remedy = "see to the receiver, then `otvet webhooks retry`; `otvet webhooks list` shows them"
+        return Check("webhook", False, f"{detail}; {fault}", remedy)
+    return Check("webhook", True, detail)
 
 
 async def _helpdesk(installation: Installation) -> Check:

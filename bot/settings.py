@@ -102,6 +102,15 @@ class Settings(BaseSettings):
     )
     helpdesk_poll_seconds: int = Field(60, ge=1, description="How often each live ticket is looked at there.")
     webhook_days: int = Field(30, ge=8, description="How many days the calls of platforms are kept as they came.")
+    hook_url: str = Field("", description="https:// address that is told what happens to tickets; empty: none.")
+    hook_secret: SecretStr = Field(
+        SecretStr(""), description="By which it knows our calls: what `otvet webhooks secret` prints."
+    )
+    hook_events: str = Field("", description="Of which it is told, comma-separated (`ticket.created`); empty: all.")
+    hook_private: bool = Field(False, description="Whether it may lie in a private network, or be http://.")
+    hook_in_secret: SecretStr = Field(
+        SecretStr(""), description="By which calls to /webhooks/events are known; empty: none are taken."
+    )
     site_origins: str = Field(
         "", description="Sites that may embed the chat, comma-separated; `*`: any; empty: none but its own."
     )
@@ -133,7 +142,7 @@ class Settings(BaseSettings):
     def _no_file(cls, value: object) -> object:
         return value or None
 
-    @field_validator("rasa_url", "helpdesk_url")
+    @field_validator("rasa_url", "helpdesk_url", "hook_url")
     @classmethod
     def _http_address(cls, value: str) -> str:
         if value and urlsplit(value).scheme not in ("http", "https"):

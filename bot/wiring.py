@@ -41,6 +41,7 @@ from bot.desk_feed import DeskFeed
 from bot.dialogue import Outcome
 from bot.errors import NotReadyError, SettingsError
 from bot.helpdesk import POLL, SYNC, HelpDeskSync
+from bot.hooks import HOOK, HookReceiver, Hooks
 from bot.ledger import PURGE, Sessions, purge
 from bot.message_templates import MessageTemplates, load_templates
 from bot.monitor import Monitor
@@ -617,9 +618,24 @@ class Installation:
     def tickets(self) -> Tickets:
         tickets = Tickets(self.desk_policy, self.topics)
         tickets.listeners.append(self._notices_of(tickets).heard)
+        if self.settings.hook_url:
+            tickets.listeners.append(self.hooks.heard)
         if self.settings.helpdesk:
             tickets.listeners.append(self._help_desk_of(tickets).heard)
         return tickets
+
+    @cached_property
+    def hooks(self) -> Hooks:
+        """The address of the settings that is told what happens."""
+        settings = self.settings
+        return Hooks(
+            url=settings.hook_url,
+            secret=settings.hook_secret.get_secret_value(),
+            sessions=self.database.sessions,
+            clock=utc_now,
+            events=[event.strip() for event in settings.hook_events.split(",") if event.strip()],
+            private=settings.hook_private,
+        )
 
     @cached_property
     def help_desk(self) -> HelpDesk:
@@ -784,6 +800,8 @@ class Installation:
         timers.register(UNASSIGNED, notices.fire_unassigned)
         timers.register_errand(NOTIFY, notices.send)
         timers.register(OUTGOING, partial(fire_outgoing, self.agent_desk()))
+        if self.settings.hook_url:
+            timers.register_errand(HOOK, self.hooks.send)
         if self.settings.helpdesk:
             sync = self._help_desk_of(self.tickets)
             timers.register_errand(SYNC, sync.sync)
@@ -841,7 +859,11 @@ class Installation:
         helped = None
         if self.settings.helpdesk and (secret := self.settings.helpdesk_secret.get_secret_value()):
             helped = HelpDeskHook(secret, self._help_desk_of(self.tickets).changed_there)
-        return Webhooks(whatsapp=hook, telegram=called, helpdesk=helped)
+        events = None
+        if secret := self.settings.hook_in_secret.get_secret_value():
+            desk = self.agent_desk(clock)
+            events = HookReceiver(secret=secret, desk=desk, sessions=self.database.sessions, clock=clock).take
+        return Webhooks(whatsapp=hook, telegram=called, helpdesk=helped, events=events)
 
     async def close(self) -> None:
         if "rasa_server" in self.__dict__:

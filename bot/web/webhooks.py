@@ -7,13 +7,13 @@ import hashlib
 import hmac
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from fastapi import APIRouter, Request
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.requests import ClientDisconnect
 
 from bot.metrics import WEBHOOKS as WEBHOOK_CALLS
@@ -22,6 +22,7 @@ log = structlog.get_logger()
 
 WEBHOOKS = "/webhooks/"
 WHATSAPP_PATH = f"{WEBHOOKS}whatsapp"
+EVENTS_PATH = f"{WEBHOOKS}events"
 HELPDESK_PATH = f"{WEBHOOKS}helpdesk"
 TELEGRAM_PATH = f"{WEBHOOKS}telegram"
 MAX_BODY_BYTES = 3 * 1024 * 1024
@@ -64,6 +65,11 @@ class HelpDeskHook:
     changed: Callable[[str], Awaitable[bool]]
 
 
+TakeEvent = Callable[[bytes, Mapping[str, str]], Awaitable[tuple[int, dict[str, Any]]]]
+"""Does what a signed call (body, headers) asks for; the status and the words of the answer, 401 where it is not
+signed."""
+
+
 class Webhooks:
     """The routes, and how many calls were refused, by channel and reason."""
 
@@ -73,6 +79,7 @@ class Webhooks:
         whatsapp: WhatsAppHook | None = None,
         telegram: TelegramHook | None = None,
         helpdesk: HelpDeskHook | None = None,
+        events: TakeEvent | None = None,
         body_seconds: float = BODY_SECONDS,
     ) -> None:
         self.refused: Counter[tuple[str, str]] = Counter()
@@ -88,6 +95,9 @@ class Webhooks:
         if telegram is not None:
             self.router.add_api_route(TELEGRAM_PATH, self._take_telegram, methods=["POST"])
             self.router.add_api_route(TELEGRAM_PATH + "/{account}", self._take_telegram, methods=["POST"])
+        self._events = events
+        if events is not None:
+            self.router.add_api_route(EVENTS_PATH, self._take_event, methods=["POST"])
         self._helpdesk = helpdesk
         if helpdesk is not None:
             self.router.add_api_route(f"{HELPDESK_PATH}/{{secret}}", self._take_helpdesk, methods=["POST"])
@@ -132,6 +142,17 @@ class Webhooks:
         await self._telegram.take(update, account)
         self._took("telegram", "new")
         return Response(status_code=200)
+
+    async def _take_event(self, request: Request) -> Response:
+        assert self._events is not None  # noqa: S101
+        body = await self._body(request, "events")
+        if isinstance(body, Response):
+            return body
+        status, words = await self._events(body, request.headers)
+        if status == 401:
+            return self._refuse("events", "signature", 401)
+        self.taken["events", str(status)] += 1
+        return JSONResponse(words, status)
 
     async def _take_helpdesk(self, request: Request) -> Response:
         """Something happened there. Calls carry no signature, so of the body nothing but the ticket's id is read."""
