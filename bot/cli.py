@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bot.cli_connections import notify_app, webhooks_app
+from bot.cli_connections import notify_app, shift_report, webhooks_app
 from bot.cli_customers import customers_app
 from bot.cli_desk import agents_app, tickets_app
 from bot.cli_kb import kb_app
@@ -48,6 +48,7 @@ app.add_typer(tickets_app, name="tickets")
 app.add_typer(agents_app, name="agents")
 app.add_typer(customers_app, name="customers")
 app.add_typer(notify_app, name="notify")
+app.command("shift-report")(shift_report)
 app.add_typer(webhooks_app, name="webhooks")
 app.add_typer(evaluate_app, name="evaluate")
 app.command()(report)

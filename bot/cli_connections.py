@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from bot.agent_desk import AgentDesk
+    from handoff.shifts import ShiftReport
 
 notify_app = typer.Typer(no_args_is_help=True, help="Where agents and teams are told of what happens.")
 
@@ -71,6 +72,44 @@ def notify_test() -> None:
             print(f"{who} {shown}: {error}")
     if failed:
         raise SystemExit(1)
+
+
+def shift_report(
+    team: Annotated[str | None, typer.Option(help="A team; default: all.")] = None,
+    hours: Annotated[float | None, typer.Option(min=0.1, help="Of so many hours; default: of the shift.")] = None,
+    night: Annotated[bool, typer.Option(help="Of the last time when nobody worked.")] = False,
+    lang: Annotated[str, typer.Option(help="ru or en.")] = "ru",
+    as_json: AsJson = False,
+) -> None:
+    """What happened in this shift, or in the last night, and what is open."""
+    if lang not in ("ru", "en"):
+        raise typer.BadParameter("expected ru or en", param_hint="--lang")
+    shown = act(lambda desk, session: _report(desk, session, team, hours, night))
+    if as_json:
+        print_json(shown.as_json())
+    else:
+        from bot.console import installation
+
+        print(installation(quiet=True).shifts.text(shown, lang))
+
+
+async def _report(
+    desk: AgentDesk, session: AsyncSession, team: str | None, hours: float | None, night: bool
+) -> ShiftReport:
+    from handoff.shifts import last_boundary, last_night
+    from handoff.shifts import shift_report as compose
+
+    tickets, now = desk.tickets, datetime.now(UTC)
+    known = {topic.team for topic in tickets.topics.all.values()} | set(tickets.policy.teams)
+    if team is not None and team not in known:
+        raise typer.BadParameter(f"no team {team}: {', '.join(sorted(known))}", param_hint="--team")
+    if night:
+        found = last_night(tickets.policy.hours_of(team or ""), now)
+        if found is None:
+            raise typer.BadParameter("somebody works round the clock: there are no nights", param_hint="--night")
+        return await compose(session, tickets, kind="night", team=team, since=found[0], until=found[1])
+    since = now - timedelta(hours=hours) if hours else await last_boundary(session, tickets.policy, team or "", now)
+    return await compose(session, tickets, kind="now", team=team, since=since, until=now)
 
 
 webhooks_app = typer.Typer(no_args_is_help=True, help="Events for another system, and from it.")

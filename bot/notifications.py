@@ -168,9 +168,16 @@ class Notices:
             row = await session.get(TeamNotify, team)
             await self._write(session, f"team:{team}", row.addresses if row else (), event, text, now, ticket)
 
-    async def report(self, session: AsyncSession, teams: Iterable[str], text: str, now: datetime) -> int:
-        """Send a text to teams as it is; to how many addresses."""
+    async def report(
+        self, session: AsyncSession, teams: Iterable[str], agents: Iterable[Agent], text: str, now: datetime
+    ) -> int:
+        """Send a text to teams and agents as it is; to how many addresses."""
         count = 0
+        for agent in agents:
+            wanted = self._policy.events if agent.notify_events is None else agent.notify_events
+            if "report" in wanted:
+                await self._write(session, f"agent:{agent.id}", agent.notify, "report", text, now, None)
+                count += len(agent.notify)
         for team in dict.fromkeys(teams):
             row = await session.get(TeamNotify, team)
             addresses = row.addresses if row and "report" in self._policy.events else ()

@@ -39,6 +39,7 @@ REQUIRED = (
         "label_survey_yes",
         "moved_here",
         "notice",
+        "shift_report",
         "on_hold",
         "survey",
         "survey_reminder",

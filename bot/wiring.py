@@ -50,6 +50,7 @@ from bot.replies import Replies
 from bot.seat import OUTGOING, fire_outgoing
 from bot.settings import Settings
 from bot.shared import LocalShared, Shared
+from bot.shifts import SHIFTS, Shifts
 from bot.timers import Timers
 from bot.topic_model import TopicModel
 from bot.training import (
@@ -625,6 +626,10 @@ class Installation:
         return tickets
 
     @cached_property
+    def shifts(self) -> Shifts:
+        return Shifts(tickets=self.tickets, notices=self._notices_of(self.tickets), replies=self.replies, clock=utc_now)
+
+    @cached_property
     def hooks(self) -> Hooks:
         """The address of the settings that is told what happens."""
         settings = self.settings
@@ -800,6 +805,7 @@ class Installation:
         timers.register(UNASSIGNED, notices.fire_unassigned)
         timers.register_errand(NOTIFY, notices.send)
         timers.register(OUTGOING, partial(fire_outgoing, self.agent_desk()))
+        timers.register(SHIFTS, self.shifts.fire, standing=True)
         if self.settings.hook_url:
             timers.register_errand(HOOK, self.hooks.send)
         if self.settings.helpdesk:

@@ -144,6 +144,21 @@ class WorkingHours:
         """By when a reply that takes `minutes` of working time can be expected."""
         return self.add(moment, timedelta(minutes=minutes))
 
+    def spans(self, begin: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
+        """The times of work that touch [begin, end), whole, in order, in UTC; one over the turn of a year is one."""
+        pending: tuple[float, float] | None = None
+        for number in range(begin.astimezone(UTC).year - 1, end.astimezone(UTC).year + 2):
+            year = self._year(number)
+            for opens, closes in zip(year.begins, year.ends, strict=True):
+                if pending is not None and opens <= pending[1]:
+                    pending = pending[0], closes
+                    continue
+                if pending is not None and pending[1] > begin.timestamp() and pending[0] < end.timestamp():
+                    yield datetime.fromtimestamp(pending[0], UTC), datetime.fromtimestamp(pending[1], UTC)
+                pending = opens, closes
+        if pending is not None and pending[1] > begin.timestamp() and pending[0] < end.timestamp():
+            yield datetime.fromtimestamp(pending[0], UTC), datetime.fromtimestamp(pending[1], UTC)
+
     def describe(self, lang: str) -> str:
         """The ordinary week in words: `Mon–Fri 09:00–13:00, 14:00–18:00; Sat 10:00–16:00 (Moscow time)`."""
         zone = {"Europe/Moscow": {"ru": "МСК", "en": "Moscow time"}}.get(self.zone.key, {}).get(lang, self.zone.key)
