@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from handoff.records import Owner, Reason
+from kb_index.articles import ArticleFile
 
 MAX_OPTIONS = 4
+MAX_ASKED_CHARS = 500
 SUBSTANTIVE_WORDS = 3
 """R29: a ticket wants more than a couple of words."""
 MAX_REPHRASE = 1
@@ -51,6 +53,8 @@ class Candidate:
     lang: str
     more: bool = False
     """There is more in the article than this passage."""
+    pictures: tuple[ArticleFile, ...] = ()
+    """Those of the passage."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ class DialogueState:
     """Topic of the article shown last."""
     rephrased: int = 0
     """How often in a row the customer was asked to say it otherwise."""
+    asked: str = ""
+    """What the choices that may be taken now are about."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -118,6 +124,7 @@ class DialogueState:
             "answered": list(self.answered),
             "topic": self.topic,
             "rephrased": self.rephrased,
+            "asked": self.asked,
         }
 
     @classmethod
@@ -128,6 +135,7 @@ class DialogueState:
             answered=tuple(row.get("answered", ())),
             topic=row.get("topic"),
             rephrased=int(row.get("rephrased", 0)),
+            asked=row.get("asked", ""),
         )
 
 
@@ -198,6 +206,10 @@ def decide(
     if utterance.text.strip().lower() in END_COMMANDS:
         return Decision((Say("goodbye"),), DialogueState(greeted=True), "end")
     decision = _react(state, utterance, understood, articles, policy)
+    asked = utterance.text[:MAX_ASKED_CHARS] if any(isinstance(each, Clarify) for each in decision.actions) else ""
+    if decision.state.options == state.options:
+        asked = asked or state.asked
+    decision = replace(decision, state=replace(decision.state, asked=asked))
     if state.greeted:
         return decision
     # R28, R34: whoever begins without pressing "start" hears first who answers and what becomes of the data.

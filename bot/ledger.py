@@ -356,7 +356,7 @@ async def claim_next(session: AsyncSession, address: Address, *, now: datetime) 
             message.delivery = Delivery.SENDING
         await session.flush()
         files: Sequence[Attachment] = ()
-        if message.author is Author.AGENT:  # nobody else sends files
+        if message.kind == "attachment":
             found_files = select(Attachment).where(Attachment.message_id == message.id).order_by(Attachment.id)
             files = (await session.scalars(found_files)).all()
         quote = None
@@ -384,7 +384,7 @@ def _order_of_writing(row: OutboxRow) -> int:
 
 async def _holds(session: AsyncSession, row: OutboxRow) -> bool:
     """Whether a reply of the assistant is one that may go out at once."""
-    if row.message.author is not Author.ASSISTANT or row.message.reply_to_id is not None or row.is_edit:
+    if row.message.kind == "attachment" or row.message.reply_to_id is not None or row.is_edit:
         return False
     conversation = await session.get_one(Conversation, row.conversation_id)
     return conversation.blocked_at is None and row.guard_epoch in (None, conversation.epoch)

@@ -5,10 +5,10 @@ with its replies queued, provided that nothing has changed meanwhile. No platfor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -19,10 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import ledger, reach
 from bot.agent_desk import SURVEY_HELPED, SURVEY_NOT_HELPED, AgentDesk
+from bot.attachments import StoredFile
 from bot.channels.base import Address, InboundMessage, Option
 from bot.dialogue import (
     MORE,
     Answer,
+    Candidate,
     Clarify,
     Decision,
     DialogueState,
@@ -30,7 +32,7 @@ from bot.dialogue import (
     Utterance,
     decide,
 )
-from bot.errors import ReplyError
+from bot.errors import FileGoneError, FileRefusedError, ReplyError, TooLargeError
 from bot.gathering import JOINABLE
 from bot.language import DEFAULT, LANGUAGES, detect
 from bot.ledger import InboxState, Incoming, Sessions
@@ -41,6 +43,7 @@ from handoff.lifecycle import TicketStatus
 from handoff.outcomes import Step
 from handoff.records import Attachment, AttachmentState, Author, Conversation, Feedback, Message, Owner, Reason, Ticket
 from handoff.routing import Route, TopicClassifier, route
+from kb_index.articles import ArticleFile
 
 log = structlog.get_logger()
 
@@ -134,6 +137,8 @@ class Plan:
     """Set when there is a handoff among the actions."""
     to_desk: ToDesk | None = None
     """Set when the customer's word is not for the assistant."""
+    pictures: Mapping[str, Sequence[StoredFile]] = field(default_factory=dict)
+    """Article → its pictures, where an answer shows some."""
 
 
 _AUTHORS = {"note": Author.SYSTEM, "echo": Author.AGENT}
@@ -153,8 +158,10 @@ class Turns:
         limit_mb: int,
         ungreeted: frozenset[str] = frozenset({"terminal"}),
         model_threads: int | None = None,
+        stored: Callable[[ArticleFile], Awaitable[StoredFile]] | None = None,
     ) -> None:
         """ungreeted: channels where nobody has to be told who answers.
+        stored: a picture of an article as a file that can be sent; None: answers show none.
         model_threads: how many utterances are understood at once; None: some more than there are cores."""
         self._understander = understander
         self._replies = replies
@@ -163,6 +170,7 @@ class Turns:
         self._clock = clock
         self._limit_mb = limit_mb
         self._ungreeted = ungreeted
+        self._stored = stored
         self._models = ThreadPoolExecutor(model_threads, thread_name_prefix="models")
 
     async def _with_models(self, work: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
@@ -230,11 +238,7 @@ class Turns:
             ),
         )
         chosen = {article_id: kind for kind, _, article_id in (token.partition(":") for token in state.options)}
-        articles = {
-            article_id: found
-            for article_id, kind in chosen.items()
-            if article_id and (found := understander.candidate(article_id, lang, whole=kind == MORE)) is not None
-        }
+        articles = await self._with_models(_chosen, understander, chosen, lang, state.asked) if chosen else {}
         decision = (
             Decision((), state, f"desk:{to_desk.kind}")
             if to_desk is not None
@@ -255,7 +259,12 @@ class Turns:
                     async with sessions.reading() as session:
                         before = await desk.customer_texts(session, situation.conversation_id)
                 routed = await self._route(action, decision.rule, _texts(utterance), before, state, understander.topics)
-        return Plan(situation, lang, state, decision, record, routed, to_desk)
+        shown = {
+            action.candidate.article_id: await self._pictures(action.candidate.pictures)
+            for action in decision.actions
+            if isinstance(action, Answer) and action.candidate.pictures
+        }
+        return Plan(situation, lang, state, decision, record, routed, to_desk, shown)
 
     async def save(
         self,
@@ -472,7 +481,7 @@ class Turns:
                 record |= {"action": "clarify" if action.options else "answer", "reply": action.template}
                 step = _STEPS.get(action.template)
             shown |= {token: label for token, label in options.items() if token in shown}
-            await ledger.say(
+            said = await ledger.say(
                 session,
                 conversation,
                 text,
@@ -483,7 +492,40 @@ class Turns:
                 guarded=guarded,
                 now=self._clock(),
             )
+            if isinstance(action, Answer):
+                self._show(said, conversation.channel, plan.pictures.get(action.candidate.article_id, ()))
         conversation.state = {**decision.state.to_json(), "options": shown}
+
+    async def _pictures(self, files: Sequence[ArticleFile]) -> list[StoredFile]:
+        if self._stored is None:
+            return []
+        found = []
+        for file in files:
+            try:
+                found.append(await self._stored(file))
+            except (FileGoneError, TooLargeError, OSError) as error:
+                # The words answer without it.
+                log.warning("article.picture_missing", target=file.target, error=repr(error))
+        return found
+
+    def _show(self, message: Message, channel: str, pictures: Sequence[StoredFile]) -> None:
+        for file in pictures:
+            try:
+                self._desk.check_file(channel, file)
+            except FileRefusedError:
+                continue
+            message.kind = "attachment"
+            message.attachments.append(
+                Attachment(
+                    kind=file.kind,
+                    state=AttachmentState.STORED,
+                    file_name=file.file_name,
+                    mime_type=file.mime_type,
+                    size_bytes=file.size_bytes,
+                    sha256=file.sha256,
+                    source={},
+                )
+            )
 
     def _labels(self, options: Mapping[str, str], lang: str) -> dict[str, str]:
         return {
@@ -555,6 +597,16 @@ def _for_desk(owner: Owner, state: DialogueState, first: InboundMessage, text: s
     if typed in END_WORDS:
         return ToDesk("end")
     return ToDesk("back" if kind == "assistant" else "word")
+
+
+def _chosen(understander: Understander, tokens: Mapping[str, str], lang: str, asked: str) -> dict[str, Candidate]:
+    """The articles that choices stand for. tokens: article → kind of choice."""
+    found = {
+        article_id: understander.candidate(article_id, lang, whole=kind == MORE, asked=asked)
+        for article_id, kind in tokens.items()
+        if article_id
+    }
+    return {article_id: candidate for article_id, candidate in found.items() if candidate is not None}
 
 
 def _texts(utterance: Sequence[InboundMessage]) -> list[str]:

@@ -12,15 +12,17 @@ from bot.dialogue import ANY_TOPIC, Candidate, Outcome, Policy, Understanding
 from bot.language import detect
 from handoff.records import Reason
 from handoff.routing import TopicClassifier
-from kb_index.articles import Article
+from kb_index.articles import Article, ArticleFile
 from kb_index.explain import Explanation, explain
-from kb_index.passages import readable, split_passages
+from kb_index.passages import pictures, readable, split_passages
 from kb_index.search import Hit, SearchIndex
 from nlu.features import fold
 from nlu.intents import IntentPrediction
 from nlu.training_data import IntentSpec
 
 MAX_PARTS = 4
+MAX_PICTURES = 5
+CHOICES_SEARCHED = 10
 LONGEST_WHOLE_WORDS = 400
 """An article that is longer is shown in parts."""
 MAX_FOLDED = 1000
@@ -171,23 +173,37 @@ class Understander:
         text = hit.passage.text
         article = self._article(hit.article_id, hit.lang)
         more = article is not None and len(article.body.strip()) > len(text)
-        return Candidate(hit.article_id, hit.title, readable(text), hit.topic or "", hit.confidence, hit.lang, more)
+        shown = _pictures(text, article)
+        return Candidate(
+            hit.article_id, hit.title, readable(text), hit.topic or "", hit.confidence, hit.lang, more, shown
+        )
 
-    def candidate(self, article_id: str, lang: str, *, whole: bool = False) -> Candidate | None:
-        """An article by its id, as it is shown when the customer chooses it: of a long one the beginning, unless
-        he asks for the whole."""
+    def candidate(self, article_id: str, lang: str, *, whole: bool = False, asked: str = "") -> Candidate | None:
+        """An article by its id, as it is shown when the customer chooses it: of a long one the passage that fits
+        what he asked, or the beginning, unless he wants the whole."""
         article = self._article(article_id, lang)
         if article is None:
             return None
         text = article.body.strip()
         more = not whole and len(text.split()) > LONGEST_WHOLE_WORDS
         if more:
-            text = split_passages(article.id, article.lang, text)[0].text
-        return Candidate(article.id, article.title, readable(text), article.topic or "", 1.0, article.lang, more)
+            hits = self.index.search(_searched(asked), lang=article.lang, limit=CHOICES_SEARCHED) if asked else ()
+            fitting = (hit.passage.text for hit in hits if (hit.article_id, hit.lang) == (article.id, article.lang))
+            text = next(fitting, None) or split_passages(article.id, article.lang, text)[0].text
+        shown = _pictures(text, article)
+        return Candidate(article.id, article.title, readable(text), article.topic or "", 1.0, article.lang, more, shown)
 
     def _article(self, article_id: str, lang: str) -> Article | None:
         versions = self._versions.get(article_id, {})
         return versions.get(lang) or next(iter(versions.values()), None)
+
+
+def _pictures(markdown: str, article: Article | None) -> tuple[ArticleFile, ...]:
+    """The pictures that a text shows, of those that were kept with its article."""
+    if article is None or not article.files:
+        return ()
+    kept = {file.target: file for file in article.files if file.mime_type.startswith("image/")}
+    return tuple(kept[target] for target in dict.fromkeys(pictures(markdown)) if target in kept)[:MAX_PICTURES]
 
 
 def _versions(index: SearchIndex) -> dict[str, dict[str, Article]]:

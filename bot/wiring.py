@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ from bot.accounts import Accounts
 from bot.agent_desk import ELSEWHERE, SURVEY, AgentDesk
 from bot.articles import ArticleBase
 from bot.assistant import Assistant
-from bot.attachments import AttachmentStore
+from bot.attachments import AttachmentStore, StoredFile
 from bot.backup import RESTORING
 from bot.calibration import Targets, policy_from_json
 from bot.channels.base import Channel
@@ -79,7 +79,7 @@ from handoff.policy import DeskPolicy, load_policy
 from handoff.routing import Topics, load_topics
 from handoff.tickets import Tickets
 from kb_index.article_files import ArticleFiles
-from kb_index.articles import Article
+from kb_index.articles import Article, ArticleFile
 from kb_index.errors import RankerError, SnapshotError
 from kb_index.library import published_hashes
 from kb_index.ranker import Ranker
@@ -751,6 +751,14 @@ class Installation:
 
         await self.database.sessions.work.exclusively("desk", work)
 
+    async def _stored_picture(self, file: ArticleFile) -> StoredFile:
+        """A picture of an article among the files that messages have. Raises OSError, TooLargeError."""
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield await asyncio.to_thread(self.articles.files.path(file.sha256).read_bytes)
+
+        return await self.attachments.store(chunks(), Path(file.target).name)
+
     def assistant(self, channels: Sequence[Channel], clock: Callable[[], datetime] = utc_now) -> Assistant:
         turns = Turns(
             understander=self.understander,
@@ -758,6 +766,7 @@ class Installation:
             agent_desk=self.agent_desk(clock),
             clock=clock,
             limit_mb=self.settings.max_attachment_mb,
+            stored=self._stored_picture,
             # Threads that wait for one another's interpreter lock slow all down; those that wait for Rasa don't.
             model_threads=None if self.settings.nlu_engine == "rasa" else max(1, (os.cpu_count() or 1) // 2),
         )

@@ -80,6 +80,12 @@ def links(markdown: str) -> list[str]:
     return found
 
 
+def pictures(markdown: str) -> list[str]:
+    """Targets of the pictures, in order."""
+    children = (child for token in _parser().parse(markdown) for child in token.children or ())
+    return [str(child.attrGet("src")) for child in children if child.type == "image" and child.attrGet("src")]
+
+
 def readable(markdown: str) -> str:
     """The Markdown as a message: of links to other articles and of pictures, which lead nowhere there, the words."""
     parts = _CODE.split(markdown)

@@ -71,7 +71,7 @@ class Keywords(Understander):
         lang = detect(text, remembered_lang)
         return Understood(lang, (found,), {"lang": lang, "model_version": self.version})
 
-    def candidate(self, article_id: str, lang: str, *, whole: bool = False) -> Candidate | None:
+    def candidate(self, article_id: str, lang: str, *, whole: bool = False, asked: str = "") -> Candidate | None:
         return self._found(article_id, 1.0) if article_id in ARTICLES else None
 
     def _found(self, article_id: str, confidence: float) -> Candidate:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,9 +20,10 @@ from site_harness import DATA, Clock, Keywords
 from sqlalchemy import func, select
 
 from bot.assistant import Assistant
-from bot.attachments import AttachmentStore
+from bot.attachments import AttachmentStore, StoredFile
 from bot.channels.base import Address, Capabilities, InboundAttachment, InboundMessage, OutboundMessage, Pace, Receive
 from bot.database import migrate, open_database
+from bot.dialogue import Understanding
 from bot.errors import DeliveryError
 from bot.ledger import InboxRow, InboxState, OutboxRow
 from bot.replies import Replies
@@ -31,7 +32,9 @@ from bot.turn import Turns
 from bot.understanding import Understander, Understood
 from handoff import desk
 from handoff.records import NOTE, AttachmentState, Author, Conversation, Delivery, Message, Owner, Reason, Ticket
+from kb_index.articles import ArticleFile
 
+PNG = b"\x89PNG\r\n\x1a\n" + b"\x00\x00\x00\rIHDR" + b"\x00" * 60
 COMMON = {"shop": "Klyon", "hours": "9–21", "privacy_url": "https://klyon.example/p", "first_reply_minutes": 10}
 
 
@@ -92,6 +95,7 @@ class World:
         understander: Understander | None = None,
         database: str | None = None,
         gather_seconds: float = 0.2,
+        stored: Callable[[ArticleFile], Awaitable[StoredFile]] | None = None,
     ) -> None:
         self.clock = Clock()
         self.channel = Recorder()
@@ -105,6 +109,7 @@ class World:
             agent_desk=self.desk,
             clock=self.clock,
             limit_mb=20,
+            stored=stored,
         )
         self.assistant = Assistant(
             sessions=self.sessions,
@@ -642,4 +647,45 @@ async def test_what_has_to_wait_but_a_moment_is_not_put_back(tmp_path: Path) -> 
     await migrate(world.engine)
     world.channel.capabilities = replace(Recorder.capabilities, account_pace=Pace(every_seconds=0.2, burst=1))
     assert len(await world.hear("where is my order")) == 2
+    await world.engine.dispose()
+
+
+class WithPictures(Keywords):
+    """Knows an answer that shows two pictures."""
+
+    def understand(self, text: str, remembered_lang: str | None = None) -> Understood:
+        understood = super().understand(text, remembered_lang)
+        shown = (
+            ArticleFile("img/box.png", "a" * 64, 10, "image/png"),
+            ArticleFile("gone.png", "b" * 64, 1, "image/png"),
+        )
+        found = replace(self._found("order-status", 0.97), pictures=shown)
+        return replace(understood, parts=(Understanding(text, candidates=(found,)),))
+
+
+async def test_the_pictures_of_an_answer_go_out_before_its_words_and_a_missing_one_stops_nothing(
+    tmp_path: Path,
+) -> None:
+    store = AttachmentStore(tmp_path / "attachments", 10_000)
+
+    async def stored(file: ArticleFile) -> StoredFile:
+        if file.target == "gone.png":
+            raise FileNotFoundError(file.target)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield PNG
+
+        return await store.store(chunks(), Path(file.target).name)
+
+    world = World(tmp_path, understander=WithPictures(), stored=stored)
+    await migrate(world.engine)
+    await world.hear("where is my order")
+    sent = world.channel.sent
+    shown = [(file.kind, file.file_name) for message in sent for file in message.attachments]
+    assert shown == [("photo", "box.png")]
+    assert [bool(message.text) for message in sent] == [True, False, True], "greeting, picture, words"
+    assert sent[-1].options, "the buttons stand under the words"
+    answer = (await world.transcript())[-1]
+    assert (answer.author, answer.delivery) == (Author.ASSISTANT, Delivery.SENT)
+    assert [attachment.file_name for attachment in answer.attachments] == ["box.png"]
     await world.engine.dispose()

@@ -14,6 +14,8 @@ from bot.settings import Settings
 from bot.training import load_seed
 from bot.understanding import evidence_of, split_questions
 from bot.wiring import Installation
+from kb_index.articles import Article, ArticleFile
+from kb_index.search import SearchIndex
 from nlu.intents import IntentPrediction
 from nlu.models import ModelVersion
 
@@ -113,3 +115,25 @@ def test_a_version_of_another_form_is_named_and_not_loaded(tmp_path: Path) -> No
     installation = Installation(Settings(_env_file=None, var=tmp_path, data=DATA))
     with pytest.raises(NotReadyError, match="otvet train"):
         installation.load(ModelVersion("v1", tmp_path, datetime.now(UTC), {}))
+
+
+def test_a_long_article_that_was_chosen_shows_the_passage_that_fits_the_question(demo: Installation) -> None:
+    parts = "".join(f"## Part {n}\n\n{'Words about nothing in particular. ' * 30}\n\n" for n in range(1, 5))
+    body = f"{parts}## Lamp\n\nPress the lamp for five seconds ![Lamp](lamp.png) and it restarts.\n"
+    picture, other = (
+        ArticleFile("lamp.png", "a" * 64, 1, "image/png"),
+        ArticleFile("not-shown.png", "b" * 64, 1, "image/png"),
+    )
+    manual = Article("manual", "en", "The whole manual", body, files=(picture, other))
+    index = SearchIndex.build([manual], demo.encoder)
+    whole = demo.understander().with_index(index)
+    chosen = whole.candidate("manual", "en", asked="how do I restart the lamp?")
+    assert chosen is not None
+    assert (chosen.text.count("Lamp"), chosen.more, chosen.pictures) == (1, True, (picture,))
+    first = whole.candidate("manual", "en")
+    assert first is not None
+    assert "Words about nothing" in first.text
+    assert first.pictures == ()
+    all_of_it = whole.candidate("manual", "en", whole=True)
+    assert all_of_it is not None
+    assert (all_of_it.more, all_of_it.pictures) == (False, (picture,))
