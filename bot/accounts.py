@@ -20,9 +20,10 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bot.desk_records import Account, AuditEntry, Invitation, SignIn
+from bot.desk_records import Account, AuditEntry, Invitation, Macro, SignIn
 from bot.errors import SignInError
 from bot.ledger import Sessions
+from bot.macros import Starter
 from bot.shared import Rate, Shared
 from handoff.access import Role, Viewer
 from handoff.records import Agent, Presence
@@ -70,7 +71,11 @@ def viewer_of(account: Account) -> Viewer:
 
 
 class Accounts:
-    def __init__(self, sessions: Sessions, shared: Shared, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, sessions: Sessions, shared: Shared, clock: Callable[[], datetime], starters: Sequence[Starter] = ()
+    ) -> None:
+        """starters: macros that the desk gets with its first administrator."""
+        self._starters = starters
         self.sessions = sessions
         self._shared = shared
         self._clock = clock
@@ -250,6 +255,11 @@ class Accounts:
                 )
             )
             invitation.used_at = self._clock()
+            if invitation.invited_by == SYSTEM and await session.scalar(select(func.count()).select_from(Macro)) == 0:
+                session.add_all(
+                    Macro(title=each.title, body=each.body, lang=each.lang, changed_by=name, changed_at=self._clock())
+                    for each in self._starters
+                )
             self.record(session, name, "joined", details={"role": invitation.role})
 
     # One's own account

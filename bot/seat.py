@@ -18,7 +18,8 @@ from bot.accounts import Accounts
 from bot.agent_desk import AgentDesk
 from bot.attachments import StoredFile
 from bot.desk_records import AuditEntry, Macro, Outgoing, OutgoingState, SavedView
-from bot.errors import FileRefusedError, StaleReplyError
+from bot.errors import EditRefusedError, FileRefusedError, MacroError, StaleReplyError
+from bot.macros import check_macro
 from bot.timers import cancel_timer, set_timer
 from handoff import queue
 from handoff.access import Permission, Viewer, reach
@@ -189,6 +190,30 @@ class Seat:
         rows = await self._session.scalars(select(Macro).where(Macro.lang.in_(["", lang])).order_by(Macro.title))
         return rows.all()
 
+    async def all_macros(self) -> Sequence[Macro]:
+        self.viewer.require(Permission.MACROS)
+        return (await self._session.scalars(select(Macro).order_by(Macro.lang, Macro.title))).all()
+
+    async def save_macro(self, macro_id: int, title: str, body: str, lang: str) -> None:
+        """macro_id: 0 for a new one. Raises MacroError and AccessError."""
+        self.viewer.require(Permission.MACROS)
+        check_macro(title, body)
+        if not title:
+            raise MacroError(title, "it needs a title")
+        macro = await self._session.get(Macro, macro_id) if macro_id else None
+        if macro is None:
+            macro = Macro(title=title)
+            self._session.add(macro)
+        macro.title, macro.body, macro.lang = title, body, lang
+        macro.changed_by, macro.changed_at = self.viewer.name, self._now
+        self._record("macro_saved", title=title)
+        await self._session.flush()
+
+    async def forget_macro(self, macro_id: int) -> None:
+        self.viewer.require(Permission.MACROS)
+        await self._session.execute(delete(Macro).where(Macro.id == macro_id))
+        self._record("macro_removed", number=macro_id)
+
     # Answering
 
     async def reply(self, ticket_id: int, draft: Draft, *, undo_seconds: int) -> Outgoing:
@@ -277,6 +302,15 @@ class Seat:
         await cancel_timer(self._session, _key(outgoing))
         self._record("took_back", ticket_id)
         return outgoing
+
+    async def edit(self, ticket_id: int, message_id: int, text: str) -> None:
+        """Change one's own reply. Raises EditRefusedError, which says why not."""
+        await self._reach(ticket_id)
+        message = await self._session.get(Message, message_id)
+        if message is None or message.agent_name != self.viewer.name:
+            raise EditRefusedError("only one's own messages can be changed")
+        await self._desk.edit(self._session, ticket_id, message_id, text, agent=self.viewer.name)
+        self._record("edited", ticket_id, message=message_id)
 
     async def note(self, ticket_id: int, text: str) -> None:
         await self._reach(ticket_id)
@@ -429,6 +463,7 @@ async def send_outgoing(desk: AgentDesk, session: AsyncSession, outgoing: Outgoi
                 outgoing.text,
                 agent=outgoing.agent_name,
                 template=outgoing.template,
+                quote=outgoing.quote_id,
                 files=[StoredFile(**file) for file in outgoing.files],
             )
             if outgoing.then == "finish":

@@ -43,6 +43,7 @@ from bot.errors import NotReadyError, SettingsError
 from bot.helpdesk import POLL, SYNC, HelpDeskSync
 from bot.hooks import HOOK, HookReceiver, Hooks
 from bot.ledger import PURGE, Sessions, purge
+from bot.macros import load_starters
 from bot.message_templates import MessageTemplates, load_templates
 from bot.monitor import Monitor
 from bot.notifications import NOTIFY, UNASSIGNED, Notices
@@ -694,7 +695,9 @@ class Installation:
 
     @cached_property
     def accounts(self) -> Accounts:
-        return Accounts(self.database.sessions, self.shared, utc_now)
+        folders = (self.data, shipped_data())
+        path = next((path for folder in folders if (path := folder / "macros.yml").exists()), self.data / "macros.yml")
+        return Accounts(self.database.sessions, self.shared, utc_now, load_starters(path))
 
     def desk_web(self, site: SiteChannel) -> DeskWeb:
         """The web desk's own parts; `feed` has to be run."""

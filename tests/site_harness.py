@@ -25,6 +25,7 @@ from bot.database import open_database
 from bot.desk_feed import DeskFeed
 from bot.dialogue import Candidate, Outcome, Policy, Understanding
 from bot.language import detect
+from bot.macros import load_starters
 from bot.message_templates import load_templates
 from bot.replies import Replies
 from bot.seat import OUTGOING, fire_outgoing
@@ -138,7 +139,7 @@ class Site:
             clock=self.clock,
             **({"gather_seconds": web.pop("gather_seconds")} if "gather_seconds" in web else {}),
         )
-        self.accounts = Accounts(self.sessions, shared, self.clock)
+        self.accounts = Accounts(self.sessions, shared, self.clock, load_starters(DATA / "macros.yml"))
         self.feed = DeskFeed(self.sessions)
         self.timers = Timers(self.sessions, self.clock)
         self.timers.register(SURVEY, self.desk.fire_survey)

@@ -6,8 +6,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from bot.errors import FileRefusedError
-from bot.web import desk_live, desk_queue, desk_sign_in, desk_ticket
+from bot.errors import EditRefusedError, FileRefusedError
+from bot.web import desk_help, desk_live, desk_people, desk_queue, desk_sign_in, desk_team, desk_ticket
 from bot.web.desk_base import POLICY, PREFIX, DeskWeb, Unknown, chosen_language, environment, is_partial, on_unknown
 from bot.web.guards import CODES, Refusal, explain, on_http_error, refuse
 from handoff.errors import AccessError, AgentNotFoundError, HandoffError, TicketNotFoundError, TicketStateError
@@ -15,11 +15,12 @@ from handoff.errors import AccessError, AgentNotFoundError, HandoffError, Ticket
 
 def add_desk(app: FastAPI, web: DeskWeb) -> None:
     """Give the application its desk. What `app` does with errors elsewhere stays as it is."""
-    for part in (desk_sign_in, desk_queue, desk_ticket, desk_live):
+    for part in (desk_sign_in, desk_queue, desk_ticket, desk_help, desk_live, desk_people, desk_team):
         app.include_router(part.create_router(web))
     app.add_exception_handler(Unknown, on_unknown)
     app.add_exception_handler(HandoffError, _on_handoff_error)
     app.add_exception_handler(FileRefusedError, _on_refused_file)
+    app.add_exception_handler(EditRefusedError, _on_refused_edit)
     app.add_exception_handler(HTTPException, _on_http_error)
 
 
@@ -34,6 +35,10 @@ async def _on_refused_file(request: Request, error: Exception) -> Response:
     assert isinstance(error, FileRefusedError)  # noqa: S101 - registered for this class alone
     most = f"{error.max_bytes / 2**20:.3g}"
     return refuse(request, "file_refused" if error.max_bytes else "no_files", values={"most": most})
+
+
+async def _on_refused_edit(request: Request, _error: Exception) -> Response:
+    return refuse(request, "no_edit")
 
 
 def _wants_page(request: Request) -> bool:

@@ -125,6 +125,7 @@ class DeskWeb:
                 Permission=Permission,
                 Role=Role,
                 is_mine=is_mine,
+                actions={act: translations(lang).gettext(words) for act, words in ACTIONS.items()},
                 events={event: translations(lang).gettext(words) for event, words in EVENTS.items()},
                 **values,
             )
@@ -184,6 +185,38 @@ EVENTS = {
     "changed": N_("changed it"),
     "warned": N_("warned of a deadline"),
     "breached": N_("noted a missed deadline"),
+}
+
+
+ACTIONS = {
+    "saw": N_("saw"),
+    "replied": N_("replied"),
+    "took_back": N_("took a reply back"),
+    "edited": N_("changed a reply"),
+    "noted": N_("wrote a note"),
+    "took": N_("took it"),
+    "assigned": N_("gave it to"),
+    "transferred": N_("transferred it to"),
+    "escalated": N_("escalated it"),
+    "held": N_("put it on hold"),
+    "resumed": N_("went on"),
+    "changed": N_("changed it"),
+    "finished": N_("finished"),
+    "resolved": N_("resolved it"),
+    "closed": N_("closed it"),
+    "returned": N_("returned it to the assistant"),
+    "merged": N_("merged it"),
+    "reopened": N_("opened it again"),
+    "signed_in": N_("signed in"),
+    "sign_in_refused": N_("was refused at the sign-in"),
+    "session_elsewhere": N_("had a session turn up in another browser"),
+    "password_changed": N_("changed the password"),
+    "invited": N_("invited"),
+    "invitation_taken_back": N_("took an invitation back"),
+    "joined": N_("joined"),
+    "person_changed": N_("changed a person"),
+    "macro_saved": N_("saved a macro"),
+    "macro_removed": N_("removed a macro"),
 }
 
 
@@ -253,6 +286,7 @@ def environment(lang: str) -> Environment:
     made.install_gettext_translations(translations(lang), newstyle=True)  # type: ignore[attr-defined]
     made.filters["markdown"] = render_markdown
     made.filters["mentions"] = mentions
+    made.filters["plain"] = lambda text: re.sub(r"[*_`#>]+", "", str(text))
     made.filters["moment"] = lambda at, zone, now: moment(at, zone, now, lang)
     made.filters["day"] = lambda at, zone: format_date(at.astimezone(zone), "d MMMM", locale=lang)
     made.filters["span"] = lambda seconds: span(float(seconds), lang)

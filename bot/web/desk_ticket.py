@@ -57,7 +57,6 @@ def create_router(web: DeskWeb) -> APIRouter:
             **ticket_values(packet, web),
             "under_way": await seat.under_way(packet.ticket_id),
             "colleagues": await seat.colleagues(),
-            "macros": await seat.macros(packet.lang),
         }
 
     @router.get("")
@@ -154,6 +153,25 @@ def create_router(web: DeskWeb) -> APIRouter:
         if taken is None:
             return web.told(JSONResponse({}, 409), me, "gone_already")
         return JSONResponse({"text": taken.text, "files": len(taken.files)})
+
+    @router.post("/messages/{message_id}")
+    async def edit(
+        request: Request,
+        ticket_id: int,
+        message_id: int,
+        me: Me,
+        text: Annotated[str, Form(max_length=MAX_REPLY_CHARS)] = "",
+    ) -> Response:
+        """Change one's own reply, where the platform can."""
+        text = text.replace("\r\n", "\n").strip()
+        if not text:
+            raise Refusal("empty")
+        async with web.seat(me) as seat:
+            await seat.edit(ticket_id, message_id, text)
+        async with web.seat(me, writing=False) as seat:
+            values = await everything(seat, await seat.refresh(ticket_id))
+        values["changed"] = [message for message in values["ticket"].transcript if message.id == message_id]
+        return web.page(request, "_edited.html", me, **values)
 
     @router.post("/note")
     async def note(

@@ -38,6 +38,7 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
     ),
     "no_agent": (404, "Такого сотрудника нет.", "There is no such colleague."),
     "empty": (422, "Сначала напишите что-нибудь или приложите файл.", "Write something or attach a file first."),
+    "period": (422, "Период — от одного дня до года.", "A period has from one day to a year."),
     "past": (422, "Эта дата уже прошла.", "That date is over."),
     "reply_too_long": (
         422,
@@ -50,7 +51,16 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         "In this channel such a file may have {most} MB at most.",
     ),
     "no_files": (422, "В этом канале файлы не принимаются.", "This channel takes no files."),
-    "macro": (422, "В этом шаблоне ошибка.", "This macro is broken."),
+    "no_edit": (
+        422,
+        "Это сообщение уже нельзя изменить в этом канале. Отправьте исправление.",
+        "This message can't be changed any more in this channel. Send a correction.",
+    ),
+    "last_admin": (
+        422,
+        "Это последний администратор: сначала назначьте другого.",
+        "This is the last administrator: make another one first.",
+    ),
     "too_slow": (408, "Запрос шёл слишком долго.", "The request took too long to arrive."),
     "too_large": (413, "Файл или сообщение больше допустимого.", "The file or message is larger than allowed."),
     "invalid": (422, "Сообщение не подходит по форме.", "The message has a wrong form."),

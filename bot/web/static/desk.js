@@ -42,6 +42,7 @@ function length(seconds) {
 }
 
 function tick() {
+  for (const each of $$("[data-share]")) each.style.width = `${Math.min(each.dataset.share, 100)}%`;
   for (const each of $$("[data-due]")) {
     const left = (Date.parse(each.dataset.due) - Date.now()) / 1000;
     const shown = $("b", each) || each;
@@ -75,6 +76,8 @@ document.addEventListener("click", (event) => {
   const quote = event.target.closest("[data-quote]");
   if (quote && draft) quoting(Number(quote.dataset.quote));
   if (event.target.closest("[data-unquote]")) quoting(null);
+  const edit = event.target.closest("[data-edit]");
+  if (edit && draft) changing(edit);
   const undo = event.target.closest("[data-undo]");
   if (undo) takeBack(Number(undo.dataset.undo));
   const pick = event.target.closest("[data-pick]");
@@ -320,13 +323,14 @@ async function send(then) {
     box().value = "";
     files = [];
     showFiles();
-    draft = { ...draft, text: "", key: newKey(), quote: null, seenOther: newestOther(), then: "" };
+    draft = { ...draft, text: "", key: newKey(), quote: null, seenOther: newestOther(), then: "", warned: false };
     quoting(null);
     if (note) { draft.mode = "reply"; $('input[name="mode"][value="reply"]').checked = true; showMode(); }
     keep();
     refreshList();
   } else if (answer.status === 409) {
     draft.seenOther = newestOther();
+    draft.warned = true; // what comes from colleagues from now on is expected
     keep();
     if (!answer.headers.get("content-type").startsWith("text/html")) complain(body);
   } else complain(body);
@@ -347,6 +351,24 @@ async function takeBack(id) {
   news();
 }
 
+// A sent reply changes where its platform can change it.
+function changing(button) {
+  const dialog = $("#edit-reply");
+  $("textarea", dialog).value = button.dataset.text;
+  dialog.dataset.message = button.dataset.edit;
+  dialog.showModal();
+}
+document.addEventListener("submit", async (event) => {
+  const dialog = event.target.closest("#edit-reply");
+  if (!dialog || event.target.method === "dialog") return;
+  event.preventDefault();
+  const body = new URLSearchParams({ text: $("textarea", dialog).value });
+  const answer = await fetch(`/desk/tickets/${ticketId()}/messages/${dialog.dataset.message}`, { method: "POST", headers, body }).catch(() => null);
+  if (!answer?.ok) return complain(answer ? await answer.text() : "");
+  dialog.close();
+  htmx.swap(`#m-${dialog.dataset.message}`, await answer.text(), { swapStyle: "outerHTML" });
+});
+
 // What comes in
 
 function place(html) {
@@ -357,6 +379,7 @@ function place(html) {
     if (seen.has(each.dataset.id)) each.remove();
     seen.add(each.dataset.id);
   }
+  if (draft?.warned) draft.seenOther = newestOther();
   tick();
   if (low) scroll.scrollTop = scroll.scrollHeight;
 }
@@ -493,7 +516,8 @@ document.addEventListener("keydown", (event) => {
 });
 
 document.addEventListener("htmx:beforeSwap", (event) => { if (event.detail.target?.id === "work") leave(); });
-document.addEventListener("htmx:afterSwap", (event) => { if (event.detail.target?.id === "work") { enter(); refreshList(); } });
+document.addEventListener("focusin", (event) => { if (event.target.matches("[data-select]")) event.target.select(); });
+document.addEventListener("htmx:afterSwap", (event) => { tick(); if (event.detail.target?.id === "work") { enter(); refreshList(); } });
 addEventListener("popstate", () => location.reload());
 
 tick();
