@@ -578,8 +578,7 @@ class Tickets:
         clocks = {kind: clock_of(row) for kind, row in rows.items()}
         if hours_before is not None:
             clocks = {
-                kind: clock.moved(now, hours_before, wanted) if (wanted := target.of(kind)) else clock
-                for kind, clock in clocks.items()
+                kind: clock.moved(now, hours_before, target.of(kind) or clock.target) for kind, clock in clocks.items()
             }
         turned = turn(clocks, ticket.status, answered=answered, target=target, hours=hours, now=now)
         for kind, clock in turned.items():
