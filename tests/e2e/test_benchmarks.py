@@ -76,3 +76,9 @@ def test_the_judge_tells_lost_doubled_reordered_and_uncertain_apart() -> None:
 def test_replies_are_compared_without_the_numbers_of_their_tickets() -> None:
     assert shape("Ticket 12, 10 minutes", ["Yes"]) == shape("Ticket 345, 10 minutes", ["Yes"])
     assert shape("Ticket 12", ["Yes"]) != shape("Ticket 12", ["No"])
+
+
+def test_packets_are_complete_whatever_the_reason(trained: Path) -> None:
+    found = bench("packets", "--every", "16", var=trained)
+    assert (found["handoffs"], found["complete"], found["invalid"]) == (40, 1.0, 0)
+    assert {"asked_for_person", "low_confidence", "rejected_answer", "error", "undelivered"} <= set(found["reasons"])
