@@ -23,17 +23,30 @@ from bot.macros import check_macro
 from bot.timers import cancel_timer, set_timer
 from handoff import queue
 from handoff.access import Permission, Viewer, reach
+from handoff.customers import Way
 from handoff.desk import get_conversation, lock_conversation
-from handoff.errors import AccessError, HandoffError, TicketNotFoundError, TicketStateError
+from handoff.errors import AccessError, CustomerError, HandoffError, TicketNotFoundError, TicketStateError
 from handoff.lifecycle import LIVE
 from handoff.packet import Packet
-from handoff.records import NOTE, Agent, Attachment, AttachmentState, Author, Conversation, Mention, Message, Ticket
+from handoff.records import (
+    NOTE,
+    Agent,
+    Attachment,
+    AttachmentState,
+    Author,
+    Conversation,
+    HistoryEntry,
+    Mention,
+    Message,
+    Ticket,
+)
 from handoff.tickets import get_agent, list_agents
 
 OUTGOING = "desk_reply"
 """Kind of the timers that send what can be taken back no more."""
 SEEN_AGAIN = timedelta(minutes=10)
 """A ticket that is looked at again within this time makes no second line in the audit log."""
+COUNTED_FOR = timedelta(seconds=1)
 MAX_VIEWS = 30
 MAX_REPLY_CHARS = 20_000
 MAX_FILES = 10
@@ -64,10 +77,31 @@ class Colleague:
     on_duty: bool
 
 
+class Tally:
+    """How many tickets there are of each kind: counted once a second at most, for everybody."""
+
+    def __init__(self) -> None:
+        self._read: tuple[datetime, Sequence[queue.Pile]] | None = None
+
+    async def read(self, session: AsyncSession, now: datetime) -> Sequence[queue.Pile]:
+        if self._read is None or not timedelta(0) <= now - self._read[0] < COUNTED_FOR:
+            self._read = now, await queue.piles(session)
+        return self._read[1]
+
+
 class Seat:
     def __init__(
-        self, desk: AgentDesk, accounts: Accounts, session: AsyncSession, viewer: Viewer, *, now: datetime, address: str
+        self,
+        desk: AgentDesk,
+        accounts: Accounts,
+        session: AsyncSession,
+        viewer: Viewer,
+        *,
+        now: datetime,
+        address: str,
+        tally: Tally,
     ) -> None:
+        self._tally = tally
         self._desk = desk
         self._accounts = accounts
         self._session = session
@@ -81,7 +115,9 @@ class Seat:
         return await queue.find(self._session, self.viewer, query)
 
     async def counts(self) -> Mapping[queue.View, int]:
-        return await queue.counts(self._session, self.viewer)
+        piles = await self._tally.read(self._session, self._now)
+        mentions = await queue.mentioned(self._session, self.viewer)
+        return {**queue.counts(piles, self.viewer), queue.View.MENTIONS: mentions}
 
     async def look(self, ticket_id: int) -> Packet:
         """Everything about a ticket; that it was seen is recorded. Raises TicketNotFoundError."""
@@ -128,13 +164,22 @@ class Seat:
         ticket = await reach(self._session, self.viewer, ticket_id, Permission.READ)
         return await get_conversation(self._session, ticket.conversation_id)
 
+    async def ways(self, ticket_id: int) -> Sequence[Way]:
+        """Where else the customer can be answered."""
+        await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        return await self._desk.ways(self._session, ticket_id)
+
     async def file(self, ticket_id: int, attachment_id: int) -> Attachment:
         """A stored file of a ticket's conversation. Raises TicketNotFoundError where there is none."""
         ticket = await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        moves = await self._session.scalars(
+            select(HistoryEntry.details).where(HistoryEntry.ticket_id == ticket_id, HistoryEntry.event == "moved")
+        )
+        places = {ticket.conversation_id, *(int(details["left"]) for details in moves)}
         found: Attachment | None = await self._session.scalar(
             select(Attachment)
             .join(Message, Message.id == Attachment.message_id)
-            .where(Attachment.id == attachment_id, Message.conversation_id == ticket.conversation_id)
+            .where(Attachment.id == attachment_id, Message.conversation_id.in_(places))
         )
         if found is None or found.state is not AttachmentState.STORED or not found.sha256:
             raise TicketNotFoundError(ticket_id)
@@ -302,6 +347,32 @@ class Seat:
         await cancel_timer(self._session, _key(outgoing))
         self._record("took_back", ticket_id)
         return outgoing
+
+    async def reply_elsewhere(self, ticket_id: int, conversation_id: int, text: str) -> None:
+        """Go on in another conversation of the same customer. Raises TicketStateError and CustomerError."""
+        await self._reach(ticket_id)
+        await self._desk.reply_elsewhere(self._session, ticket_id, conversation_id, text, agent=self.viewer.name)
+        self._record("moved", ticket_id, conversation=conversation_id)
+
+    async def same_person(self, ticket_id: int, customer_id: int) -> None:
+        """Say that another customer is this ticket's. Raises CustomerError."""
+        await self._reach(ticket_id)
+        packet = await self._desk.packet(self._session, ticket_id)
+        if customer_id not in {each.customer_id for each in packet.customer.suggestions} or packet.customer.id is None:
+            raise CustomerError(f"customer {customer_id} is not suggested for ticket {ticket_id}")
+        await self._desk.customers.link(
+            self._session, packet.customer.id, customer_id, actor=self.viewer.name, now=self._now
+        )
+        self._record("linked", ticket_id, customer=customer_id)
+
+    async def not_same_person(self, ticket_id: int, conversation_id: int) -> None:
+        """Take a conversation out of this ticket's customer. Raises CustomerError."""
+        await self._reach(ticket_id)
+        packet = await self._desk.packet(self._session, ticket_id)
+        if conversation_id not in {each.id for each in packet.customer.conversations}:
+            raise CustomerError(f"conversation {conversation_id} is not one of this customer's")
+        await self._desk.customers.unlink(self._session, conversation_id, actor=self.viewer.name, now=self._now)
+        self._record("unlinked", ticket_id, conversation=conversation_id)
 
     async def edit(self, ticket_id: int, message_id: int, text: str) -> None:
         """Change one's own reply. Raises EditRefusedError, which says why not."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
 
-from handoff.access import Viewer, visible
+from handoff.access import EVERYWHERE, Viewer, visible
 from handoff.clocks import ClockKind
 from handoff.lifecycle import LIVE, TicketStatus
 from handoff.records import NOTE, Agent, Author, ClockRow, Conversation, Mention, Message, Ticket
@@ -118,44 +120,55 @@ def _filtered(query: Query, viewer: Viewer, words: ColumnElement[bool] | None) -
     return conditions
 
 
-def _ids(query: Query, viewer: Viewer, words: ColumnElement[bool] | None) -> Select[int]:
+async def _ids(
+    session: AsyncSession, query: Query, viewer: Viewer, words: ColumnElement[bool] | None, wanted: int
+) -> list[int]:
+    """The first tickets in the order of the view. Each part is read along an index and ends early, however many
+    tickets there are."""
     conditions = _filtered(query, viewer, words)
+
+    async def read(
+        key: ColumnElement[Any] | InstrumentedAttribute[Any], *more: ColumnElement[bool], clock: bool = False
+    ) -> list[tuple[Any, int]]:
+        statement = select(key, Ticket.id).where(*conditions, *more).order_by(key, Ticket.id)
+        if clock:
+            statement = statement.join(ClockRow, ClockRow.ticket_id == Ticket.id)
+        # A ticket may stand there once for each of its clocks.
+        found = await session.execute(statement.limit(wanted * (len(ClockKind) if clock else 1)))
+        return [(row[0], row[1]) for row in found]
+
     if words is not None or query.view is View.ENDED:
-        return select(Ticket.id).where(*conditions).order_by(Ticket.id.desc())
+        return list(
+            await session.scalars(select(Ticket.id).where(*conditions).order_by(Ticket.id.desc()).limit(wanted))
+        )
+    if query.view is View.MENTIONS:
+        return list(await session.scalars(select(Ticket.id).where(*conditions).order_by(Ticket.id).limit(wanted)))
     if query.view is View.BREACH:
-        # A ticket runs on several clocks; the next to strike counts.
-        due = (
-            select(ClockRow.ticket_id, func.min(ClockRow.due_at).label("due_at"))
-            .where(ClockRow.due_at.is_not(None))
-            .group_by(ClockRow.ticket_id)
-            .subquery()
-        )
-        return (
-            select(Ticket.id)
-            .join(due, due.c.ticket_id == Ticket.id)
-            .where(*conditions)
-            .order_by(due.c.due_at, Ticket.id)
-        )
+        due = await read(ClockRow.due_at, ClockRow.due_at.is_not(None), clock=True)
+        return list(dict.fromkeys(ticket_id for _, ticket_id in due))[:wanted]
     if query.view is View.WAITING:
-        since = (
-            select(ClockRow.running_since)
-            .where(
-                ClockRow.ticket_id == Ticket.id,
-                ClockRow.kind == ClockKind.NEXT_RESPONSE,
-                ClockRow.running_since.is_not(None),
-            )
-            .scalar_subquery()
-        )
-        return select(Ticket.id).where(*conditions).order_by(func.coalesce(since, Ticket.created_at), Ticket.id)
-    acts_first = case((Ticket.status.in_(ACTS), 0), else_=1)
-    return select(Ticket.id).where(*conditions).order_by(acts_first, Ticket.created_at, Ticket.id)
+        runs = (ClockRow.kind == ClockKind.NEXT_RESPONSE) & ClockRow.running_since.is_not(None)
+        clocked = select(ClockRow.ticket_id).where(ClockRow.ticket_id == Ticket.id, runs).exists()
+        found = [
+            *await read(ClockRow.running_since, runs, clock=True),
+            *await read(Ticket.created_at, Ticket.status == TicketStatus.NEW, ~clocked),
+            *await read(Ticket.created_at, Ticket.status == TicketStatus.OPEN, ~clocked),
+        ]
+        return [ticket_id for _, ticket_id in sorted(found)][:wanted]
+    statuses = ACTS if query.view is View.UNASSIGNED else tuple(sorted(LIVE))
+    by_status = [
+        (status not in ACTS, at, ticket_id)
+        for status in statuses
+        for at, ticket_id in await read(Ticket.created_at, Ticket.status == status)
+    ]
+    return [ticket_id for _, _, ticket_id in sorted(by_status)][:wanted]
 
 
 async def find(session: AsyncSession, viewer: Viewer, query: Query) -> Found:
     """A page of the queue, in the order of its view."""
     words = await _words(session, query.words) if query.words.strip() else None
-    statement = _ids(query, viewer, words).limit(PAGE + 1).offset(query.page * PAGE)
-    ids = list(await session.scalars(statement))
+    first = query.page * PAGE
+    ids = (await _ids(session, query, viewer, words, first + PAGE + 1))[first:]
     return Found(await rows(session, ids[:PAGE]), more=len(ids) > PAGE)
 
 
@@ -224,12 +237,50 @@ def nameless(channel: str, chat_id: str) -> str:
     return f"{channel} {chat_id[:6]}" if channel == "site" else chat_id
 
 
-async def counts(session: AsyncSession, viewer: Viewer) -> Mapping[View, int]:
-    """How many tickets each view has, in one pass; the ended ones are not counted."""
-    views = [view for view in View if view is not View.ENDED]
-    columns = [func.count(case((_condition(view, viewer), 1))).label(view) for view in views]
-    row = (await session.execute(select(*columns).where(visible(viewer), Ticket.status.in_(LIVE)))).one()
-    return dict(zip(views, row, strict=True))
+@dataclass(frozen=True)
+class Pile:
+    """Live tickets that are alike to the queue."""
+
+    team: str
+    assignee_id: int | None
+    status: TicketStatus
+    count: int
+
+
+async def piles(session: AsyncSession) -> Sequence[Pile]:
+    """All live tickets, counted. Serves every viewer."""
+    found = await session.execute(
+        select(Ticket.team, Ticket.assignee_id, Ticket.status, func.count())
+        .where(Ticket.status.in_(LIVE))
+        .group_by(Ticket.status, Ticket.team, Ticket.assignee_id)
+    )
+    return [Pile(*row) for row in found]
+
+
+async def mentioned(session: AsyncSession, viewer: Viewer) -> int:
+    """In how many tickets a note calls the viewer who has not looked yet."""
+    found = await session.scalar(
+        select(func.count(Mention.ticket_id.distinct())).where(
+            Mention.agent_id == viewer.agent_id, Mention.seen_at.is_(None)
+        )
+    )
+    return found or 0
+
+
+def counts(found: Sequence[Pile], viewer: Viewer) -> dict[View, int]:
+    """How many tickets a viewer has in each view that is counted."""
+    made = dict.fromkeys((View.MINE, View.UNASSIGNED, View.TEAM, View.WAITING, View.ALL), 0)
+    for pile in found:
+        mine = pile.assignee_id == viewer.agent_id
+        if not (viewer.role in EVERYWHERE or pile.team in viewer.teams or mine):
+            continue
+        acts = pile.status in ACTS
+        made[View.ALL] += pile.count
+        made[View.MINE] += pile.count if mine else 0
+        made[View.WAITING] += pile.count if acts else 0
+        made[View.UNASSIGNED] += pile.count if acts and pile.assignee_id is None else 0
+        made[View.TEAM] += pile.count if pile.team in viewer.teams or not viewer.teams else 0
+    return made
 
 
 async def _words(session: AsyncSession, text: str) -> ColumnElement[bool]:

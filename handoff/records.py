@@ -365,6 +365,8 @@ class Ticket(Base):
         Index("ix_tickets_created", "created_at"),
         Index("ix_tickets_conversation", "conversation_id", "resolved_at"),
         Index("ix_tickets_assignee", "assignee_id", "status"),
+        # All that the numbers beside the views are counted from.
+        Index("ix_tickets_piles", "status", "team", "assignee_id"),
         # One live ticket for a conversation, whatever the code does.
         Index("uq_tickets_live", "conversation_id", unique=True, sqlite_where=_LIVE_SQL, postgresql_where=_LIVE_SQL),
     )
@@ -449,7 +451,11 @@ class ClockRow(Base):
     """One of a ticket's clocks: `handoff.clocks.Clock` with the moment at which somebody has to look."""
 
     __tablename__ = "ticket_clocks"
-    __table_args__ = (Index("ix_ticket_clocks_look", "look_at"),)
+    __table_args__ = (
+        Index("ix_ticket_clocks_look", "look_at"),
+        Index("ix_ticket_clocks_due", "due_at"),
+        Index("ix_ticket_clocks_running", "kind", "running_since"),
+    )
 
     ticket_id: Mapped[BigId] = mapped_column(ForeignKey("tickets.id"), primary_key=True)
     kind: Mapped[ClockKind] = mapped_column(primary_key=True)

@@ -57,7 +57,8 @@ class SiteChannel:
     async def types(self, who: str, chat_id: str) -> None:
         """Somebody (`agent` or `customer`) is writing at this moment."""
         await self.shared.beat(f"{NAME}-types:{who}:{chat_id}", f"{time.time():.0f}")
-        await self.wake(chat_id)
+        if who == "agent":
+            await self.wake(chat_id)
 
     async def is_typing(self, who: str, chat_id: str) -> bool:
         signs = await self.shared.present(f"{NAME}-types:{who}:{chat_id}")

@@ -26,7 +26,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from bot.attachments import CHUNK_BYTES
 from bot.channels.base import Address, InboundMessage
-from bot.channels.site import NAME, SiteChannel
+from bot.channels.site import NAME, TYPES_SECONDS, SiteChannel
 from bot.errors import FileGoneError, TooLargeError
 from bot.ledger import InboxRow, InboxState, Sessions
 from bot.metrics import RATE_LIMITED
@@ -42,6 +42,7 @@ MAX_STREAMS = 20
 SESSIONS_A_MINUTE = 30
 """From one address."""
 FILES_A_MINUTE = 10
+TYPING_A_MINUTE = 30
 PING_SECONDS = 15
 DEAF_POLL_SECONDS = 1.0
 """How often a stream looks while other processes can't wake it."""
@@ -146,6 +147,13 @@ def create_router(
             )
         )
 
+    @router.post("/typing", status_code=204)
+    async def types(me: Authenticated) -> Response:
+        """The customer is writing at this moment: his agent sees it."""
+        await count("site-typing", me.chat_id, TYPING_A_MINUTE)
+        await site.types("customer", me.chat_id)
+        return Response(status_code=204)
+
     @router.post("/files", status_code=202)
     async def post_file(
         me: Authenticated,
@@ -212,7 +220,7 @@ def create_router(
 
     async def stream(me: Session, after_id: int) -> AsyncIterator[ServerSentEvent]:
         shown_state: dict[str, Any] | None = None
-        live, soon, seen_at = False, 0.1, -inf
+        live, typing, soon, seen_at = False, False, 0.1, -inf
         with site.listen(me.chat_id) as woken:
             while True:
                 woken.clear()
@@ -226,12 +234,16 @@ def create_router(
                 if page.state != shown_state:
                     shown_state = page.state
                     yield ServerSentEvent(_dumps(page.state), event="state")
+                if typing != (types := await site.is_typing("agent", me.chat_id)):
+                    typing = types
+                    yield ServerSentEvent(_dumps({"agent": typing}), event="typing")
                 if not live:
                     live = True
                     yield ServerSentEvent("{}", event="live")
                 soon = 0.1 if page.messages or not page.unsettled else min(soon * 2, 3.0)
                 try:
                     idle = idle_poll_seconds if site.shared.live else DEAF_POLL_SECONDS
+                    idle = min(idle, TYPES_SECONDS) if typing else idle
                     async with asyncio.timeout(soon if page.unsettled else idle):
                         await woken.wait()
                 except TimeoutError:
@@ -243,7 +255,7 @@ def create_router(
 async def read_page(sessions: Sessions, conversation_id: int, chat_id: str, after_id: int) -> Page:
     """What comes after a message, as far as it is settled."""
     async with sessions() as session:
-        rows = await desk.transcript(session, conversation_id, after_id=after_id)
+        rows = await desk.transcript(session, conversation_id, after_id=after_id, notes=False)
         conversation = await desk.get_conversation(session, conversation_id)
         ticket = await desk.open_ticket(session, conversation_id)
         waiting = await session.scalar(

@@ -10,7 +10,14 @@ from bot.errors import EditRefusedError, FileRefusedError
 from bot.web import desk_help, desk_live, desk_people, desk_queue, desk_sign_in, desk_team, desk_ticket
 from bot.web.desk_base import POLICY, PREFIX, DeskWeb, Unknown, chosen_language, environment, is_partial, on_unknown
 from bot.web.guards import CODES, Refusal, explain, on_http_error, refuse
-from handoff.errors import AccessError, AgentNotFoundError, HandoffError, TicketNotFoundError, TicketStateError
+from handoff.errors import (
+    AccessError,
+    AgentNotFoundError,
+    CustomerError,
+    HandoffError,
+    TicketNotFoundError,
+    TicketStateError,
+)
 
 
 def add_desk(app: FastAPI, web: DeskWeb) -> None:
@@ -55,6 +62,8 @@ async def _on_handoff_error(request: Request, error: Exception) -> Response:
         code = "forbidden"
     elif isinstance(error, TicketStateError):
         code = "state"
+    elif isinstance(error, CustomerError):
+        code = "no_customer"
     elif isinstance(error, AgentNotFoundError):
         code = "no_agent"
     return problem(request, code)

@@ -32,7 +32,7 @@ from bot.channels.site import SiteChannel
 from bot.desk_feed import DeskFeed
 from bot.ledger import Sessions
 from bot.message_templates import MessageTemplates
-from bot.seat import Seat
+from bot.seat import Seat, Tally
 from bot.shared import Shared
 from bot.web.guards import Refusal, pick_language
 from bot.web.markup import render as render_markdown
@@ -82,13 +82,16 @@ class DeskWeb:
     templates: MessageTemplates = field(default_factory=MessageTemplates)
     articles: SearchArticles = _no_articles
     max_streams: int = 1000
+    tally: Tally = field(default_factory=Tally)
 
     @asynccontextmanager
     async def seat(self, me: SignedIn, *, writing: bool = True) -> AsyncIterator[Seat]:
         """The viewer's seat, in a transaction that is committed at the end of the block."""
         opened = self.sessions.begin() if writing else self.sessions.reading()
         async with opened as session:
-            yield Seat(self.desk, self.accounts, session, me.viewer, now=self.clock(), address=me.address)
+            yield Seat(
+                self.desk, self.accounts, session, me.viewer, now=self.clock(), address=me.address, tally=self.tally
+            )
 
     async def signed_in(self, request: Request) -> SignedIn:
         """Who asks. Raises Unknown where nobody is signed in, and Refusal for a form that is not of his session."""
@@ -158,6 +161,9 @@ TOLD = {
     "resumed": N_("Work goes on."),
     "changed": N_("Saved."),
     "merged": N_("Merged."),
+    "elsewhere": N_("Sent in the other channel; the ticket goes on there."),
+    "linked": N_("They are one customer now. This can be undone."),
+    "unlinked": N_("They are two customers again."),
     "finished": N_("Done. The customer will be asked whether it helped."),
     "resolved": N_("Resolved. The assistant answers this customer again."),
     "closed": N_("Closed."),
@@ -183,6 +189,9 @@ EVENTS = {
     "transferred": N_("transferred it to"),
     "escalated": N_("escalated it"),
     "changed": N_("changed it"),
+    "linked": N_("joined customers"),
+    "unlinked": N_("took customers apart"),
+    "moved": N_("went on in another channel"),
     "warned": N_("warned of a deadline"),
     "breached": N_("noted a missed deadline"),
 }
@@ -215,6 +224,9 @@ ACTIONS = {
     "invitation_taken_back": N_("took an invitation back"),
     "joined": N_("joined"),
     "person_changed": N_("changed a person"),
+    "moved": N_("went on in another channel"),
+    "linked": N_("joined customers"),
+    "unlinked": N_("took customers apart"),
     "macro_saved": N_("saved a macro"),
     "macro_removed": N_("removed a macro"),
 }

@@ -57,6 +57,7 @@ def create_router(web: DeskWeb) -> APIRouter:
             **ticket_values(packet, web),
             "under_way": await seat.under_way(packet.ticket_id),
             "colleagues": await seat.colleagues(),
+            "ways": await seat.ways(packet.ticket_id) if len(packet.customer.conversations) > 1 else (),
         }
 
     @router.get("")
@@ -301,6 +302,28 @@ def create_router(web: DeskWeb) -> APIRouter:
     @router.post("/merge")
     async def merge(request: Request, ticket_id: int, me: Me, into: Annotated[int, Form(ge=1)]) -> Response:
         return await act(request, ticket_id, me, lambda seat: seat.merge(ticket_id, into), "merged")
+
+    @router.post("/elsewhere")
+    async def elsewhere(
+        request: Request,
+        ticket_id: int,
+        me: Me,
+        conversation: Annotated[int, Form(ge=1)],
+        text: Annotated[str, Form(max_length=MAX_REPLY_CHARS)] = "",
+    ) -> Response:
+        text = text.replace("\r\n", "\n").strip()
+        if not text:
+            raise Refusal("empty")
+        work = lambda seat: seat.reply_elsewhere(ticket_id, conversation, text)  # noqa: E731
+        return await act(request, ticket_id, me, work, "elsewhere")
+
+    @router.post("/same-person")
+    async def same_person(request: Request, ticket_id: int, me: Me, customer: Annotated[int, Form(ge=1)]) -> Response:
+        return await act(request, ticket_id, me, lambda seat: seat.same_person(ticket_id, customer), "linked")
+
+    @router.post("/not-same-person")
+    async def not_same(request: Request, ticket_id: int, me: Me, conversation: Annotated[int, Form(ge=1)]) -> Response:
+        return await act(request, ticket_id, me, lambda seat: seat.not_same_person(ticket_id, conversation), "unlinked")
 
     @router.post("/finish")
     async def finish(request: Request, ticket_id: int, me: Me) -> Response:

@@ -36,6 +36,11 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         "Пока вы смотрели, обращение изменилось, и сделать это уже нельзя. Обновите страницу.",
         "The ticket has changed meanwhile, and this can't be done any more. Reload the page.",
     ),
+    "no_customer": (
+        409,
+        "С этим клиентом так сделать нельзя. Обновите страницу.",
+        "This can't be done with this customer. Reload the page.",
+    ),
     "no_agent": (404, "Такого сотрудника нет.", "There is no such colleague."),
     "empty": (422, "Сначала напишите что-нибудь или приложите файл.", "Write something or attach a file first."),
     "period": (422, "Период — от одного дня до года.", "A period has from one day to a year."),

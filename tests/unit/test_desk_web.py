@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from sqlalchemy import select
 
 from bot.accounts import IDLE
 from bot.desk_records import AuditEntry
+from bot.web.chat_api import read_page
 from handoff.access import Role
 from handoff.lifecycle import TicketStatus
 from handoff.records import Delivery
@@ -248,6 +250,10 @@ def test_a_note_is_for_agents_alone_and_calls_the_one_it_names(anna: Agent, bori
     assert f'data-id="{ticket}"' not in boris.get("/queue?view=mentions").text
     message = transcript(anna.server, ticket)[-1]
     assert (message.kind, message.delivery) == ("note", None)
+    site, chat_id = anna.server.site, hashlib.sha256(customer.headers["Authorization"][7:].encode()).hexdigest()
+    shown = anna.server.call(read_page(site.sessions, message.conversation_id, chat_id, 0))
+    assert shown.messages
+    assert "look at this" not in str([each.text for each in shown.messages])
 
 
 def test_what_can_be_done_with_a_ticket_is_done(anna: Agent, customer: Customer) -> None:

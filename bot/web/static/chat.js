@@ -7,7 +7,7 @@ const WORDS = {
     named: (n, name) => `${name} · обращение № ${n}`, offline: "Нет связи. Соединимся сами, сообщения не пропадут.",
     placeholder: "Напишите сообщение…", label: "Сообщение", send: "Отправить", attach: "Прикрепить файл",
     close: "Свернуть чат", log: "Переписка", options: "Варианты ответа", down: "К последним сообщениям",
-    typing: "Помощник печатает", kept: "Сообщение сохранено. Ответ придёт сюда, можно пока закрыть чат.",
+    typing: "Помощник печатает", agentTyping: "Специалист печатает", kept: "Сообщение сохранено. Ответ придёт сюда, можно пока закрыть чат.",
     sending: "Отправляется…", waits: "Ждёт связи", failed: "Не отправлено", retry: "Повторить", copy: "Убрать", you: "Вы",
     assistant: "Помощник", agent: "Специалист", today: "Сегодня", yesterday: "Вчера", more: "Показать целиком",
     long: (n, max) => `${n} зн.: сообщение сохранится целиком, но помощник понимает до ${max}.`,
@@ -20,7 +20,7 @@ const WORDS = {
     named: (n, name) => `${name} · ticket No. ${n}`, offline: "No connection. We'll reconnect by ourselves, nothing gets lost.",
     placeholder: "Write a message…", label: "Message", send: "Send", attach: "Attach a file",
     close: "Minimise the chat", log: "Conversation", options: "Suggested answers", down: "To the latest messages",
-    typing: "The assistant is typing", kept: "Your message is kept. The answer will come here; you may close the chat meanwhile.",
+    typing: "The assistant is typing", agentTyping: "The specialist is typing", kept: "Your message is kept. The answer will come here; you may close the chat meanwhile.",
     sending: "Sending…", waits: "Waiting for a connection", failed: "Not sent", retry: "Retry", copy: "Remove", you: "You",
     assistant: "Assistant", agent: "Specialist", today: "Today", yesterday: "Yesterday", more: "Show all of it",
     long: (n, max) => `${n} characters: kept in full, but the assistant understands up to ${max}.`,
@@ -174,6 +174,7 @@ function onBlock(block) {
   if (name === "message") onMessage(event);
   else if (name === "state") onState(event);
   else if (name === "live") onLive();
+  else if (name === "typing") onTyping(event.agent);
 }
 
 function onLive() {
@@ -284,6 +285,17 @@ function replied() {
   awaiting?.();
   awaiting = null;
   $("typing").hidden = true;
+}
+function onTyping(agent) {
+  $("typing").hidden = !agent && !awaiting;
+  $("typing").firstElementChild.setAttribute("aria-label", agent ? words.agentTyping : words.typing);
+  if (agent) scrollDown();
+}
+let typedAt = 0;
+function tellTyping() {
+  if (owner.owner !== "person" || Date.now() - typedAt < 5000) return;
+  typedAt = Date.now();
+  fetch("/api/chat/typing", { method: "POST", headers: headers() }).catch(() => {});
 }
 function hideNote() { $("kept").hidden = true; }
 
@@ -573,6 +585,7 @@ $("composer").addEventListener("submit", (event) => {
   say(value);
 });
 $("text").addEventListener("input", grow);
+$("text").addEventListener("input", tellTyping);
 $("text").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
