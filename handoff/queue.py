@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, false, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -285,6 +285,9 @@ def counts(found: Sequence[Pile], viewer: Viewer) -> dict[View, int]:
 
 async def _words(session: AsyncSession, text: str) -> ColumnElement[bool]:
     """The tickets that a search means: a number, what was said, who said it."""
+    text = text.replace("\x00", "").strip()
+    if not text:
+        return false()
     bare = text.strip().lstrip("#№ ").strip()
     spoken = said(session.get_bind().dialect.name, text)
     who = [Conversation.customer_name.like(f"%{_plain(form)}%", escape="\\") for form in _forms(text.strip())]

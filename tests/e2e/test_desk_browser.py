@@ -6,9 +6,11 @@ With OTVET_PICTURES=FOLDER the pages are kept as pictures: docs/images/desk-*.pn
 from __future__ import annotations
 
 import os
+import random
 import re
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,14 +19,16 @@ from axe_playwright_python.sync_playwright import Axe
 from desk_harness import PASSWORD, Agent, Customer, newest_ticket, ticket_of, transcript, wait_until
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 from site_harness import Running, Site, running
-from sqlalchemy import update
+from sqlalchemy import select, update
 from test_site_chat_browser import CHROMIUM, FLAGS, PNG, say, theirs
 from test_site_chat_browser import chromium as chromium
 
 from bot.agent_desk import SURVEY
 from handoff.access import Role
+from handoff.clocks import ClockKind
 from handoff.lifecycle import TicketStatus
-from handoff.records import Conversation, Delivery
+from handoff.records import Agent as AgentRow
+from handoff.records import ClockRow, Conversation, Delivery, Feedback, Reason, Ticket
 
 pytestmark = pytest.mark.e2e
 PICTURES = os.environ.get("OTVET_PICTURES", "")
@@ -356,6 +360,7 @@ def test_every_page_is_light_and_has_no_serious_fault_in_light_dark_and_on_a_pho
         )
         noted = {"en": "The bank confirms two charges.", "ru": "Банк подтверждает два списания."}
         fresh.call(_note_as(fresh, tickets[0], names[lang], noted[lang]))
+        fresh.call(_two_weeks(fresh, names[lang]))
         paths = ["queue?view=all", f"tickets/{tickets[0]}?view=all", "team", "macros", "people", "audit", "me"]
         themes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
         for theme in themes:
@@ -366,6 +371,11 @@ def test_every_page_is_light_and_has_no_serious_fault_in_light_dark_and_on_a_pho
                 page.wait_for_timeout(400)
                 assert sum(weight.values()) < PAGE_BYTES, (path, weight)
                 faultless(page)
+                if path == "team":
+                    page.locator(".charts img").last.scroll_into_view_if_needed()
+                    page.wait_for_timeout(600)
+                    picture(page, f"desk-charts-{lang}-{theme}")
+                    page.locator("h1").scroll_into_view_if_needed()
                 picture(page, f"desk-{path.split('?')[0].split('/')[0]}-{lang}-{theme}")
         page.emulate_media(color_scheme="light")
         page.set_viewport_size({"width": 390, "height": 844})
@@ -393,6 +403,63 @@ def test_every_page_is_light_and_has_no_serious_fault_in_light_dark_and_on_a_pho
         faultless(page)
         picture(page, f"desk-sign-in-{lang}")
         context.close()
+
+
+async def _two_weeks(server: Running, agent: str) -> None:
+    """Tickets that were settled in the last fourteen days, for the charts to show."""
+    chance = random.Random(3)  # noqa: S311
+    now = server.site.clock()
+    topics = [topic for topic in server.site.desk.tickets.topics.all.values() if topic.id != "unclear"]
+    async with server.site.sessions.begin() as session:
+        who = (await session.scalars(select(AgentRow).where(AgentRow.name == agent))).one()
+        who.teams = ["first-line", "payments"]
+        for number in range(160):
+            day = int(13 * chance.random() ** 0.8)
+            at = now - timedelta(days=day, hours=chance.randrange(1, 11), minutes=chance.randrange(60))
+            took, solved = chance.lognormvariate(5.6, 0.7), chance.lognormvariate(8.3, 0.8)
+            topic = topics[min(int(chance.expovariate(0.5)), len(topics) - 1)]
+            conversation = Conversation(
+                channel=chance.choice(("site", "telegram", "whatsapp")),
+                account="",
+                chat_id=f"past{number}",
+                epoch=2,
+                state={},
+                created_at=at,
+                updated_at=at,
+            )
+            session.add(conversation)
+            await session.flush()
+            ended = at + timedelta(seconds=solved)
+            ticket = Ticket(
+                conversation_id=conversation.id,
+                status=TicketStatus.RESOLVED,
+                reason=Reason.LOW_CONFIDENCE,
+                topic=topic.id,
+                routed_by="intent",
+                team=topic.team,
+                level="L1",
+                priority="normal",
+                lang="ru",
+                subject="…",
+                assignee_id=who.id,
+                promised_at=at + timedelta(minutes=10),
+                created_at=at,
+                updated_at=ended,
+                first_reply_at=at + timedelta(seconds=took),
+                finished_at=ended,
+                resolved_at=ended,
+                asked_at=ended,
+                feedback=chance.choices((Feedback.HELPED, Feedback.NOT_HELPED, None), (8, 1, 4))[0],
+            )
+            session.add(ticket)
+            await session.flush()
+            for kind, used, target in (
+                (ClockKind.FIRST_RESPONSE, took, 600),
+                (ClockKind.RESOLUTION, solved, 8 * 3600),
+            ):
+                session.add(
+                    ClockRow(ticket_id=ticket.id, kind=kind, target_seconds=target, used_seconds=used, done_at=ended)
+                )
 
 
 def _weight(answer: Any) -> int:
