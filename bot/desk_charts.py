@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Literal
 
 import matplotlib as mpl
@@ -23,13 +24,15 @@ def draw(shown: Series, names: dict[str, str], *, dark: bool, form: Literal["svg
     axes = figure.subplots()
     places = range(len(shown.labels))
     labels = [names.get(label, label) for label in shown.labels]
-    sideways = shown.kind == "bars" and any(len(label) > 5 for label in labels) and len(labels) <= 15
+    if all(re.fullmatch(r"\d{4}-\d\d-\d\d", label) for label in labels):
+        labels = [f"{label[8:]}.{label[5:7]}" for label in labels]
+    sideways = shown.kind == "bars" and any(len(label) > 5 for label in labels)
     for number, (key, values) in enumerate(shown.lines.items()):
         colour = colours["lines"][number % 3]
         if shown.kind == "bars" and sideways:
             axes.barh(list(places), [value or 0 for value in values], color=colour, height=0.7)
             axes.set_yticks(list(places), [label if len(label) < 28 else label[:27] + "…" for label in labels])
-            axes.invert_yaxis()
+            axes.set_ylim(max(len(labels), 5) - 0.5, -0.5)
         elif shown.kind == "bars":
             axes.bar(list(places), [value or 0 for value in values], color=colour, width=0.8)
         else:
@@ -45,7 +48,7 @@ def draw(shown: Series, names: dict[str, str], *, dark: bool, form: Literal["svg
             )
     if not sideways:
         step = max(1, -(-len(labels) // MOST_LABELS))
-        axes.set_xticks(list(places)[::step], [label[-5:] for label in labels[::step]])
+        axes.set_xticks(list(places)[::step], labels[::step])
         axes.set_xlim(-0.6, max(len(labels) - 0.4, 0.6))
     if shown.kind == "shares":
         axes.set_ylim(0, 1.05)
