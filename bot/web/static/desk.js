@@ -160,7 +160,7 @@ function enter() {
   if (!ticketId()) return;
   $("#app").className = "app at-ticket";
   document.body.classList.remove("showing-card");
-  document.title = document.title.replace(/^(№ \d+ · )?/, `№ ${ticketId()} · `);
+  document.title = document.title.replace(/^\(\d+\) /, "").replace(/^(№ \d+ · )?/, `№ ${ticketId()} · `);
   const scroll = $("#scroll");
   scroll.scrollTop = scroll.scrollHeight;
   here("looks");
@@ -420,6 +420,14 @@ async function here(doing) {
 }
 addEventListener("pagehide", leave);
 
+// How much came while the page was behind others stands in its title.
+let unseen = 0;
+function count(number) {
+  unseen = number;
+  document.title = (number ? `(${number}) ` : "") + document.title.replace(/^\(\d+\) /, "");
+}
+document.addEventListener("visibilitychange", () => { if (!document.hidden) count(0); });
+
 let events;
 function listen() {
   events = new EventSource("/desk/events");
@@ -428,6 +436,7 @@ function listen() {
     const { tickets, news: items } = JSON.parse(event.data);
     if (tickets.includes(ticketId())) news();
     refreshList();
+    if (document.hidden) count(unseen + items.length);
     for (const item of items) {
       if (item.ticket === ticketId() && document.visibilityState === "visible") continue;
       const verb = { message: words.wrote, note: words.mentioned, assigned: words.gave }[item.kind];
