@@ -311,6 +311,10 @@ class Claim:
     attempts: int
     created_at: datetime
 
+    @property
+    def key(self) -> dict[str, int]:
+        return {"outbox": self.outbox_id, "number": self.number, "conversation": self.conversation_id}
+
 
 async def claim_next(session: AsyncSession, address: Address, *, now: datetime) -> Claim | None:
     """Take the oldest unsent message for sending, once this transaction is committed. What was computed under an
@@ -400,7 +404,7 @@ async def settle(
 ) -> bool:
     """Record what became of a claimed message, for good. False when the claim has passed to another worker: then
     that one says what became of it, and nothing may be written."""
-    gone = await session.execute(_SETTLE, {"outbox": claim.outbox_id, "number": claim.number})
+    gone = await session.execute(_SETTLE, claim.key)
     if not gone.rowcount:  # type: ignore[attr-defined]
         return _fenced(claim)
     if claim.is_edit:
@@ -425,15 +429,12 @@ async def postpone(
     session: AsyncSession, claim: Claim, address: Address, *, attempts: int, error: str, due_at: datetime
 ) -> bool:
     """Give a claimed message back, to be sent at a later time. False as in `settle`."""
-    changed = await session.execute(
-        update(OutboxRow)
-        .where(OutboxRow.id == claim.outbox_id, OutboxRow.claims == claim.number)
-        .values(attempts=attempts, claimed_at=None, due_at=due_at)
-    )
+    values = {"tried": attempts, "nobody": None, "due": due_at}
+    changed = await session.execute(_POSTPONE, {**claim.key, **values})
     if not changed.rowcount:  # type: ignore[attr-defined]
         return _fenced(claim)
-    values = {"delivery_error": error} if claim.is_edit else {"delivery": Delivery.QUEUED, "delivery_error": error}
-    await session.execute(update(Message).where(Message.id == claim.message.id).values(**values))
+    said = {"delivery_error": error} if claim.is_edit else {"delivery": Delivery.QUEUED, "delivery_error": error}
+    await session.execute(update(Message).where(Message.id == claim.message.id).values(**said))
     await enqueue(session, address, at=due_at)
     return True
 
@@ -479,14 +480,32 @@ _OLDEST_REPLY = (
     .where(*_OF_THE_CONVERSATION)
     .order_by(OUTBOX.c.id)
     .limit(1)
-    .with_for_update(of=[OUTBOX, Conversation])
+    .with_for_update(of=[Conversation, OUTBOX])
 )
 _CLAIM = (
     update(OUTBOX)
     .where(OUTBOX.c.id == bindparam("outbox"))
     .values(claims=bindparam("number"), claimed_at=bindparam("now"))
 )
-_SETTLE = delete(OUTBOX).where(OUTBOX.c.id == bindparam("outbox"), OUTBOX.c.claims == bindparam("number"))
+# The conversation is locked before any of its other rows, here as everywhere: two who lock one another's rows would
+# wait for each other.
+_CLAIMED = (
+    OUTBOX.c.id == bindparam("outbox"),
+    OUTBOX.c.claims == bindparam("number"),
+    OUTBOX.c.conversation_id.in_(
+        select(Conversation.id).where(Conversation.id == bindparam("conversation")).with_for_update()
+    ),
+)
+_SETTLE = delete(OUTBOX).where(*_CLAIMED)
+_POSTPONE = (
+    update(OUTBOX)
+    .where(*_CLAIMED)
+    .values(
+        attempts=bindparam("tried"),
+        claimed_at=bindparam("nobody", type_=OUTBOX.c.claimed_at.type),
+        due_at=bindparam("due"),
+    )
+)
 # Where the platform has reported more meanwhile, that stays.
 _REPORTED = MESSAGES.c.delivery.in_([Delivery.FAILED, Delivery.HELD, Delivery.DELIVERED, Delivery.READ])
 _DELIVERED = (

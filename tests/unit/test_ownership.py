@@ -194,6 +194,12 @@ class Ownership(RuleBasedStateMachine):
             self.run(self._resolve(ticket_id))
 
     @rule(number=st.integers(0, 9))
+    def an_agent_reopens(self, number: int) -> None:
+        """What was ended, while the assistant may be in the middle of a turn."""
+        if ticket_id := self._ticket(number):
+            self.run(self._reopen(ticket_id))
+
+    @rule(number=st.integers(0, 9))
     def an_agent_replies_while_another_resolves(self, number: int) -> None:
         if ticket_id := self._ticket(number):
 
@@ -378,6 +384,13 @@ class Ownership(RuleBasedStateMachine):
         try:
             async with self.world.sessions.begin() as session:
                 await self.world.desk.resolve(session, ticket_id, agent="Anna")
+        except TicketStateError:
+            return
+
+    async def _reopen(self, ticket_id: int) -> None:
+        try:
+            async with self.world.sessions.begin() as session:
+                await self.world.desk.reopen(session, ticket_id, agent="Anna")
         except TicketStateError:
             return
 
