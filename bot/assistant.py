@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -29,10 +30,19 @@ from bot.channels.base import (
     ReadMarks,
     fit,
 )
-from bot.errors import DeliveryError, FileGoneError, PacedError, TooLargeError, UnreachableError, WindowClosedError
+from bot.errors import (
+    DeliveryError,
+    FileGoneError,
+    OtvetError,
+    PacedError,
+    TooLargeError,
+    UnreachableError,
+    WindowClosedError,
+)
 from bot.gathering import Waiting, patience, utterance_length, with_edits
 from bot.ledger import Claim
 from bot.shared import LocalShared, Shared
+from bot.transcriber import Transcriber
 from bot.turn import FetchedAttachment, Turns
 from bot.window import Windows, template_of
 from bot.work import Sessions
@@ -53,6 +63,8 @@ SHORT_WAIT_SECONDS = 0.5
 """For a platform's limit, instead of putting the message back."""
 PATIENCE_STEP_SECONDS = 0.4
 """How often it is looked whether a customer who may be typing on has added something."""
+SPOKEN = frozenset({"voice", "video_note"})
+MAX_TRANSCRIPTS = 200
 ANSWERED_KINDS = frozenset({"text", "choice", "attachment"})
 """Kinds of message whose answer the customer is shown to be in the making."""
 
@@ -70,12 +82,14 @@ class Assistant:
         attachments: AttachmentStore,
         clock: Callable[[], datetime],
         windows: Windows | None = None,
+        transcriber: Transcriber | None = None,
         gather_seconds: float = 1.2,
         max_text_chars: int = 4000,
         shared: Shared | None = None,
     ) -> None:
         """windows: what is held back where a platform takes messages for a time only; None: nothing.
-        gather_seconds: how long to wait for what a customer is about to add; 0: each message is a turn."""
+        transcriber: reads voice messages; None: nobody does. gather_seconds: how long to wait for what a customer is
+        about to add; 0: each message is a turn."""
         self.sessions = sessions
         self.work = sessions.work
         self.clock = clock
@@ -83,10 +97,14 @@ class Assistant:
         self._turns = turns
         self._attachments = attachments
         self._windows = windows
+        self._transcriber = transcriber
+        self._transcripts: dict[str, str] = {}
+        """Of voice messages whose turn is not saved yet, by SHA-256: a turn may be thought out twice."""
         self._gather = timedelta(seconds=gather_seconds)
         self._max_text_chars = max_text_chars
         self._shared = shared or LocalShared()
         self._breakers = Breakers(sessions, clock)
+        self._gates: dict[tuple[str, str], Gate] = {}
         self._background: set[asyncio.Task[None]] = set()
 
     async def receive(self, message: InboundMessage) -> bool:
@@ -180,6 +198,10 @@ class Assistant:
             [await self._fetch(address.channel, attachment) for attachment in message.attachments]
             for message in utterance
         ]
+        utterance = [
+            await self._read_voice(message, files, situation.lang)
+            for message, files in zip(utterance, fetched, strict=True)
+        ]
         try:
             with metrics.TURN_SECONDS.labels("understand").time():
                 plan = await self._turns.think(self.sessions, situation, utterance, fetched)
@@ -243,6 +265,39 @@ class Assistant:
             sha256=sha256,
             source=attachment.source,
         )
+
+    async def _read_voice(
+        self, message: InboundMessage, files: Sequence[FetchedAttachment], lang: str | None
+    ) -> InboundMessage:
+        """The message with what is said in its voice messages as its text, marked as such."""
+        if self._transcriber is None:
+            return message
+        said = []
+        for file in files:
+            if file.kind not in SPOKEN or file.state is not AttachmentState.STORED or not file.sha256:
+                continue
+            text = self._transcripts.get(file.sha256)
+            if text is None:
+                try:
+                    text = await self._transcriber.transcribe(
+                        await self._attachments.local(file.sha256),
+                        file_name=file.file_name or f"{file.kind}.ogg",
+                        mime_type=file.mime_type or UNKNOWN_TYPE,
+                        lang=lang,
+                    )
+                except OtvetError as error:
+                    log.warning("voice.unread", error=str(error))
+                    metrics.TRANSCRIPTS.labels("failed").inc()
+                    continue
+                metrics.TRANSCRIPTS.labels("read" if text else "empty").inc()
+                if len(self._transcripts) >= MAX_TRANSCRIPTS:
+                    self._transcripts.clear()
+                self._transcripts[file.sha256] = text
+            said.append(text)
+        text = "\n".join(filter(None, (message.text, *said)))
+        if text == message.text:
+            return message
+        return replace(message, text=text, context={**message.context, "transcribed": True})
 
     async def _deliver(self, address: Address, claim: Claim) -> Claim | None:
         """Send a claimed message and record what became of it. The next one, claimed; None when nothing may go out.
@@ -370,6 +425,11 @@ class Assistant:
                 metrics.RATE_LIMITED.labels(f"send:{address.channel}").inc()
                 raise PacedError("waits for its turn within the platform's limits", retry_after_seconds=wait)
             await asyncio.sleep(wait)
+        if channel.capabilities.account_pace is not None:
+            await self._gate(address).through(channel.capabilities.account_pace.every_seconds)
+
+    def _gate(self, address: Address) -> Gate:
+        return self._gates.setdefault((address.channel, address.account), Gate())
 
     async def _refused(self, session: AsyncSession, address: Address, claim: Claim, error: DeliveryError) -> bool:
         """Try again later, or give up: then a person has to know."""
@@ -402,6 +462,22 @@ class Assistant:
             pause = doubled * random.uniform(0.8, 1.2)  # noqa: S311
         due_at = now + timedelta(seconds=pause)
         return await ledger.postpone(session, claim, address, attempts=attempts, error=problem, due_at=due_at)
+
+
+class Gate:
+    """Lets one through at a time, so far apart. A process that was busy for a moment must not send at once all that
+    came due meanwhile: the platform counts what arrives."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._last = 0.0
+
+    async def through(self, every_seconds: float) -> None:
+        async with self._lock:
+            loop = asyncio.get_running_loop()
+            if (left := self._last + every_seconds - loop.time()) > 0:
+                await asyncio.sleep(left)
+            self._last = loop.time()
 
 
 def _outbound(claim: Claim, files: tuple[OutboundAttachment, ...]) -> OutboundMessage:

@@ -1,22 +1,31 @@
-"""Files of customers and agents, kept by their SHA-256: under `OTVET_VAR/attachments`, or in a bucket."""
+"""Files of customers and agents, kept by their SHA-256: under `OTVET_VAR/attachments`, or in a bucket, of which that
+folder is then a cache."""
 
 from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import hashlib
 import os
+import re
 import tempfile
+import time
 import unicodedata
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import puremagic
 
-from bot.errors import FileGoneError, TooLargeError
+from bot.bucket import Bucket
+from bot.errors import FileGoneError, StorageError, TooLargeError
 
 CHUNK_BYTES = 256 * 1024
+CACHED_SECONDS = 24 * 3600
+_SHA256 = re.compile("[0-9a-f]{64}")
 UNKNOWN_TYPE = "application/octet-stream"
 _PICTURES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _ALIASES = {
@@ -45,19 +54,54 @@ class StoredFile:
 class AttachmentStore:
     """Content-addressed: the same file is kept once, and a half-written one is never seen."""
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, bucket: Bucket | None = None) -> None:
+        """bucket: where files are kept; None: in the folder."""
         self.folder = folder
         self.max_bytes = max_bytes
+        self.bucket = bucket
+        self._tidied = -inf
 
     def path(self, sha256: str) -> Path:
         return self.folder / sha256[:2] / sha256
 
     async def local(self, sha256: str) -> Path:
-        """Where the file lies on this machine. Raises FileGoneError."""
+        """Where the file lies on this machine, fetched from the bucket if need be. Raises FileGoneError, StorageError.
+
+        A file of the bucket stays for some hours at least.
+        """
         path = self.path(sha256)
         if not await asyncio.to_thread(path.is_file):
-            raise FileGoneError(f"the file {sha256} is gone")
+            if self.bucket is None or not _SHA256.fullmatch(sha256):
+                raise FileGoneError(f"the file {sha256} is gone")
+            await self._fetch(self.bucket, sha256)
+        if self.bucket is not None:
+            await asyncio.to_thread(os.utime, path)
+            await self._tidy()
         return path
+
+    async def _fetch(self, bucket: Bucket, sha256: str) -> None:
+        async with self._incoming() as part:
+            digest = hashlib.sha256()
+            with part.open("wb") as file:
+                async for chunk in bucket.get(sha256):
+                    digest.update(chunk)
+                    await asyncio.to_thread(file.write, chunk)
+            if digest.hexdigest() != sha256:
+                raise StorageError(f"the bucket's file {sha256} is not what was stored")
+            await asyncio.to_thread(self._keep, part, sha256)
+
+    async def _tidy(self) -> None:
+        """Now and then: forget what the bucket has and nobody has asked for of late."""
+        if time.monotonic() < self._tidied + 3600:
+            return
+        self._tidied = time.monotonic()
+        await asyncio.to_thread(self._forget, time.time() - CACHED_SECONDS)
+
+    def _forget(self, before: float) -> None:
+        for path in self.folder.glob("*/*"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
 
     async def read(self, sha256: str) -> AsyncIterator[bytes]:
         """The file in chunks. Raises FileGoneError."""
@@ -71,15 +115,12 @@ class AttachmentStore:
     async def store(self, chunks: AsyncIterator[bytes], file_name: str = "") -> StoredFile:
         """Write the chunks durably. file_name: as it was told; made harmless, and its type is not believed.
 
-        Raises TooLargeError at the first byte over the limit, and whatever the chunks raise; nothing is left behind
-        then.
+        Raises TooLargeError at the first byte over the limit, StorageError, and whatever the chunks raise; nothing is
+        left behind then.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         digest, size = hashlib.sha256(), 0
-        handle, name = await asyncio.to_thread(tempfile.mkstemp, dir=self.folder, prefix="incoming-")
-        part = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
+        async with self._incoming() as part:
+            with part.open("wb") as file:
                 async for chunk in chunks:
                     size += len(chunk)
                     if size > self.max_bytes:
@@ -90,8 +131,20 @@ class AttachmentStore:
                 await asyncio.to_thread(os.fsync, file.fileno())
             mime_type = await asyncio.to_thread(sniff, part, file_name)
             sha256 = digest.hexdigest()
+            if self.bucket is not None:
+                await self.bucket.put(sha256, part)
             await asyncio.to_thread(self._keep, part, sha256)
             return StoredFile(sha256, size, mime_type, _kind(mime_type), safe_name(file_name))
+
+    @asynccontextmanager
+    async def _incoming(self) -> AsyncIterator[Path]:
+        """An empty file beside the others; nothing of it is left in the end."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle, name = await asyncio.to_thread(tempfile.mkstemp, dir=self.folder, prefix="incoming-")
+        os.close(handle)
+        part = Path(name)
+        try:
+            yield part
         finally:
             await asyncio.to_thread(part.unlink, missing_ok=True)
 

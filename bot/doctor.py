@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from bot.breaker import troubles
 from bot.channels.terminal import TerminalChannel
-from bot.errors import OtvetError
+from bot.errors import OtvetError, StorageError
 from bot.helpdesk import SYNC, HelpDeskLink
 from bot.hooks import hook_figures
 from bot.ledger import InboxRow, InboxState, OutboxRow
@@ -48,6 +48,7 @@ async def examine(installation: Installation) -> list[Check]:
         ("telegram", _telegram),
         ("whatsapp", _whatsapp),
         ("platforms", _platforms),
+        ("attachments", _attachments),
         ("notifications", _notifications),
         ("helpdesk", _helpdesk),
         ("webhook", _webhook),
@@ -258,3 +259,14 @@ async def _platforms(installation: Installation) -> Check:
     )
     remedy = "see the way to the platform, its status page, the proxy; nothing is lost, and sending goes on by itself"
     return Check("platforms", False, detail, remedy)
+
+
+async def _attachments(installation: Installation) -> Check:
+    bucket = installation.bucket
+    if bucket is None:
+        return Check("attachments", True, f"in {installation.attachments.folder}")
+    try:
+        await bucket.check()
+    except StorageError as error:
+        return Check("attachments", False, str(error), "check OTVET_ATTACHMENTS_BUCKET and OTVET_S3_*")
+    return Check("attachments", True, f"in {installation.settings.attachments_bucket}")

@@ -9,6 +9,8 @@ OtvetError
 ├── EditRefusedError   a sent message can't be changed; says why
 ├── FileRefusedError   a platform does not take this file: file_name, max_bytes
 ├── TooLargeError      a file is larger than we keep
+├── StorageError       the bucket of attachments can't be used
+├── TranscriptionError a voice message could not be put into words
 ├── FileGoneError      a file is no longer in the store
 ├── ReplyError         a reply template is missing or broken: template, lang
 ├── SignInError        wrong name or password, too often, or a link that is used up: code, retry_after_seconds
@@ -61,6 +63,14 @@ class FileRefusedError(OtvetError):
 
 class TooLargeError(OtvetError):
     """The file exceeds the limit; nothing of it was kept."""
+
+
+class StorageError(OtvetError):
+    """The bucket of attachments refused, or can't be reached."""
+
+
+class TranscriptionError(OtvetError):
+    """A voice message could not be put into words; it is kept and passed on as it is."""
 
 
 class FileGoneError(OtvetError):

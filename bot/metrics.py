@@ -27,6 +27,7 @@ TURN_SECONDS = Histogram("otvet_turn_seconds", "Parts of a turn: understand, sav
 REPLY_SECONDS = Histogram("otvet_reply_seconds", "From a reply's writing to its sending.", ["channel"], buckets=SECONDS)
 SENDS = Counter("otvet_sends", "Replies: sent, retried, failed for good, discarded, uncertain.", ["channel", "state"])
 WEBHOOKS = Counter("otvet_webhooks", "Calls of platforms: new, repeat, or why refused.", ["channel", "result"])
+TRANSCRIPTS = Counter("otvet_transcripts", "Voice messages: read, empty, failed.", ["result"])
 RATE_LIMITED = Counter("otvet_rate_limited", "Sends put off and requests refused by a rate limit.", ["where"])
 TIMERS = Counter("otvet_timers", "Timers that fired.", ["kind"])
 ERRANDS_DONE = Counter("otvet_errands", "Calls to others: done, failed and to be tried again.", ["kind", "state"])

@@ -101,6 +101,20 @@ class Settings(BaseSettings):
         SecretStr(""), description="Any word of your own: /webhooks/helpdesk/WORD is where the help desk may call."
     )
     helpdesk_poll_seconds: int = Field(60, ge=1, description="How often each live ticket is looked at there.")
+    transcriber_url: str = Field(
+        "", description="Service that reads voice messages (/v1/audio/transcriptions); empty: none."
+    )
+    transcriber_token: SecretStr = Field(SecretStr(""), description="Its token.")
+    transcriber_model: str = Field("whisper-1", description="Its model.")
+    transcriber_command: str = Field("", description="Command that reads them instead: FILE is added, text comes out.")
+    transcriber_seconds: float = Field(30, gt=0, le=600, description="How long one voice message may take.")
+    attachments_bucket: str = Field(
+        "", description="S3-compatible bucket of attachments, s3://bucket/folder; empty: OTVET_VAR."
+    )
+    s3_endpoint: str = Field("", description="Its address, if it is not Amazon's.")
+    s3_region: str = Field("", description="Its region.")
+    s3_key: SecretStr = Field(SecretStr(""), description="Its access key; empty: as Amazon's tools find it.")
+    s3_secret: SecretStr = Field(SecretStr(""), description="Its secret key.")
     webhook_days: int = Field(30, ge=8, description="How many days the calls of platforms are kept as they came.")
     hook_url: str = Field("", description="https:// address that is told what happens to tickets; empty: none.")
     hook_secret: SecretStr = Field(

@@ -30,6 +30,7 @@ from bot.articles import ArticleBase
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore, StoredFile
 from bot.backup import RESTORING
+from bot.bucket import Bucket
 from bot.calibration import Targets, policy_from_json
 from bot.channels.base import Channel
 from bot.channels.site import SiteChannel
@@ -66,6 +67,7 @@ from bot.training import (
     taught_data,
     train,
 )
+from bot.transcriber import CommandTranscriber, HttpTranscriber, Transcriber
 from bot.turn import Turns
 from bot.understanding import IntentEngine, Understander
 from bot.uploads import StoredUploads
@@ -245,7 +247,38 @@ class Installation:
 
     @cached_property
     def attachments(self) -> AttachmentStore:
-        return AttachmentStore(self.settings.var / "attachments", self.settings.max_attachment_mb * 1024 * 1024)
+        return AttachmentStore(
+            self.settings.var / "attachments", self.settings.max_attachment_mb * 1024 * 1024, self.bucket
+        )
+
+    @cached_property
+    def bucket(self) -> Bucket | None:
+        """Where attachments are kept, if not in OTVET_VAR. Raises SettingsError."""
+        settings = self.settings
+        if not settings.attachments_bucket:
+            return None
+        return Bucket(
+            settings.attachments_bucket,
+            endpoint=settings.s3_endpoint,
+            region=settings.s3_region,
+            key=settings.s3_key.get_secret_value(),
+            secret=settings.s3_secret.get_secret_value(),
+        )
+
+    @cached_property
+    def transcriber(self) -> Transcriber | None:
+        """What reads voice messages, if anything does. Raises SettingsError."""
+        settings = self.settings
+        if settings.transcriber_command:
+            return CommandTranscriber(settings.transcriber_command, seconds=settings.transcriber_seconds)
+        if not settings.transcriber_url:
+            return None
+        return HttpTranscriber(
+            settings.transcriber_url,
+            token=settings.transcriber_token.get_secret_value(),
+            model=settings.transcriber_model,
+            seconds=settings.transcriber_seconds,
+        )
 
     @cached_property
     def database(self) -> Database:
@@ -780,6 +813,7 @@ class Installation:
             attachments=self.attachments,
             clock=clock,
             windows=self.windows,
+            transcriber=self.transcriber,
             gather_seconds=self.settings.gather_seconds,
             max_text_chars=self.settings.max_text_chars,
             shared=self.shared,

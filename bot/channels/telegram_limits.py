@@ -25,7 +25,7 @@ CAPABILITIES = Capabilities(
     typing=True,
     # 30 a second in all, about one a second to a chat with short bursts, 20 a minute to a group: no window of that
     # length gets more.
-    account_pace=Pace(1 / 27, burst=3),
+    account_pace=Pace(1 / 26, burst=3),
     chat_pace=Pace(1.0, burst=3),
     group_pace=Pace(3.5, burst=3),
 )

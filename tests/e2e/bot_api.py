@@ -1,15 +1,19 @@
-"""A Bot API server for what no third-party stand-in has: updates that come again until they are confirmed, flood
-control, blocking, files. Its rules and its words are those of the documentation of the Bot API."""
+"""A Bot API server for what no third-party stand-in has: updates that come again until they are confirmed, by polling
+or by webhook with its secret, flood control, blocking, files. Its rules and its words are those of the documentation of
+the Bot API."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 from aiohttp import web
 
 TOKEN = "42:TEST"
@@ -36,6 +40,17 @@ class BotApi:
         self.blocked: set[int] = set()
         self.floods: list[int] = []
         """retry_after of the next sendMessage calls, each refused."""
+        self.door = ""
+        """Where the assistant really listens: a webhook's address has https and a name. Empty: nobody is called."""
+        self.webhook: dict[str, Any] = {}
+        """What setWebhook told: url, secret_token …"""
+        self.strict = False
+        """Whether the limits are enforced: 30 messages a second in all, one a second to a chat with bursts of 3."""
+        self.violations: list[str] = []
+        """The limits that were not kept."""
+        self._moments: dict[Any, list[float]] = defaultdict(list)
+        self._calling: set[asyncio.Task[None]] = set()
+        self._http = httpx.AsyncClient(trust_env=False, timeout=30)
         self.broken: list[web.Response] = []
         """What the next getUpdates calls answer."""
         self.uploads = 0
@@ -48,6 +63,50 @@ class BotApi:
         async with self._changed:
             self.pending.extend(updates)
             self._changed.notify_all()
+        if self.webhook.get("url"):
+            self._call_all()
+
+    async def _setWebhook(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
+        self.calls.append(("setWebhook", form))
+        if not form["url"].startswith("https://"):
+            return _refused(400, "Bad Request: bad webhook: An HTTPS URL must be provided for webhook")
+        self.webhook = form
+        self._call_all()
+        return _ok(True)
+
+    async def _deleteWebhook(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
+        self.calls.append(("deleteWebhook", form))
+        self.webhook = {}
+        return _ok(True)
+
+    def _call_all(self) -> None:
+        """Call for everything pending: the chats at once, each one's updates in their order and again until taken."""
+        if not self.door:
+            return
+        by_chat: dict[Any, list[Any]] = defaultdict(list)
+        for update in self.pending:
+            by_chat[_chat_of(update)].append(update)
+        self.pending = []
+        for updates in by_chat.values():
+            task = asyncio.create_task(self._call(updates))
+            self._calling.add(task)
+            task.add_done_callback(self._calling.discard)
+
+    async def _call(self, updates: list[Any]) -> None:
+        headers = {"X-Telegram-Bot-Api-Secret-Token": self.webhook["secret_token"]}
+        for update in updates:
+            while True:
+                url = self.door + urlsplit(self.webhook["url"]).path
+                answer = await self._http.post(url, json=update, headers=headers)
+                if answer.status_code == 200:
+                    break
+                await asyncio.sleep(0.05)
+
+    async def close(self) -> None:
+        for task in self._calling:
+            task.cancel()
+        await asyncio.gather(*self._calling, return_exceptions=True)
+        await self._http.aclose()
 
     async def until(self, condition: Any, seconds: float = 10) -> None:
         """Wait until the condition holds after a call of the bot. Raises TimeoutError."""
@@ -76,6 +135,8 @@ class BotApi:
     async def _getUpdates(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
         if self.broken:
             return self.broken.pop(0)
+        if self.webhook.get("url"):
+            return _refused(409, "Conflict: can't use getUpdates method while webhook is active")
         offset = form.get("offset")
         self.polls.append(offset)
         async with self._changed:
@@ -131,6 +192,15 @@ class BotApi:
             return _refused(429, f"Too Many Requests: retry after {seconds}", retry_after=seconds)
         if form["chat_id"] in self.blocked:
             return _refused(403, "Forbidden: bot was blocked by the user")
+        if self.strict:
+            now = asyncio.get_running_loop().time()
+            for key, most in (("all", 30), (form["chat_id"], 3)):
+                recent = self._moments[key] = [moment for moment in self._moments[key] if now - moment < 1]
+                if len(recent) >= most:
+                    self.violations.append(f"{key}: {len(recent) + 1} in a second")
+                    return _refused(429, "Too Many Requests: retry after 1", retry_after=1)
+            for key in ("all", form["chat_id"]):
+                self._moments[key].append(now)
         return None
 
     def _taken(self, form: dict[str, Any], **content: Any) -> web.Response:
@@ -216,6 +286,7 @@ async def bot_api(token: str) -> AsyncIterator[BotApi]:
     try:
         yield api
     finally:
+        await api.close()
         await runner.cleanup()
 
 
@@ -234,6 +305,12 @@ def _decoded(value: Any) -> Any:
         return json.loads(value)
     except (TypeError, ValueError):
         return value
+
+
+def _chat_of(update: Any) -> Any:
+    """By which updates are kept in order."""
+    message = update.get("message") if isinstance(update, dict) else None
+    return message["chat"]["id"] if isinstance(message, dict) else None
 
 
 def _update_id(update: Any) -> int:

@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from bot_api import TOKEN, BotApi
 from desks import open_desk
-from site_harness import DATA, Clock, Keywords
+from fastapi import FastAPI
+from site_harness import DATA, Clock, Keywords, free_port
 from sqlalchemy import select
 
 from bot.assistant import Assistant
@@ -21,6 +23,7 @@ from bot.database import migrate, open_database
 from bot.replies import Replies
 from bot.turn import Turns
 from bot.uploads import StoredUploads
+from bot.web.webhooks import TelegramHook, Webhooks
 from handoff import desk
 from handoff.records import Conversation, Message, Ticket
 
@@ -51,6 +54,28 @@ class TelegramWorld:
             attachments=self.store,
             clock=self.clock,
         )
+
+    @asynccontextmanager
+    async def called(self) -> AsyncIterator[None]:
+        """A web server with the webhook's route, which Telegram calls."""
+
+        async def take(update: Any, account: str) -> None:
+            await self.channel.take(update, self.assistant.receive, account)
+
+        webhooks = Webhooks(telegram=TelegramHook(self.channel.webhook_secret, take, self.channel.accounts))
+        app, port = FastAPI(), free_port()
+        app.include_router(webhooks.router)
+        server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", ws="none"))
+        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+        serving = asyncio.create_task(server.serve())
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+        self.api.door = f"http://127.0.0.1:{port}"
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await serving
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
