@@ -17,12 +17,15 @@ A settled episode (confirmed or assumed) is durable when seven days have passed 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import StrEnum
 from itertools import pairwise
 from math import ceil
+from operator import attrgetter, itemgetter
+from typing import NamedTuple
 
 from handoff.lifecycle import LIVE, TicketStatus
 
@@ -53,8 +56,10 @@ class Outcome(StrEnum):
     RUNNING = "running"
 
 
-@dataclass(frozen=True)
-class Mark:
+# Rows are named tuples: a report makes hundreds of thousands of them, and a frozen dataclass takes four times as long.
+
+
+class Mark(NamedTuple):
     """A step of the assistant, as it stands in a transcript."""
 
     conversation_id: int
@@ -63,14 +68,10 @@ class Mark:
     at: datetime
     step: Step
     topic: str | None
-    hour: int
-    """Of the local day."""
-    day: date
     lang: str | None = None
 
 
-@dataclass(frozen=True)
-class TicketFacts:
+class TicketFacts(NamedTuple):
     """One ticket as plain values. `*_seconds` are working time of its team; the assistant's time is in none of them."""
 
     ticket_id: int
@@ -115,8 +116,7 @@ class TicketFacts:
         return all(judged) if judged else None
 
 
-@dataclass(frozen=True)
-class Episode:
+class Episode(NamedTuple):
     conversation_id: int
     customer: int
     channel: str
@@ -143,73 +143,91 @@ class Episode:
         return None if self.outcome is Outcome.RUNNING else False
 
 
-def episodes(marks: Iterable[Mark], tickets: Iterable[TicketFacts], now: datetime) -> list[Episode]:
-    """Tell the visits apart and judge each. Marks and tickets may come in any order; the result is by beginning."""
+def episodes(marks: Iterable[Mark], tickets: Iterable[TicketFacts], now: datetime, zone: tzinfo = UTC) -> list[Episode]:
+    """Tell the visits apart and judge each. Marks and tickets may come in any order; the result is by beginning.
+
+    zone: whose hours and days the episodes have.
+    """
     happened: dict[int, list[tuple[datetime, Mark | TicketFacts]]] = {}
     for mark in marks:
         happened.setdefault(mark.conversation_id, []).append((mark.at, mark))
     for ticket in tickets:
         happened.setdefault(ticket.conversation_id, []).append((ticket.created_at, ticket))
-    found = [
-        replace(episode, outcome=_end(episode, now))
-        for events in happened.values()
-        for episode in _visits(sorted(events, key=lambda event: event[0]))
-    ]
-    returned = _returns(found)
-    return sorted(
-        (replace(episode, outcome=returned.get(number, episode.outcome)) for number, episode in enumerate(found)),
-        key=lambda episode: episode.began_at,
-    )
+    found: list[_Visit] = []
+    for events in happened.values():
+        if len(events) > 1:
+            events.sort(key=itemgetter(0))
+        found += _visits(events)
+    for visit in found:
+        visit.outcome = _end(visit, now)
+    _returns(found)
+    found.sort(key=attrgetter("began_at"))
+    return [visit.episode(zone) for visit in found]
 
 
-def _visits(events: Sequence[tuple[datetime, Mark | TicketFacts]]) -> list[Episode]:
-    visits: list[Episode] = []
+class _Visit:
+    """An episode in the making."""
+
+    __slots__ = ("began_at", "channel", "ended_at", "first", "outcome", "step", "ticket", "topic")
+
+    def __init__(self, first: Mark | TicketFacts, at: datetime) -> None:
+        self.first = first
+        self.channel = first.channel
+        self.topic = first.topic
+        self.began_at = self.ended_at = at
+        self.step: Step | None = None
+        self.ticket: TicketFacts | None = None
+        self.outcome = Outcome.RUNNING
+
+    def episode(self, zone: tzinfo) -> Episode:
+        local = self.began_at.astimezone(zone)
+        return Episode(
+            conversation_id=self.first.conversation_id,
+            customer=self.first.customer,
+            channel=self.channel,
+            lang=self.first.lang,
+            topic=self.topic,
+            began_at=self.began_at,
+            hour=local.hour,
+            day=local.date(),
+            ended_at=self.ended_at,
+            last_step=self.step,
+            ticket=self.ticket,
+            outcome=self.outcome,
+        )
+
+
+def _visits(events: Sequence[tuple[datetime, Mark | TicketFacts]]) -> list[_Visit]:
+    visits: list[_Visit] = []
+    visit: _Visit | None = None
     for at, event in events:
-        last = visits[-1] if visits else None
-        if last is not None:
-            ended = last.ticket is not None and (last.ticket.status not in LIVE and at > last.ended_at)
-            apart = ended or (last.ticket is None and at - last.ended_at > EPISODE_GAP)
-            last = None if apart or (last.ticket is not None and isinstance(event, TicketFacts)) else last
-        if isinstance(event, TicketFacts):
-            ends = max(at, event.ended_at or at)
-            if last is None:
-                visits.append(_begin(event, at, ends))
+        if visit is not None:
+            if visit.ticket is None:
+                over = at - visit.ended_at > EPISODE_GAP
             else:
-                visits[-1] = replace(last, ticket=event, topic=event.topic, ended_at=ends)
-        elif last is None:
-            visits.append(_begin(event, at, at))
-        elif last.ticket is None:
-            visits[-1] = replace(last, ended_at=at, last_step=event.step, topic=event.topic or last.topic)
+                over = visit.ticket.status not in LIVE and at > visit.ended_at
+            if over or (visit.ticket is not None and isinstance(event, TicketFacts)):
+                visit = None
+        if visit is None:
+            visit = _Visit(event, at)
+            visits.append(visit)
+        if isinstance(event, TicketFacts):
+            visit.ticket, visit.topic = event, event.topic
+            visit.ended_at = max(at, event.ended_at or at)
+        elif visit.ticket is None:
+            visit.step, visit.ended_at = event.step, at
+            visit.topic = event.topic or visit.topic
     return visits
 
 
-def _begin(event: Mark | TicketFacts, at: datetime, ends: datetime) -> Episode:
-    ticket = event if isinstance(event, TicketFacts) else None
-    step = event.step if isinstance(event, Mark) else None
-    return Episode(
-        conversation_id=event.conversation_id,
-        customer=event.customer,
-        channel=event.channel,
-        lang=event.lang,
-        topic=event.topic,
-        began_at=at,
-        hour=event.hour,
-        day=event.day,
-        ended_at=ends,
-        last_step=step,
-        ticket=ticket,
-    )
+_ENDS = {Step.CONFIRMED: Outcome.CONFIRMED, Step.ANSWERED: Outcome.ASSUMED, Step.ASKED: Outcome.ABANDONED}
 
 
-def _end(episode: Episode, now: datetime) -> Outcome:
+def _end(visit: _Visit, now: datetime) -> Outcome:
     """How it ended by itself, before anybody came back."""
-    ticket = episode.ticket
+    ticket = visit.ticket
     if ticket is None:
-        if now - episode.ended_at <= EPISODE_GAP:
-            return Outcome.RUNNING
-        return {Step.CONFIRMED: Outcome.CONFIRMED, Step.ANSWERED: Outcome.ASSUMED}.get(
-            episode.last_step or Step.ASKED, Outcome.ABANDONED
-        )
+        return Outcome.RUNNING if now - visit.ended_at <= EPISODE_GAP else _ENDS[visit.step or Step.ASKED]
     if ticket.status in LIVE:
         return Outcome.RUNNING
     if ticket.reopened:
@@ -219,22 +237,18 @@ def _end(episode: Episode, now: datetime) -> Outcome:
     return Outcome.CONFIRMED if ticket.helped else Outcome.ASSUMED
 
 
-def _returns(found: Sequence[Episode]) -> dict[int, Outcome]:
-    """The number of an episode → what its outcome is because the customer came back with the same topic."""
-    by_matter: dict[tuple[int, str], list[int]] = {}
-    for number, episode in enumerate(found):
-        if episode.topic:
-            by_matter.setdefault((episode.customer, episode.topic), []).append(number)
-    returned = {}
-    for numbers in by_matter.values():
-        numbers.sort(key=lambda number: found[number].began_at)
-        for number, following in pairwise(numbers):
-            before, after = found[number], found[following]
-            if before.outcome is Outcome.RUNNING or after.began_at - before.ended_at > DURABLE_AFTER:
-                continue
-            same = after.channel == before.channel
-            returned[number] = Outcome.REOPENED if same else Outcome.RETURNED_ELSEWHERE
-    return returned
+def _returns(found: Sequence[_Visit]) -> None:
+    """Whoever came back with the same topic was not helped before, whatever it looked like."""
+    by_matter: dict[tuple[int, str], list[_Visit]] = {}
+    for visit in found:
+        if visit.topic:
+            by_matter.setdefault((visit.first.customer, visit.topic), []).append(visit)
+    for visits in by_matter.values():
+        visits.sort(key=attrgetter("began_at"))
+        for before, after in pairwise(visits):
+            if before.outcome is not Outcome.RUNNING and after.began_at - before.ended_at <= DURABLE_AFTER:
+                same = after.channel == before.channel
+                before.outcome = Outcome.REOPENED if same else Outcome.RETURNED_ELSEWHERE
 
 
 @dataclass(frozen=True)
@@ -394,11 +408,8 @@ def measure(facts: Facts) -> Figures:
 
 
 def _outcomes(found: Sequence[Episode], whole: int, without: Sequence[Outcome] = ()) -> dict[str, float | None]:
-    return {
-        outcome.value: _share(sum(e.outcome is outcome for e in found), whole)
-        for outcome in Outcome
-        if outcome not in without
-    }
+    counts = Counter(episode.outcome for episode in found)
+    return {outcome.value: _share(counts[outcome], whole) for outcome in Outcome if outcome not in without}
 
 
 def _kept(values: Iterable[bool | None]) -> float | None:

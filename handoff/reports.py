@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, and_, select
+from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
-from handoff.clocks import Clock, ClockKind
+from handoff.clocks import ClockKind
 from handoff.hours import WorkingHours
 from handoff.lifecycle import LIVE
 from handoff.outcomes import DURABLE_AFTER, EPISODE_GAP, Facts, Mark, TicketFacts, episodes
 from handoff.policy import DeskPolicy
 from handoff.records import Agent, ClockRow, Conversation, Feedback, Message, Ticket
+
+_CUSTOMER = func.coalesce(Conversation.customer_id, -Conversation.id).label("customer")
+RESPONSE, RESOLUTION = slice(-6, -3), slice(-3, None)
+"""Where the clocks stand in a row: target, used, running since."""
 
 
 async def load_facts(
@@ -28,18 +35,39 @@ async def load_facts(
 ) -> Facts:
     """Tickets made and episodes begun from `since` to before `until`, each with what is known of it by now.
 
-    A second for 50,000 tickets. Local hours and days are those of the default schedule.
+    Four seconds of processor time for 50,000 tickets among 100,000 episodes of three steps each. Local hours and days
+    are those of the default schedule.
     """
+    with _uncollected():
+        return await _load(session, policy, since, until, now, default_topic)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Hundreds of thousands of rows come at once, none of them garbage: looking for it takes half of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+async def _load(
+    session: AsyncSession, policy: DeskPolicy, since: datetime, until: datetime, now: datetime, default_topic: str
+) -> Facts:
     # A visit that began before counts there; who came back after counts against the visit before.
     first, last = since - EPISODE_GAP, until + DURABLE_AFTER
     tickets = await _tickets(session, policy, first, last, now)
-    marks = await _marks(session, policy, first, last)
+    marks = await _marks(session, first, last)
+    zone = policy.schedules["default"].zone
     return Facts(
         since=since,
         until=until,
         now=now,
         tickets=[ticket for ticket in tickets if since <= ticket.created_at < until],
-        episodes=[each for each in episodes(marks, tickets, now) if since <= each.began_at < until],
+        episodes=[each for each in episodes(marks, tickets, now, zone) if since <= each.began_at < until],
         default_topic=default_topic,
     )
 
@@ -48,14 +76,14 @@ async def _tickets(
     session: AsyncSession, policy: DeskPolicy, first: datetime, last: datetime, now: datetime
 ) -> list[TicketFacts]:
     response, resolution = aliased(ClockRow), aliased(ClockRow)
-    rows = await session.execute(
+    result = await session.execute(
         select(
-            *(Ticket.id, Ticket.conversation_id, Conversation.customer_id, Conversation.channel, Ticket.status),
+            *(Ticket.id, Ticket.conversation_id, _CUSTOMER, Conversation.channel, Ticket.status),
             *(Ticket.reason, Ticket.topic, Ticket.team, Ticket.level, Ticket.priority, Ticket.lang, Ticket.routed_by),
             *(Ticket.created_at, Ticket.first_reply_at, Ticket.finished_at, Ticket.resolved_at, Ticket.asked_at),
             *(Ticket.feedback, Ticket.reopened, Agent.name.label("agent")),
-            *_clock_columns(response, "response"),
-            *_clock_columns(resolution, "resolution"),
+            *_clock_columns(response),
+            *_clock_columns(resolution),
         )
         .join(Conversation, Conversation.id == Ticket.conversation_id)
         .outerjoin(Agent, Agent.id == Ticket.assignee_id)
@@ -63,22 +91,20 @@ async def _tickets(
         .outerjoin(resolution, and_(resolution.ticket_id == Ticket.id, resolution.kind == ClockKind.RESOLUTION))
         .where(Ticket.created_at >= first, Ticket.created_at < last)
     )
+    rows = result.all()
     zone = policy.schedules["default"].zone
+    hours_of = {team: policy.hours_of(team) for team in {*policy.teams, *(row.team for row in rows)}}
     found = []
     for row in rows:
-        hours = policy.hours_of(row.team)
-        local = row.created_at.astimezone(zone)
-        response_seconds, response_kept = _judge(
-            _clock(row._mapping, "response"), hours, now, done=row.first_reply_at is not None
-        )
-        resolution_seconds, resolution_kept = _judge(
-            _clock(row._mapping, "resolution"), hours, now, done=row.status not in LIVE or row.finished_at is not None
-        )
+        hours, local = hours_of[row.team], row.created_at.astimezone(zone)
+        answered, over = row.first_reply_at is not None, row.status not in LIVE or row.finished_at is not None
+        response_seconds, response_kept = _judge(row[RESPONSE], hours, now, done=answered)
+        resolution_seconds, resolution_kept = _judge(row[RESOLUTION], hours, now, done=over)
         found.append(
             TicketFacts(
                 ticket_id=row.id,
                 conversation_id=row.conversation_id,
-                customer=row.customer_id or -row.conversation_id,
+                customer=row.customer,
                 channel=row.channel,
                 status=row.status,
                 reason=row.reason,
@@ -107,35 +133,25 @@ async def _tickets(
     return found
 
 
-def _clock_columns(row: type[ClockRow], name: str) -> tuple[ColumnElement[Any], ...]:
-    columns = (row.target_seconds, row.used_seconds, row.running_since, row.done_at)
-    return tuple(column.label(f"{name}_{column.key}") for column in columns)
+def _clock_columns(row: type[ClockRow]) -> tuple[ColumnElement[Any], ...]:
+    return row.target_seconds, row.used_seconds, row.running_since  # type: ignore[return-value]
 
 
-def _clock(of: RowMapping, name: str) -> Clock | None:
-    if of[f"{name}_target_seconds"] is None:
-        return None
-    return Clock(
-        timedelta(seconds=of[f"{name}_target_seconds"]),
-        timedelta(seconds=of[f"{name}_used_seconds"]),
-        of[f"{name}_running_since"],
-        of[f"{name}_done_at"],
-    )
-
-
-def _judge(clock: Clock | None, hours: WorkingHours, now: datetime, *, done: bool) -> tuple[float | None, bool | None]:
+def _judge(clock: Any, hours: WorkingHours, now: datetime, *, done: bool) -> tuple[float | None, bool | None]:
     """Working seconds used, once it is done, and whether the promise was kept: None while it can still be."""
-    if clock is None:
+    target, used, running_since = clock
+    if target is None or used is None:
         return None, None
-    late = clock.breached(now, hours)
-    return (clock.used.total_seconds(), not late) if done else (None, False if late else None)
+    so_far = used if running_since is None else used + hours.between(running_since, now).total_seconds()
+    late = so_far > target
+    return (used, not late) if done else (None, False if late else None)
 
 
-async def _marks(session: AsyncSession, policy: DeskPolicy, first: datetime, last: datetime) -> list[Mark]:
+async def _marks(session: AsyncSession, first: datetime, last: datetime) -> list[Mark]:
     rows = await session.execute(
         select(
             Message.conversation_id,
-            Conversation.customer_id,
+            _CUSTOMER,
             Conversation.channel,
             Message.created_at,
             Message.step,
@@ -145,22 +161,4 @@ async def _marks(session: AsyncSession, policy: DeskPolicy, first: datetime, las
         .join(Conversation, Conversation.id == Message.conversation_id)
         .where(Message.step.is_not(None), Message.created_at >= first, Message.created_at < last)
     )
-    zone = policy.schedules["default"].zone
-    marks = []
-    for conversation_id, customer_id, channel, at, step, topic, lang in rows:
-        assert step is not None  # noqa: S101 - the query says so
-        local = at.astimezone(zone)
-        marks.append(
-            Mark(
-                conversation_id=conversation_id,
-                customer=customer_id or -conversation_id,
-                channel=channel,
-                at=at,
-                step=step,
-                topic=topic,
-                hour=local.hour,
-                day=local.date(),
-                lang=lang,
-            )
-        )
-    return marks
+    return [Mark._make(row) for row in rows]
