@@ -25,7 +25,7 @@ from bot.errors import FileGoneError
 from bot.timers import Timer, send_errand
 from bot.work import Sessions
 from handoff import desk as conversations
-from handoff.errors import HelpDeskError, TicketStateError
+from handoff.errors import HelpDeskError, TicketNotFoundError, TicketStateError
 from handoff.helpdesk import DeskComment, DeskFile, DeskStatus, DeskTicket, HelpDesk, RemoteComment, RemoteTicket
 from handoff.lifecycle import LIVE, TicketStatus
 from handoff.packet import Packet
@@ -159,7 +159,10 @@ class HelpDeskSync:
     async def sync(self, payload: Mapping[str, Any]) -> datetime | None:
         """The errand of one ticket. Raises HelpDeskError: it is tried again."""
         ticket_id = int(payload["ticket_id"])
-        remote_id = await self._made(ticket_id)
+        try:
+            remote_id = await self._made(ticket_id)
+        except TicketNotFoundError:
+            return None  # what made it was undone
         remote = await self.help_desk.get(remote_id)
         async with self._sessions.begin() as session:
             await self._take_in(session, ticket_id, remote)
@@ -177,6 +180,7 @@ class HelpDeskSync:
         async with self._sessions.begin() as session:
             link = await session.get(HelpDeskLink, ticket_id)
             if link is None:
+                await conversations.get_ticket(session, ticket_id)
                 link = HelpDeskLink(
                     ticket_id=ticket_id, token=secrets.token_hex(6), told={}, seen_id=0, looked_at=self._clock()
                 )

@@ -206,9 +206,20 @@ class Hooks:
 
 
 def is_public(address: str) -> bool:
+    """Whether an address lies outside of every private network, also where it carries one of the older protocol."""
     found = ipaddress.ip_address(address.split("%")[0])
-    inside = getattr(found, "ipv4_mapped", None) or found
-    return inside.is_global and not inside.is_multicast
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.teredo is not None:
+            return False
+        if (inner := found.ipv4_mapped or found.sixtofour) is not None:
+            found = inner
+        elif found in _TRANSLATED:
+            found = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+    return found.is_global and not found.is_multicast
+
+
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+"""RFC 6052: the last four bytes are the address that is called."""
 
 
 def new_secret() -> str:

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import Index, String, Text, case, delete, select, update
+from sqlalchemy import Index, String, Text, case, delete, event, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from bot.metrics import ERRANDS_DONE, TIMERS
 from bot.work import Sessions
@@ -67,12 +67,27 @@ async def send_errand(
 ) -> None:
     """Have an errand done once this transaction is committed, and not before `at`. One of this key that waits already
     goes at the earlier moment; one that failed keeps its pause; one that is being done is done again."""
+    waiting: dict[str, tuple[str, datetime, dict[str, Any]]] = session.info.setdefault(_ASKED, {})
+    if not waiting:
+        event.listen(session.sync_session, "before_commit", _ask, once=True)
+    if key in waiting:
+        at = min(at, waiting[key][1])
+    waiting[key] = kind, at, dict(payload or {})
+
+
+_ASKED = "errands"
+
+
+def _ask(session: Session) -> None:
+    """Write what was asked for, in one order and as late as can be: many transactions ask for the same errands, and
+    must neither wait for one another's work nor end in a deadlock."""
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    row = insert(Timer).values(key=key, kind=kind, payload=dict(payload or {}), due_at=at, failures=0)
-    keeps = (Timer.failures > 0) | ((Timer.due_at < row.excluded.due_at) & Timer.claimed_until.is_(None))
-    due_at = case((keeps, Timer.due_at), else_=row.excluded.due_at)
-    changed = {"due_at": due_at, "payload": row.excluded.payload, "asked": Timer.asked + 1}
-    await session.execute(row.on_conflict_do_update(index_elements=["key"], set_=changed))
+    for key, (kind, at, payload) in sorted(session.info.pop(_ASKED, {}).items()):
+        row = insert(Timer).values(key=key, kind=kind, payload=payload, due_at=at, failures=0)
+        keeps = (Timer.failures > 0) | ((Timer.due_at < row.excluded.due_at) & Timer.claimed_until.is_(None))
+        due_at = case((keeps, Timer.due_at), else_=row.excluded.due_at)
+        changed = {"due_at": due_at, "payload": row.excluded.payload, "asked": Timer.asked + 1}
+        session.execute(row.on_conflict_do_update(index_elements=["key"], set_=changed))
 
 
 async def set_timer(

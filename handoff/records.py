@@ -324,7 +324,7 @@ class CustomerLink(Base):
     from_customer_id: Mapped[BigId | None] = mapped_column(ForeignKey("customers.id"))
     to_customer_id: Mapped[BigId] = mapped_column(ForeignKey("customers.id"))
     how: Mapped[str] = mapped_column(String(16))
-    """`phone`, `email` or `hand`."""
+    """`phone` or `hand`."""
     actor: Mapped[str] = mapped_column(String(200))
     at: Mapped[datetime]
     undone_at: Mapped[datetime | None]

@@ -335,6 +335,10 @@ async def test_a_wrong_password_is_told_and_nothing_is_lost(story: Linked, site:
     await wrong.close()
 
 
+async def test_a_ticket_that_was_undone_is_forgotten(story: Linked) -> None:
+    assert await story.sync.sync({"ticket_id": 77}) is None
+
+
 @pytest.fixture
 def calling_port() -> int:
     return free_port()

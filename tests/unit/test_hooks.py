@@ -172,7 +172,18 @@ async def test_a_redirection_is_not_followed(story: Hooked, receiver: Receiver) 
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.1", "10.1.2.3", "192.168.1.1", "169.254.169.254", "::1", "fe80::1%eth0", "::ffff:10.0.0.1", "0.0.0.0"],  # noqa: S104
+    [
+        "127.0.0.1",
+        "10.1.2.3",
+        "192.168.1.1",
+        "169.254.169.254",
+        "::1",
+        "fe80::1%eth0",
+        "::ffff:10.0.0.1",
+        "0.0.0.0",  # noqa: S104
+        "64:ff9b::7f00:1",
+        "2002:a00:1::",
+    ],
 )
 def test_addresses_inside_are_private(address: str) -> None:
     assert not is_public(address)
