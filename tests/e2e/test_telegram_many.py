@@ -78,4 +78,4 @@ async def test_telegram_calls_again_until_an_update_is_stored_and_its_order_hold
                 text_update(2, "I would like to talk to a person about it, please"),
             )
             await api.until(lambda: len(api.sent) >= 3, 30)
-        assert heard[1:] == ["I would like to talk to a person about it, please"]
+        assert heard == ["where is my order?", "I would like to talk to a person about it, please"]
