@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -87,6 +87,15 @@ class MessageTemplates:
     def ids(self) -> tuple[str, ...]:
         return tuple(self._entries)
 
+    def previews(self, lang: str, values: Mapping[str, str]) -> dict[str, str]:
+        """Id → the text as the customer will read it; an ellipsis stands for what is not known yet."""
+        found = {}
+        for entry in self._entries.values():
+            form: _Form | None = getattr(entry, lang, None) or getattr(entry, DEFAULT)
+            if form is not None:
+                found[entry.id] = _filled(form.text, [values.get(name) or "…" for name in form.variables])
+        return found
+
     def fill(
         self, lang: str, values: Mapping[str, str], states: Mapping[tuple[str, str], str], wanted: str | None = None
     ) -> Filled | None:
@@ -99,11 +108,14 @@ class MessageTemplates:
                     continue
                 filled = tuple(" ".join(values.get(name, "").split()) for name in form.variables)
                 if all(filled):
-                    text = form.text
-                    for number, value in enumerate(filled, 1):
-                        text = text.replace(f"{{{{{number}}}}}", value)
-                    return Filled(entry.id, Template(form.name, form.language, filled), text)
+                    return Filled(entry.id, Template(form.name, form.language, filled), _filled(form.text, filled))
         return None
+
+
+def _filled(text: str, values: Sequence[str]) -> str:
+    for number, value in enumerate(values, 1):
+        text = text.replace(f"{{{{{number}}}}}", value)
+    return text
 
 
 def load_templates(path: Path) -> MessageTemplates:

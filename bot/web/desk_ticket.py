@@ -41,7 +41,14 @@ def ticket_values(packet: Packet, web: DeskWeb) -> dict[str, Any]:
         "live": packet.status in LIVE,
         "attempts": attempts,
         "priorities": PRIORITIES,
-        "template_ids": web.templates.ids,
+        "templates": web.templates.previews(
+            packet.lang,
+            {
+                "ticket_number": str(packet.ticket_id),
+                "customer_name": packet.conversation.customer_name or "",
+                "shop": web.shop.get(packet.lang, ""),
+            },
+        ),
         "max_reply_chars": MAX_REPLY_CHARS,
         "max_file_bytes": web.site.store.max_bytes,
         "inline_types": INLINE_TYPES,
