@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
-from sqlalchemy import ColumnElement, and_, false, func, or_, select
+from sqlalchemy import ColumnElement, and_, case, false, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -114,9 +113,8 @@ def _filtered(query: Query, viewer: Viewer, words: ColumnElement[bool] | None) -
             Ticket.assignee_id.in_(select(Agent.id).where(Agent.name == query.assignee).scalar_subquery())
         )
     if query.channel:
-        conditions.append(
-            Ticket.conversation_id.in_(select(Conversation.id).where(Conversation.channel == query.channel))
-        )
+        there = (Conversation.id == Ticket.conversation_id) & (Conversation.channel == query.channel)
+        conditions.append(select(Conversation.id).where(there).exists())
     return conditions
 
 
@@ -127,40 +125,47 @@ async def _ids(
     tickets there are."""
     conditions = _filtered(query, viewer, words)
 
-    async def read(
-        key: ColumnElement[Any] | InstrumentedAttribute[Any], *more: ColumnElement[bool], clock: bool = False
-    ) -> list[tuple[Any, int]]:
-        statement = select(key, Ticket.id).where(*conditions, *more).order_by(key, Ticket.id)
-        if clock:
-            statement = statement.join(ClockRow, ClockRow.ticket_id == Ticket.id)
-        # A ticket may stand there once for each of its clocks.
-        found = await session.execute(statement.limit(wanted * (len(ClockKind) if clock else 1)))
+    async def read(status: TicketStatus) -> list[tuple[datetime, int]]:
+        statement = select(Ticket.created_at, Ticket.id).where(*conditions, Ticket.status == status)
+        found = await session.execute(statement.order_by(Ticket.created_at, Ticket.id).limit(wanted))
         return [(row[0], row[1]) for row in found]
 
+    async def by_clock(
+        key: InstrumentedAttribute[datetime | None], most: int, *of: ColumnElement[bool]
+    ) -> list[tuple[datetime, int]]:
+        """Along a clock's moments; each ticket is only looked at, so that the reading can end early."""
+        shown = select(Ticket.id).where(Ticket.id == ClockRow.ticket_id, *conditions).exists()
+        statement = select(key, ClockRow.ticket_id).where(key.is_not(None), *of, shown)
+        found = await session.execute(statement.order_by(key, ClockRow.ticket_id).limit(most))
+        return [(row[0], row[1]) for row in found if row[0] is not None]
+
     if words is not None or query.view is View.ENDED:
-        return list(
-            await session.scalars(select(Ticket.id).where(*conditions).order_by(Ticket.id.desc()).limit(wanted))
-        )
+        newest = select(Ticket.id).where(*conditions).order_by(Ticket.id.desc())
+        return list(await session.scalars(newest.limit(wanted)))
     if query.view is View.MENTIONS:
         return list(await session.scalars(select(Ticket.id).where(*conditions).order_by(Ticket.id).limit(wanted)))
     if query.view is View.BREACH:
-        due = await read(ClockRow.due_at, ClockRow.due_at.is_not(None), clock=True)
+        # A ticket runs on several clocks; the next to strike counts.
+        due = await by_clock(ClockRow.due_at, wanted * len(ClockKind))
         return list(dict.fromkeys(ticket_id for _, ticket_id in due))[:wanted]
     if query.view is View.WAITING:
-        runs = (ClockRow.kind == ClockKind.NEXT_RESPONSE) & ClockRow.running_since.is_not(None)
-        clocked = select(ClockRow.ticket_id).where(ClockRow.ticket_id == Ticket.id, runs).exists()
-        found = [
-            *await read(ClockRow.running_since, runs, clock=True),
-            *await read(Ticket.created_at, Ticket.status == TicketStatus.NEW, ~clocked),
-            *await read(Ticket.created_at, Ticket.status == TicketStatus.OPEN, ~clocked),
-        ]
-        return [ticket_id for _, ticket_id in sorted(found)][:wanted]
+        since = await by_clock(ClockRow.running_since, wanted, ClockRow.kind == ClockKind.NEXT_RESPONSE)
+        came = [*await read(TicketStatus.NEW), *await read(TicketStatus.OPEN)]
+        # Whose customer has no clock of his own has been waiting since he came.
+        clocks = await session.execute(
+            select(ClockRow.ticket_id, ClockRow.kind, ClockRow.running_since).where(
+                ClockRow.ticket_id.in_([ticket_id for _, ticket_id in came])
+            )
+        )
+        known = {row[0] for row in clocks if row[1] is ClockKind.NEXT_RESPONSE and row[2] is not None}
+        both = [*since, *((at, ticket_id) for at, ticket_id in came if ticket_id not in known)]
+        return [ticket_id for _, ticket_id in sorted(both)][:wanted]
+    if query.view is View.MINE or query.assignee:  # few enough to be sorted
+        acts_first = case((Ticket.status.in_(ACTS), 0), else_=1)
+        mine = select(Ticket.id).where(*conditions).order_by(acts_first, Ticket.created_at, Ticket.id)
+        return list(await session.scalars(mine.limit(wanted)))
     statuses = ACTS if query.view is View.UNASSIGNED else tuple(sorted(LIVE))
-    by_status = [
-        (status not in ACTS, at, ticket_id)
-        for status in statuses
-        for at, ticket_id in await read(Ticket.created_at, Ticket.status == status)
-    ]
+    by_status = [(status not in ACTS, at, ticket_id) for status in statuses for at, ticket_id in await read(status)]
     return [ticket_id for _, _, ticket_id in sorted(by_status)][:wanted]
 
 

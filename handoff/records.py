@@ -365,6 +365,7 @@ class Ticket(Base):
         Index("ix_tickets_created", "created_at"),
         Index("ix_tickets_conversation", "conversation_id", "resolved_at"),
         Index("ix_tickets_assignee", "assignee_id", "status"),
+        Index("ix_tickets_topic", "topic", "status", "created_at"),
         # All that the numbers beside the views are counted from.
         Index("ix_tickets_piles", "status", "team", "assignee_id"),
         # One live ticket for a conversation, whatever the code does.

@@ -15,6 +15,8 @@ from sqlalchemy import Connection, Index, Select, Table, event, func, literal_co
 from handoff.records import Message
 
 MAX_WORDS = 8
+MAX_FOUND = 5000
+"""The newest messages that match are enough; a word that stands everywhere finds no more of them."""
 SQLITE_DDL = (
     "CREATE VIRTUAL TABLE message_words USING fts5(text, content='messages', content_rowid='id',"
     " tokenize='unicode61 remove_diacritics 2')",
@@ -44,11 +46,13 @@ def said(dialect: str, query: str) -> Select[int] | None:
     stems = _stems(query)
     if not stems:
         return None
-    found = select(Message.conversation_id)
+    found = select(Message.conversation_id).order_by(Message.id.desc()).limit(MAX_FOUND)
     if dialect == "sqlite":
-        matching = text("SELECT rowid FROM message_words WHERE message_words MATCH :said")
+        matching = text(
+            "SELECT rowid FROM message_words WHERE message_words MATCH :said ORDER BY rowid DESC LIMIT :most"
+        )
         match = " ".join(f'"{stem}"*' for stem in stems)
-        return found.where(Message.id.in_(matching.bindparams(said=match)))
+        return found.where(Message.id.in_(matching.bindparams(said=match, most=MAX_FOUND)))
     match = " & ".join(f"{stem}:*" for stem in stems)
     return found.where(_VECTOR.bool_op("@@")(func.to_tsquery(literal_column("'simple'"), match)))
 
