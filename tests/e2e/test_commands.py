@@ -196,3 +196,14 @@ def test_serve_answers_in_the_site_chat_and_stops_when_asked(server: str) -> Non
         assert response.status == 200
     with urllib.request.urlopen(f"{server}/chat") as response:  # noqa: S310
         assert "frame-ancestors" in response.headers["Content-Security-Policy"]
+
+
+def test_a_report_counts_what_was_handed_off_and_prints_tables(otvet: Run) -> None:
+    otvet("chat", "--json", stdin="Где мой заказ?\nпозовите человека\n".encode())
+    found = json.loads(otvet("report", "--json", "--by", "topic", "--by", "hour").stdout)
+    assert (found["tickets"], found["handed_off"], found["contained"]) == (1, 1.0, 0.0)
+    assert found["people"]["running"] == 1.0
+    assert found["by"]["topic"]["orders"]["tickets"] == 1
+    assert sum(part["tickets"] for part in found["by"]["hour"].values()) == 1
+    assert "handed to a person" in otvet("report").stdout.decode()
+    assert b"no day such as" in otvet("report", "--from", "yesterday", fails=True).stderr
