@@ -129,6 +129,7 @@ class DeskWeb:
                 Role=Role,
                 is_mine=is_mine,
                 actions={act: translations(lang).gettext(words) for act, words in ACTIONS.items()},
+                statuses={status: translations(lang).gettext(words) for status, words in STATUSES.items()},
                 events={event: translations(lang).gettext(words) for event, words in EVENTS.items()},
                 **values,
             )
@@ -172,6 +173,15 @@ TOLD = {
 }
 
 
+STATUSES = {
+    "new": N_("new"),
+    "open": N_("open"),
+    "waiting_for_customer": N_("waits for customer"),
+    "on_hold": N_("on hold"),
+    "awaiting_feedback": N_("asked whether it helped"),
+    "resolved": N_("resolved"),
+    "closed": N_("closed"),
+}
 EVENTS = {
     "created": N_("made the ticket"),
     "agent_replied": N_("replied"),

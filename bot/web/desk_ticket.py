@@ -82,11 +82,11 @@ def create_router(web: DeskWeb) -> APIRouter:
         )
 
     @router.get("/news")
-    async def news(request: Request, ticket_id: int, me: Me, after: int = 0) -> Response:
-        """What came after a message, and the state of everything around it."""
+    async def news(request: Request, ticket_id: int, me: Me, after: int = 0, card: bool = False) -> Response:
+        """What came after a message, and the ticket's state. card: also the customer's side, which changes seldom."""
         async with web.seat(me, writing=False) as seat:
             packet = await seat.refresh(ticket_id)
-            values = await everything(seat, packet)
+            values = {**ticket_values(packet, web), "under_way": await seat.under_way(ticket_id), "card": card}
         values["messages"] = [message for message in packet.transcript if message.id > after]
         values["marked"] = [message for message in packet.transcript[-MARKS:] if message.id <= after]
         return web.page(request, "_news.html", me, **values)

@@ -297,6 +297,7 @@ def test_everything_is_done_from_the_keyboard_in_any_layout(desk: Open, server: 
     anna.keyboard.press("t")
     expect(anna.get_by_role("dialog", name="Transfer")).to_be_visible()
     anna.keyboard.press("Escape")
+    expect(anna.locator("#transfer")).to_be_hidden()
     anna.keyboard.press("/")
     expect(anna.locator("#words")).to_be_focused()
 

@@ -19,7 +19,7 @@ from bot.desk_records import AuditEntry
 from bot.web.chat_api import read_page
 from handoff.access import Role
 from handoff.lifecycle import TicketStatus
-from handoff.records import Delivery
+from handoff.records import Conversation, Delivery
 
 HTML = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 
@@ -286,6 +286,79 @@ def test_a_ticket_is_merged_into_another(anna: Agent) -> None:
     assert ticket_of(anna.server, first).status is TicketStatus.CLOSED
     assert f"№ {first} → № {second}" in transcript(anna.server, second)[-1].text
     assert anna.post(f"/tickets/{second}/merge", {"into": second}).status_code == 409
+
+
+def test_a_customers_earlier_ticket_stands_on_the_card_and_leads_there(anna: Agent, customer: Customer) -> None:
+    first = customer.calls_a_person()
+    anna.post(f"/tickets/{first}/resolve")
+    second = customer.calls_a_person()
+    page = anna.get(f"/tickets/{second}").text
+    assert f'href="/desk/tickets/{first}"' in page
+    assert "Other tickets" in page
+    news = anna.get(f"/tickets/{second}/news?after=0&card=1", **{"HX-Request": "true"})
+    assert news.status_code == 200
+    assert "Other tickets" in news.text
+    assert "Other tickets" not in anna.get(f"/tickets/{second}/news?after=0", **{"HX-Request": "true"}).text
+
+
+def test_a_link_to_ones_chat_in_another_team_is_left_out_of_the_card(server: Running, customer: Customer) -> None:
+    boss = Agent(server, "Boss", Role.SUPERVISOR)
+    first = customer.calls_a_person()
+    boss.post(f"/tickets/{first}/transfer", {"topic": "payment", "why": "money"})
+    boss.post(f"/tickets/{first}/resolve")
+    second = customer.calls_a_person()
+    narrow = Agent(server, "Narrow", teams=(ticket_of(server, second).team,))
+    assert f"/desk/tickets/{first}" in boss.get(f"/tickets/{second}").text
+    assert f"/desk/tickets/{first}" not in narrow.get(f"/tickets/{second}").text
+
+
+def test_one_person_in_two_chats_is_joined_answered_in_the_other_and_taken_apart(anna: Agent) -> None:
+    customers = [Customer(anna.server) for _ in range(2)]
+    tickets = [customer.calls_a_person() for customer in customers]
+    site = anna.server.site
+    rows = [ticket_of(anna.server, each) for each in tickets]
+
+    async def say_the_same_address() -> None:
+        async with site.sessions.begin() as session:
+            for row in rows:
+                await site.desk.customers.learn(
+                    session,
+                    await session.get_one(Conversation, row.conversation_id),
+                    phone=None,
+                    texts=["My address is ivan@example.org"],
+                    now=site.clock(),
+                )
+
+    anna.server.call(say_the_same_address())
+    page = anna.get(f"/tickets/{tickets[0]}").text
+    assert "ivan@example.org" in page
+    assert "Maybe the same person" in page
+    other = re.findall(r'same-person" hx-vals=.{"customer": (\d+)}', page)[0]
+    assert anna.post(f"/tickets/{tickets[0]}/same-person", {"customer": 10**6}).status_code == 409
+    joined = anna.post(f"/tickets/{tickets[0]}/same-person", {"customer": other})
+    assert joined.status_code == 200
+    assert "Also writes in" in joined.text
+    anna.post(f"/tickets/{tickets[1]}/resolve")
+    there = rows[1].conversation_id
+    moved = anna.post(f"/tickets/{tickets[0]}/elsewhere", {"conversation": there, "text": "Let us go on here"})
+    assert moved.status_code == 200
+    assert ticket_of(anna.server, tickets[0]).conversation_id == there
+    assert said(anna.server, tickets[0])[-1] == "Let us go on here"
+    apart = anna.post(f"/tickets/{tickets[0]}/not-same-person", {"conversation": rows[0].conversation_id})
+    assert apart.status_code == 200
+    assert "Also writes in" not in apart.text
+
+
+def test_what_a_ticket_waits_for_is_shown_and_a_link_is_one(anna: Agent, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+    held = anna.post(f"/tickets/{ticket}/hold", {"task": "https://tasks.example/7", "until": "2099-05-01"})
+    assert '<a href="https://tasks.example/7"' in held.text
+    assert "1 May" in held.text
+    assert anna.post(f"/tickets/{ticket}/hold", {"task": "x", "until": "2001-01-01"}).status_code == 422
+    anna.post(f"/tickets/{ticket}/resume")
+    held = anna.post(f"/tickets/{ticket}/hold", {"task": "javascript:alert(1)"})
+    assert "javascript:alert(1)" in held.text
+    assert 'href="javascript' not in held.text
 
 
 def test_several_are_acted_on_at_once(anna: Agent, boris: Agent) -> None:

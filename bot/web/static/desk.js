@@ -390,13 +390,13 @@ document.addEventListener("htmx:oobBeforeSwap", (event) => {
   }
 });
 
-async function news() {
+async function news(whole = false) {
   const ticket = ticketId();
   if (!ticket) return;
   if (fetching) { again = true; return; }
   fetching = ticket;
   try {
-    const answer = await fetch(`/desk/tickets/${ticket}/news?after=${newest()}`, { headers });
+    const answer = await fetch(`/desk/tickets/${ticket}/news?after=${newest()}${whole ? "&card=1" : ""}`, { headers });
     if (answer.ok && ticketId() === ticket) {
       place(await answer.text());
       const live = !/(resolved|closed)/.test($("#head .status").className);
@@ -406,7 +406,7 @@ async function news() {
   fetching = null;
   if (again) { again = false; news(); }
 }
-setInterval(() => { if (document.visibilityState === "visible") news(); }, 20000);
+setInterval(() => { if (document.visibilityState === "visible") news(true); }, 20000);
 
 async function here(doing) {
   const ticket = ticketId();
