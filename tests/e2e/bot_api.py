@@ -5,6 +5,7 @@ the Bot API."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ import httpx
 from aiohttp import web
 
 TOKEN = "42:TEST"
+MAX_CONNECTIONS = 40
 MAX_TEXT_UNITS = 4096
 MAX_CAPTION_UNITS = 1024
 MAX_DOWNLOAD_BYTES = 20 * 1024 * 1024
@@ -50,6 +52,7 @@ class BotApi:
         """The limits that were not kept."""
         self._moments: dict[Any, list[float]] = defaultdict(list)
         self._calling: set[asyncio.Task[None]] = set()
+        self._connections = asyncio.Semaphore(MAX_CONNECTIONS)
         self._http = httpx.AsyncClient(trust_env=False, timeout=30)
         self.broken: list[web.Response] = []
         """What the next getUpdates calls answer."""
@@ -97,9 +100,11 @@ class BotApi:
         for update in updates:
             while True:
                 url = self.door + urlsplit(self.webhook["url"]).path
-                answer = await self._http.post(url, json=update, headers=headers)
-                if answer.status_code == 200:
-                    break
+                with contextlib.suppress(httpx.HTTPError):
+                    async with self._connections:
+                        answer = await self._http.post(url, json=update, headers=headers)
+                    if answer.status_code == 200:
+                        break
                 await asyncio.sleep(0.05)
 
     async def close(self) -> None:
