@@ -40,7 +40,7 @@ from bot.replies import Replies
 from bot.understanding import Understander, Understood
 from handoff import desk
 from handoff.lifecycle import TicketStatus
-from handoff.outcomes import Step
+from handoff.outcomes import EPISODE_GAP, Step
 from handoff.records import Attachment, AttachmentState, Author, Conversation, Feedback, Message, Owner, Reason, Ticket
 from handoff.routing import Route, TopicClassifier, route
 from kb_index.articles import ArticleFile
@@ -97,6 +97,8 @@ class Situation:
     state: Mapping[str, Any]
     awaiting_feedback: bool = False
     """A person has said his last word: what follows may be a mere thanks."""
+    long_ago: bool = False
+    """The conversation rested for so long that what the customer writes now is a matter of its own."""
 
     @classmethod
     def of(cls, conversation: Conversation) -> Situation:
@@ -104,7 +106,7 @@ class Situation:
 
     def still_holds(self, conversation: Conversation) -> bool:
         now = Situation.of(conversation)
-        return replace(self, conversation_id=now.conversation_id, awaiting_feedback=False) == now
+        return replace(self, conversation_id=now.conversation_id, awaiting_feedback=False, long_ago=False) == now
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,12 @@ class Turns:
         """What the next turn of this conversation will be decided upon, as it is now."""
         found = await session.execute(
             select(
-                Conversation.id, Conversation.owner, Conversation.epoch, Conversation.lang, Conversation.state
+                Conversation.id,
+                Conversation.owner,
+                Conversation.epoch,
+                Conversation.lang,
+                Conversation.state,
+                Conversation.updated_at,
             ).where(
                 Conversation.channel == address.channel,
                 Conversation.account == address.account,
@@ -192,7 +199,8 @@ class Turns:
         row = found.first()
         if row is None:
             return Situation(None, Owner.ASSISTANT, 0, None, {})
-        situation = Situation(*row)
+        long_ago = self._clock() - row.updated_at > EPISODE_GAP
+        situation = Situation(row.id, row.owner, row.epoch, row.lang, row.state, long_ago=long_ago)
         if situation.owner is Owner.PERSON:
             ticket = await desk.open_ticket(session, row.id)
             awaiting = ticket is not None and ticket.status is TicketStatus.AWAITING_FEEDBACK
@@ -213,6 +221,9 @@ class Turns:
         lang = situation.lang or next((m.lang_hint for m in utterance if m.lang_hint in LANGUAGES), None)
         understood: Understood | None = None
         state = DialogueState.from_json(situation.state)
+        if situation.long_ago:
+            # The buttons still stand in the chat. An answer of days ago may be given again.
+            state = DialogueState(greeted=state.greeted, options=state.options, asked=state.asked)
         to_desk = _for_desk(situation.owner, state, first, text)
         if to_desk is not None and to_desk.kind == "word" and situation.awaiting_feedback and text.strip():
             said = await self._with_models(understander.understand, text, lang)

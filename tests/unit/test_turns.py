@@ -689,3 +689,19 @@ async def test_the_pictures_of_an_answer_go_out_before_its_words_and_a_missing_o
     assert (answer.author, answer.delivery) == (Author.ASSISTANT, Delivery.SENT)
     assert [attachment.file_name for attachment in answer.attachments] == ["box.png"]
     await world.engine.dispose()
+
+
+async def test_the_same_question_asked_days_later_is_answered_again_and_not_handed_off(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await migrate(world.engine)
+    first = await world.hear("where is my order", key="a")
+    world.clock.advance(3600)
+    assert (await world.hear("where is my order", key="b"))[-1] != first[-1], "within a day it did not help"
+    other = World(tmp_path / "other")
+    await migrate(other.engine)
+    await other.hear("where is my order", key="a")
+    other.clock.advance(3 * 24 * 3600)
+    assert (await other.hear("where is my order", key="b"))[-1] == first[-1]
+    assert not await other.tickets()
+    await world.engine.dispose()
+    await other.engine.dispose()
