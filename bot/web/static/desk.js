@@ -105,26 +105,27 @@ document.addEventListener("click", (event) => {
   if (event.target.closest("[data-unchoose]")) { for (const box of chosen()) box.checked = false; showChosen(); }
 });
 
-let listAt = 0, listTimer = 0;
+let listAt = 0, listTimer = 0, listPause = 1500;
 function refreshList() {
   if (!$("#queue") || listTimer) return;
   listTimer = setTimeout(() => {
     listTimer = 0;
     // What somebody is at work in is not taken from under his hands.
     if (chosen().length || $(".queue details[open]")) return refreshLater();
-    listAt = Date.now();
+    const asked = (listAt = Date.now());
     const top = $("#rows")?.scrollTop ?? 0, at = $("#rows a.at")?.closest("li")?.dataset.id;
     const focused = document.activeElement?.closest?.("#rows li")?.dataset.id;
     fetch(`/desk/queue?${$("#queue").dataset.query}&open=${ticketId() || ""}`, { headers }).then(async (answer) => {
       if (!answer.ok || chosen().length) return;
       const html = await answer.text();
+      listPause = Math.min(Math.max(1500, (Date.now() - asked) * 20), 10000); // a busy server is asked less often
       htmx.swap("#queue", html, { swapStyle: "outerHTML" });
       if ($("#rows")) $("#rows").scrollTop = top;
       if (at) $(`#rows li[data-id="${at}"] a`)?.classList.add("at");
       if (focused) $(`#rows li[data-id="${focused}"] a`)?.focus();
       tick();
     }).catch(() => {});
-  }, Math.max(0, listAt + 1500 - Date.now()));
+  }, Math.max(0, listAt + listPause - Date.now()));
 }
 const refreshLater = () => setTimeout(refreshList, 3000);
 
