@@ -425,8 +425,9 @@ class Assistant:
                 metrics.RATE_LIMITED.labels(f"send:{address.channel}").inc()
                 raise PacedError("waits for its turn within the platform's limits", retry_after_seconds=wait)
             await asyncio.sleep(wait)
-        if channel.capabilities.account_pace is not None:
-            await self._gate(address).through(channel.capabilities.account_pace.every_seconds)
+        pace = channel.capabilities.account_pace
+        if pace is not None and pace.every_seconds <= SHORT_WAIT_SECONDS:  # a slower one is kept by what was booked
+            await self._gate(address).through(pace.every_seconds)
 
     def _gate(self, address: Address) -> Gate:
         return self._gates.setdefault((address.channel, address.account), Gate())

@@ -621,7 +621,7 @@ async def test_a_reply_over_the_platforms_pace_waits_for_its_moment_and_costs_no
     world = World(tmp_path, database=make_database())
     await migrate(world.engine)
     world.channel.capabilities = replace(
-        Recorder.capabilities, chat_pace=Pace(every_seconds=600, burst=2), account_pace=Pace(every_seconds=200, burst=3)
+        Recorder.capabilities, chat_pace=Pace(every_seconds=30, burst=2), account_pace=Pace(every_seconds=10, burst=3)
     )
     assert len(await world.hear("where is my order")) == 2  # the greeting and the answer: the chat's whole burst
     assert await world.hear("where is my order?", key="2") == []
@@ -630,12 +630,12 @@ async def test_a_reply_over_the_platforms_pace_waits_for_its_moment_and_costs_no
         rows = list(await session.scalars(select(OutboxRow).order_by(OutboxRow.id)))
     assert [row.attempts for row in rows] == [0, 0]
     waits = [(row.due_at - world.clock()).total_seconds() for row in rows]
-    assert waits == pytest.approx([600, 200], abs=60)
+    assert waits == pytest.approx([30, 10], abs=3)
 
-    world.clock.advance(210)
+    world.clock.advance(11)
     await world.assistant.drain()
     assert len(world.channel.sent) == 4
-    world.clock.advance(400)
+    world.clock.advance(20)
     await world.assistant.drain()
     assert len(world.channel.sent) == 5
     assert all(message.delivery is not Delivery.FAILED for message in await world.transcript())
