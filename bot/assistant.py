@@ -144,8 +144,12 @@ class Assistant:
                 await self._hand_over(address)
                 return
             more, claim = await self._turn(address, patient)
-            while claim is not None:
-                claim = await self._deliver(address, claim)
+            try:
+                while claim is not None:
+                    claim = await self._deliver(address, claim)
+            except _Fenced:
+                # Another worker took this one for dead, and has the conversation now.
+                return
 
     async def _hand_over(self, address: Address) -> None:
         async with self.sessions.begin() as session:
@@ -324,7 +328,7 @@ class Assistant:
                 if number < len(parts):
                     async with self.sessions.in_hand(address) as session:
                         if not await ledger.part_sent(session, claim, number):
-                            return None
+                            raise _Fenced
         except WindowClosedError as failure:
             if self._windows is not None and template_of(claim.message) is None:
                 return await self._hold(address, claim, shut=True)
@@ -333,7 +337,7 @@ class Assistant:
             return await self._lost(address, claim, failure)
         except DeliveryError as failure:
             error = failure
-        except (OperationalError, InterfaceError):
+        except (OperationalError, InterfaceError, _Fenced):
             raise
         except Exception as failure:
             # Edge: a fault of the channel's own code counts as a failed attempt.
@@ -347,9 +351,10 @@ class Assistant:
                 metrics.REPLY_SECONDS.labels(address.channel).observe(max(took, 0))
             else:
                 settled = await self._refused(session, address, claim, error)
+            if not settled:
+                raise _Fenced
             if self.work.stopping:
                 await self.work.enqueue(session, address)
-            if not settled or self.work.stopping:
                 return None
             return await ledger.claim_next(session, address, now=self.clock())
 
@@ -385,7 +390,7 @@ class Assistant:
             if shut:
                 await self._windows.shut(session, address)
             if not await ledger.settle(session, claim, Delivery.HELD):
-                return None
+                raise _Fenced
             await self._windows.hold(session, claim.message.id)
             return await ledger.claim_next(session, address, now=self.clock())
 
@@ -394,7 +399,7 @@ class Assistant:
         async with self.sessions.begin() as session:
             conversation = await desk.lock_conversation(session, claim.conversation_id)
             if not await ledger.settle(session, claim, Delivery.HELD, error=str(error)):
-                return None
+                raise _Fenced
             metrics.SENDS.labels(address.channel, "held").inc()
             await reach.lost(session, conversation, str(error), now=self.clock())
             return await ledger.claim_next(session, address, now=self.clock())
@@ -463,6 +468,10 @@ class Assistant:
             pause = doubled * random.uniform(0.8, 1.2)  # noqa: S311
         due_at = now + timedelta(seconds=pause)
         return await ledger.postpone(session, claim, address, attempts=attempts, error=problem, due_at=due_at)
+
+
+class _Fenced(Exception):  # noqa: N818 - no error: somebody else is at work
+    """The claim has passed to another worker."""
 
 
 class Gate:
