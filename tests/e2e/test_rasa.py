@@ -278,7 +278,10 @@ def test_ctrl_c_ends_a_training_with_its_child(python: RasaPython, data: Trainin
     project = write_project(data, tmp_path / "project", python.encoder)
     job = {"config": str(project.config), "domain": str(project.domain), "data": str(project.data)}
     job["model"] = str(tmp_path / "model.tar.gz")
+    # What is started in the background may have been told to ignore Ctrl+C.
     program = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from nlu.rasa.process import RasaPython, run_training
 python = RasaPython(Path({str(python.folder)!r}), Path({str(python.encoder)!r}))
