@@ -202,11 +202,11 @@ class Assistant:
             [await self._fetch(address.channel, attachment) for attachment in message.attachments]
             for message in utterance
         ]
-        utterance = [
-            await self._read_voice(message, files, situation.lang)
-            for message, files in zip(utterance, fetched, strict=True)
-        ]
         try:
+            utterance = [
+                await self._read_voice(message, files, situation.lang)
+                for message, files in zip(utterance, fetched, strict=True)
+            ]
             with metrics.TURN_SECONDS.labels("understand").time():
                 plan = await self._turns.think(self.sessions, situation, utterance, fetched)
             saving = time.perf_counter()
@@ -396,7 +396,7 @@ class Assistant:
 
     async def _lost(self, address: Address, claim: Claim, error: UnreachableError) -> Claim | None:
         """Keep a claimed message until the customer is back. The next one, claimed."""
-        async with self.sessions.begin() as session:
+        async with self.sessions.in_hand(address) as session:
             conversation = await desk.lock_conversation(session, claim.conversation_id)
             if not await ledger.settle(session, claim, Delivery.HELD, error=str(error)):
                 raise _Fenced

@@ -98,29 +98,18 @@ class DeskFeed:
         self, newest: tuple[int, int], told: tuple[set[int], set[int]]
     ) -> tuple[tuple[int, int], tuple[set[int], set[int]], tuple[Change, ...]]:
         async with self._sessions.reading() as session:
-            said = list(
-                await session.execute(
-                    select(
-                        Message.id,
-                        Message.conversation_id,
-                        Message.author,
-                        Message.agent_name,
-                        Message.kind,
-                        Message.text,
-                    ).where(Message.id > newest[0] - OVERLAP)
-                )
-            )
-            done = list(
-                await session.execute(
-                    select(HistoryEntry.id, HistoryEntry.ticket_id, HistoryEntry.event, HistoryEntry.actor).where(
-                        HistoryEntry.id > newest[1] - OVERLAP
-                    )
-                )
-            )
-            new_said = [row for row in said if row.id not in told[0]]
-            new_done = [row for row in done if row.id not in told[1]]
-            if not new_said and not new_done:
+            said = set(await session.scalars(select(Message.id).where(Message.id > newest[0] - OVERLAP)))
+            done = set(await session.scalars(select(HistoryEntry.id).where(HistoryEntry.id > newest[1] - OVERLAP)))
+            if said <= told[0] and done <= told[1]:
                 return newest, told, ()
+            messages = select(
+                Message.id, Message.conversation_id, Message.author, Message.agent_name, Message.kind, Message.text
+            )
+            entries = select(HistoryEntry.id, HistoryEntry.ticket_id, HistoryEntry.event, HistoryEntry.actor)
+            new_said = list(await session.execute(messages.where(Message.id.in_(said - told[0])).order_by(Message.id)))
+            new_done = list(
+                await session.execute(entries.where(HistoryEntry.id.in_(done - told[1])).order_by(HistoryEntry.id))
+            )
             tickets = list(
                 await session.execute(
                     select(
@@ -150,8 +139,8 @@ class DeskFeed:
         for entry in new_done:
             if ticket := of_ticket.get(entry.ticket_id):
                 changes.append(Change(ticket.id, ticket.team, ticket.assignee_id, entry.event, "", entry.actor, ""))
-        after = (max([newest[0], *(row.id for row in said)]), max([newest[1], *(row.id for row in done)]))
-        return after, ({row.id for row in said}, {row.id for row in done}), tuple(changes)
+        after = max(newest[0], *said, 0), max(newest[1], *done, 0)
+        return after, (said, done), tuple(changes)
 
     def _tell(self, changes: tuple[Change, ...]) -> None:
         for queue in self._pages:

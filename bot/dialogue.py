@@ -197,7 +197,7 @@ def decide(
     """Decide one turn.
 
     understood: the whole text first, then its sentences when there are several; empty for a turn without words.
-    articles: what an option's token may refer to, in the customer's language.
+    articles: the article that the taken choice refers to, in the customer's language.
     """
     if owner is Owner.PERSON:
         return Decision((), state, "person_owns")
@@ -228,7 +228,7 @@ def _react(
     articles: Mapping[str, Candidate],
     policy: Policy,
 ) -> Decision:
-    chosen = utterance.choice or _typed_choice(state, utterance.text)
+    chosen = choice_of(state, utterance)
     if chosen is not None:
         return _choose(state, chosen, articles, typed=utterance.choice is None)
     if utterance.kind == "attachment" and not _has_words(utterance.text):
@@ -241,6 +241,11 @@ def _react(
         said = Say("too_long", {"limit_chars": policy.max_text_chars}, CALL_PERSON)
         return Decision((said,), _offer(state, CALL_PERSON), "too_long")
     return _understand(state, utterance, understood, policy)
+
+
+def choice_of(state: DialogueState, utterance: Utterance) -> str | None:
+    """The token of the choice that was taken, pressed or typed."""
+    return utterance.choice or _typed_choice(state, utterance.text)
 
 
 def _typed_choice(state: DialogueState, text: str) -> str | None:

@@ -24,12 +24,12 @@ from bot.channels.base import Address, InboundMessage, Option
 from bot.dialogue import (
     MORE,
     Answer,
-    Candidate,
     Clarify,
     Decision,
     DialogueState,
     Handoff,
     Utterance,
+    choice_of,
     decide,
 )
 from bot.errors import FileGoneError, FileRefusedError, ReplyError, TooLargeError
@@ -248,8 +248,14 @@ class Turns:
                 file.state for file in files if file.state in (AttachmentState.TOO_LARGE, AttachmentState.FAILED)
             ),
         )
-        chosen = {article_id: kind for kind, _, article_id in (token.partition(":") for token in state.options)}
-        articles = await self._with_models(_chosen, understander, chosen, lang, state.asked) if chosen else {}
+        token = choice_of(state, said_now)
+        articles = {}
+        if token is not None and token in state.options:
+            kind, _, article_id = token.partition(":")
+            found = await self._with_models(
+                understander.candidate, article_id, lang, whole=kind == MORE, asked=state.asked
+            )
+            articles = {article_id: found} if found is not None else {}
         decision = (
             Decision((), state, f"desk:{to_desk.kind}")
             if to_desk is not None
@@ -608,16 +614,6 @@ def _for_desk(owner: Owner, state: DialogueState, first: InboundMessage, text: s
     if typed in END_WORDS:
         return ToDesk("end")
     return ToDesk("back" if kind == "assistant" else "word")
-
-
-def _chosen(understander: Understander, tokens: Mapping[str, str], lang: str, asked: str) -> dict[str, Candidate]:
-    """The articles that choices stand for. tokens: article → kind of choice."""
-    found = {
-        article_id: understander.candidate(article_id, lang, whole=kind == MORE, asked=asked)
-        for article_id, kind in tokens.items()
-        if article_id
-    }
-    return {article_id: candidate for article_id, candidate in found.items() if candidate is not None}
 
 
 def _texts(utterance: Sequence[InboundMessage]) -> list[str]:
