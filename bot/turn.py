@@ -211,7 +211,7 @@ class Turns:
         self, sessions: Sessions, situation: Situation, utterance: Sequence[InboundMessage], fetched: Sequence[Fetched]
     ) -> Plan:
         """Decide what to do, holding no transaction while the models work. Raises whatever breaks."""
-        understander = self._understander()
+        understander = await self._with_models(self._understander)
         first = utterance[0]
         if first.kind in SILENT:
             unchanged = DialogueState.from_json(situation.state)

@@ -467,9 +467,14 @@ class Installation:
         return None if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) else folder
 
     def understander(self) -> Understander:
-        """The live version, loaded; the same object until another one is promoted (`follow` sees to that)."""
+        """The live version; the same object until another one is promoted (`follow` sees to that).
+
+        Blocks the first time, which loads it; never on the event loop, whose transactions it may wait for.
+        """
         if self._live is None:
-            self.reload()
+            with self._index_lock:
+                if self._live is None:
+                    self.reload()
         assert self._live is not None  # noqa: S101 - reload sets it or raises
         return self._live
 

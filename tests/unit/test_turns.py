@@ -96,6 +96,7 @@ class World:
         database: str | None = None,
         gather_seconds: float = 0.2,
         stored: Callable[[ArticleFile], Awaitable[StoredFile]] | None = None,
+        load: Callable[[], Understander] | None = None,
     ) -> None:
         self.clock = Clock()
         self.channel = Recorder()
@@ -104,7 +105,7 @@ class World:
         texts = Replies(tuple(dict.fromkeys((replies, DATA / "replies"))), {"ru": COMMON, "en": COMMON})
         self.desk = open_desk(texts, self.clock)
         turns = Turns(
-            understander=lambda: mind,
+            understander=load or (lambda: mind),
             replies=texts,
             agent_desk=self.desk,
             clock=self.clock,
@@ -601,6 +602,28 @@ async def test_nothing_is_locked_while_the_models_think(tmp_path: Path, make_dat
     await turn
     for each in (world, another_process):
         await each.engine.dispose()
+
+
+async def test_models_that_are_loaded_by_the_first_turn_hold_nobody_up(tmp_path: Path) -> None:
+    loading, go_on = threading.Event(), threading.Event()
+    in_time: list[bool] = []
+
+    def load() -> Understander:
+        loading.set()
+        in_time.append(go_on.wait(5))
+        return Keywords()
+
+    world = World(tmp_path, load=load)
+    await migrate(world.engine)
+    turn = asyncio.create_task(world.hear("where is my order", key="1"))
+    await asyncio.to_thread(loading.wait, 5)
+    # Loading reads the articles: it may be waiting for the very transaction that is open here.
+    async with world.sessions.begin() as session:
+        assert (await session.scalars(select(Conversation))).all() == []
+        go_on.set()
+    assert await turn
+    assert in_time == [True]
+    await world.engine.dispose()
 
 
 @pytest.fixture(autouse=True)
