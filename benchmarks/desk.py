@@ -190,8 +190,8 @@ async def _serve(var: Path, port: int) -> None:
     import uvicorn
 
     from bot.channels.site import SiteChannel
+    from bot.model_wiring import utc_now
     from bot.web.app import create_app
-    from bot.wiring import utc_now
 
     installation = _installation(var)
     site = SiteChannel(installation.attachments, installation.shared)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from bot.channels.base import Address, InboundMessage, OutboundMessage
 from bot.channels.terminal import TerminalChannel
-from bot.wiring import Installation, utc_now
+from bot.model_wiring import utc_now
+from bot.wiring import Installation
 
 JSON_KEYS = ("intent", "confidence", "article_id", "hits", "ticket_id", "topic", "reason")
 

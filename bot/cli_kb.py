@@ -271,7 +271,7 @@ def _set_status(article_ids: Sequence[str], lang: str | None, status: ArticleSta
 
 @asynccontextmanager
 async def _library() -> AsyncIterator[Library]:
-    from bot.wiring import utc_now
+    from bot.model_wiring import utc_now
     from kb_index.library import Library
 
     async with _transaction(_installation()) as session:

@@ -15,11 +15,12 @@ from bot.errors import OtvetError, StorageError
 from bot.helpdesk import SYNC, HelpDeskLink
 from bot.hooks import hook_figures
 from bot.ledger import InboxRow, InboxState, OutboxRow
+from bot.model_wiring import utc_now
 from bot.notifications import NOTIFY, notice_figures
 from bot.timers import Timer
 from bot.training import articles_folder
 from bot.whatsapp_record import stuck_webhooks
-from bot.wiring import Installation, utc_now
+from bot.wiring import Installation
 from handoff.errors import HandoffError, HelpDeskError
 from kb_index.articles import load_articles
 from kb_index.errors import KnowledgeBaseError

@@ -16,10 +16,11 @@ import uvicorn
 from bot.assistant import Assistant
 from bot.channels.base import Channel
 from bot.channels.site import SiteChannel
+from bot.model_wiring import utc_now
 from bot.monitor import Monitor
 from bot.web.app import create_app
 from bot.web.desk_base import DeskWeb
-from bot.wiring import Installation, utc_now
+from bot.wiring import Installation
 
 log = structlog.get_logger()
 

