@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from databases import MakeDatabase
+from sqlalchemy import text
 
 from bot import ledger
 from bot.channels.base import Address, InboundMessage
@@ -238,3 +239,57 @@ async def test_an_error_of_exclusive_work_is_the_callers(bench: Bench) -> None:
 
 async def _nothing() -> None:
     return
+
+
+async def test_messages_that_wait_together_are_looked_at_once(bench: Bench) -> None:
+    """A conversation with something to do gets no second job: the one that waits sees everything."""
+    await bench.say("a", 1)
+    await bench.say("a", 2)
+    await bench.say("b", 1)
+    seen: list[tuple[str, int]] = []
+
+    async def handle(address: Address) -> None:
+        async with bench.sessions.reading() as session:
+            seen.append((address.chat_id, len(await ledger.pending(session, address))))
+        await bench.handle(address)
+
+    async with bench.worker(handle):
+        await bench.all_handled(3)
+        await asyncio.sleep(0.3)
+    assert sorted(each for each in seen if each[1]) == [("a", 2), ("b", 1)]
+    assert len(seen) <= 4, "an empty look may follow a message that came at the last moment, no more"
+
+
+async def test_whoever_has_a_conversation_in_hand_is_not_woken_for_it(bench: Bench) -> None:
+    looked = 0
+
+    async def handle(address: Address) -> None:
+        nonlocal looked
+        looked += 1
+        await bench.handle(address)
+        if looked == 1:
+            async with bench.sessions.in_hand(address) as session:
+                await enqueue(session, address)
+
+    await bench.say("a", 1)
+    async with bench.worker(handle):
+        await bench.all_handled(1)
+        await asyncio.sleep(0.5)
+    assert looked == 1
+
+
+async def test_a_connection_that_the_server_ended_is_replaced_before_it_is_used(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if bench.engine.dialect.name != "postgresql":
+        pytest.skip("SQLite has no server that could end a connection")
+    monkeypatch.setattr("bot.database.IDLE_SECONDS", 0.0)
+    async with bench.sessions.reading() as session:
+        first = await session.scalar(text("SELECT pg_backend_pid()"))
+    killer, _ = open_database(bench.url)
+    async with killer.begin() as connection:
+        assert await connection.scalar(text("SELECT pg_terminate_backend(:pid)"), {"pid": first})
+    await killer.dispose()
+    await asyncio.sleep(0.2)
+    async with bench.sessions.reading() as session:
+        assert await session.scalar(text("SELECT pg_backend_pid()")) != first
