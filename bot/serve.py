@@ -131,6 +131,7 @@ def _web(
         webhooks=installation.webhooks(assistant).router,
         problems=monitor.problems,
         desk=desk,
+        studio=installation.studio_web(desk),
     )
     return uvicorn.Config(
         app,

@@ -44,6 +44,7 @@ from bot.transcriber import CommandTranscriber, HttpTranscriber, Transcriber
 from bot.turn import Turns
 from bot.uploads import StoredUploads
 from bot.web.desk_base import ArticleOffer, DeskWeb
+from bot.web.studio_base import StudioWeb
 from bot.web.webhooks import HelpDeskHook, TelegramHook, Webhooks, WhatsAppHook
 from bot.whatsapp_record import PRUNE, WhatsAppRecord, pruning
 from bot.window import CLOSING, Windows
@@ -299,6 +300,9 @@ class Installation(ModelWiring):
             templates=self.templates,
             articles=self.find_articles,
         )
+
+    def studio_web(self, desk: DeskWeb) -> StudioWeb:
+        return StudioWeb(desk=desk)
 
     async def find_articles(self, words: str, lang: str, limit: int) -> list[ArticleOffer]:
         """What the knowledge base has for an agent; nothing while this process has no model."""

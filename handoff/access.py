@@ -19,9 +19,9 @@ class Role(StrEnum):
     SENIOR = "senior"
     """An agent who also writes macros and gives tickets to others."""
     EDITOR = "editor"
-    """Reads everything, to learn what the articles lack; answers nobody."""
+    """Reads everything, to learn what the articles lack, and writes in the studio; answers nobody."""
     SUPERVISOR = "supervisor"
-    """Every ticket, and the figures."""
+    """Every ticket, the figures and the studio."""
     ADMIN = "admin"
     """A supervisor who also invites people and reads who did what."""
 
@@ -33,6 +33,8 @@ class Permission(StrEnum):
     DELEGATE = "delegate"
     """Give a ticket to somebody else than oneself, and act on many at once."""
     MACROS = "macros"
+    EDIT = "edit"
+    """Articles, intents and everything else that the assistant learns from: the studio."""
     FIGURES = "figures"
     PEOPLE = "people"
     AUDIT = "audit"
@@ -40,11 +42,11 @@ class Permission(StrEnum):
 
 _AGENT = frozenset({Permission.READ, Permission.ANSWER})
 _SENIOR = _AGENT | {Permission.DELEGATE, Permission.MACROS}
-_SUPERVISOR = _SENIOR | {Permission.FIGURES}
+_SUPERVISOR = _SENIOR | {Permission.FIGURES, Permission.EDIT}
 GRANTS: Mapping[Role, frozenset[Permission]] = {
     Role.AGENT: _AGENT,
     Role.SENIOR: _SENIOR,
-    Role.EDITOR: frozenset({Permission.READ}),
+    Role.EDITOR: frozenset({Permission.READ, Permission.EDIT}),
     Role.SUPERVISOR: _SUPERVISOR,
     Role.ADMIN: _SUPERVISOR | {Permission.PEOPLE, Permission.AUDIT},
 }

@@ -46,6 +46,14 @@ class Agent:
         headers = {"X-CSRF": self.csrf, "HX-Request": "true", **options.pop("headers", {})}
         return self.web.post(f"/desk{path}", data=data or {}, headers=headers, **options)
 
+    def edit(self, path: str, **headers: str) -> httpx.Response:
+        """A page of the studio."""
+        return self.web.get(f"/studio{path}", headers=headers)
+
+    def save(self, path: str, data: dict[str, Any] | None = None, **options: Any) -> httpx.Response:
+        """A form of the studio, as a page sends it."""
+        return self.web.post(f"/studio{path}", data={"csrf": self.csrf, **(data or {})}, **options)
+
     def reply(self, ticket_id: int, text: str, *, key: str = "", seen: int = 10**9, **fields: Any) -> httpx.Response:
         form = {"key": key or uuid4().hex, "text": text, "seen": seen, "seen_agent": seen, **fields}
         return self.post(f"/tickets/{ticket_id}/reply", form)

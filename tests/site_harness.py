@@ -35,6 +35,7 @@ from bot.turn import Turns
 from bot.understanding import Understander, Understood
 from bot.web.app import create_app
 from bot.web.desk_base import ArticleOffer, DeskWeb
+from bot.web.studio_base import StudioWeb
 from handoff.records import Base, Reason
 
 DATA = Path(__file__).parent.parent / "data"
@@ -144,19 +145,22 @@ class Site:
         self.timers = Timers(self.sessions, self.clock)
         self.timers.register(SURVEY, self.desk.fire_survey)
         self.timers.register(OUTGOING, partial(fire_outgoing, self.desk))
+        desk = DeskWeb(
+            sessions=self.sessions,
+            accounts=self.accounts,
+            desk=self.desk,
+            feed=self.feed,
+            site=self.channel,
+            shared=shared,
+            clock=self.clock,
+            shop={"ru": "Клён", "en": "Klyon"},
+            articles=find_articles,
+            templates=load_templates(DATA / "templates.yml"),
+        )
+        self.studio = StudioWeb(desk=desk)
         self.app: FastAPI = create_app(
-            desk=DeskWeb(
-                sessions=self.sessions,
-                accounts=self.accounts,
-                desk=self.desk,
-                feed=self.feed,
-                site=self.channel,
-                shared=shared,
-                clock=self.clock,
-                shop={"ru": "Клён", "en": "Klyon"},
-                articles=find_articles,
-                templates=load_templates(DATA / "templates.yml"),
-            ),
+            desk=desk,
+            studio=self.studio,
             sessions=self.sessions,
             receive=self.assistant.receive,
             clock=self.clock,

@@ -24,14 +24,19 @@ from bot.monitor import readiness
 from bot.seat import MAX_FILES
 from bot.web.chat_api import MAX_TEXT_CHARS, create_router
 from bot.web.desk import add_desk
-from bot.web.desk_base import PREFIX, DeskWeb
+from bot.web.desk_base import PREFIX, STUDIO, DeskWeb
 from bot.web.guards import BodyLimit, SecurityHeaders, on_http_error, pick_language, refuse
+from bot.web.studio import add_studio
+from bot.web.studio_base import StudioWeb
 from bot.web.webhooks import WEBHOOKS
 
 HERE = Path(__file__).parent
 _JSON_BYTES = 12 * MAX_TEXT_CHARS + 4096
 """A character is at most 12 bytes of JSON (an escaped pair)."""
 _MULTIPART_BYTES = 16 * 1024
+_IMPORT_BYTES = 64 * 2**20
+_EDIT_BYTES = 8 * 2**20
+"""An article has at most 1 MB, of which a form makes three."""
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors "
@@ -58,6 +63,7 @@ def create_app(
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
     idle_poll_seconds: float = 20,
     desk: DeskWeb | None = None,
+    studio: StudioWeb | None = None,
 ) -> FastAPI:
     """The application. Everything it needs comes in as arguments.
 
@@ -67,6 +73,7 @@ def create_app(
     long_text_chars: a longer message is kept but not interpreted, and the writer is told beforehand.
     webhooks: what platforms call.
     desk: where people answer; none in a test of the chat alone.
+    studio: where people edit; only beside a desk, which it shares its accounts with.
     problems: what keeps the assistant from answering, for /readyz.
     """
     app = FastAPI(title="Otvet", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
@@ -76,6 +83,8 @@ def create_app(
         by_path={
             "/api/chat/files": site.store.max_bytes + _MULTIPART_BYTES,
             re.compile(rf"{PREFIX}/tickets/\d+/reply"): MAX_FILES * site.store.max_bytes + _JSON_BYTES,
+            re.compile(rf"{STUDIO}/.*/import"): _IMPORT_BYTES,
+            re.compile(rf"{STUDIO}/.*"): _EDIT_BYTES,
         },
         free=WEBHOOKS,
     )
@@ -96,6 +105,8 @@ def create_app(
     )
     if desk is not None:
         add_desk(app, desk)
+    if studio is not None:
+        add_studio(app, studio)
     if webhooks is not None:
         app.include_router(webhooks)
     templates = Environment(

@@ -8,7 +8,17 @@ from starlette.exceptions import HTTPException
 
 from bot.errors import EditRefusedError, FileRefusedError
 from bot.web import desk_help, desk_live, desk_people, desk_queue, desk_sign_in, desk_team, desk_ticket
-from bot.web.desk_base import POLICY, PREFIX, DeskWeb, Unknown, chosen_language, environment, is_partial, on_unknown
+from bot.web.desk_base import (
+    POLICY,
+    PREFIX,
+    STUDIO,
+    DeskWeb,
+    Unknown,
+    chosen_language,
+    environment,
+    is_partial,
+    on_unknown,
+)
 from bot.web.guards import CODES, Refusal, explain, on_http_error, refuse
 from handoff.errors import (
     AccessError,
@@ -51,7 +61,7 @@ async def _on_refused_edit(request: Request, _error: Exception) -> Response:
 def _wants_page(request: Request) -> bool:
     """A person in a browser, and not a script of ours."""
     script = is_partial(request) or "x-csrf" in request.headers
-    return request.url.path.startswith(PREFIX) and not script
+    return request.url.path.startswith((PREFIX, STUDIO)) and not script
 
 
 async def _on_handoff_error(request: Request, error: Exception) -> Response:

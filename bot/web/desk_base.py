@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from babel.dates import format_date, format_timedelta
+from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from fastapi import Request
@@ -40,6 +41,7 @@ from handoff.access import Permission, Role
 
 HERE = Path(__file__).parent
 PREFIX = "/desk"
+STUDIO = "/studio"
 COOKIE = "otvet_desk"
 LANGUAGES = ("ru", "en")
 POLICY = (
@@ -109,11 +111,20 @@ class DeskWeb:
                 raise Refusal("foreign_form")
         return me
 
-    def page(self, request: Request, template: str, me: SignedIn | None, status: int = 200, **values: Any) -> Response:
+    def page(
+        self,
+        request: Request,
+        template: str,
+        me: SignedIn | None,
+        status: int = 200,
+        *,
+        folder: str = "desk",
+        **values: Any,
+    ) -> Response:
         lang = me.viewer.lang if me else chosen_language(request)
         html = (
             environment(lang)
-            .get_template(f"desk/{template}")
+            .get_template(f"{folder}/{template}")
             .render(
                 lang=lang,
                 me=me,
@@ -126,6 +137,7 @@ class DeskWeb:
                 teams=self.desk.tickets.policy.teams,
                 partial=is_partial(request),
                 Permission=Permission,
+                studio=STUDIO,
                 Role=Role,
                 is_mine=is_mine,
                 actions={act: translations(lang).gettext(words) for act, words in ACTIONS.items()},
@@ -207,7 +219,7 @@ EVENTS = {
 }
 
 
-ACTIONS = {
+ACTIONS: dict[str, str] = {
     "saw": N_("saw"),
     "replied": N_("replied"),
     "took_back": N_("took a reply back"),
@@ -287,8 +299,13 @@ def translations(lang: str) -> gettext.NullTranslations:
     """English stands in the templates; other languages are gettext catalogues beside them."""
     if lang == "en":
         return gettext.NullTranslations()
-    with (HERE / "locale" / lang / "desk.po").open("rb") as file:
-        catalogue = read_po(file, locale=lang)
+    catalogue = Catalog(locale=lang)
+    for path in sorted((HERE / "locale" / lang).glob("*.po")):
+        with path.open("rb") as file:
+            part = read_po(file, locale=lang)
+        for message in part:
+            if message.id:
+                catalogue[message.id] = message
     compiled = BytesIO()
     write_mo(compiled, catalogue)
     compiled.seek(0)

@@ -8,7 +8,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from bot.accounts import LEAST_PASSWORD, LONGEST, SignedIn
 from bot.errors import SignInError
-from bot.web.desk_base import COOKIE, LANGUAGES, PREFIX, DeskWeb, address, chosen_language
+from bot.web.desk_base import COOKIE, LANGUAGES, PREFIX, STUDIO, DeskWeb, address, chosen_language
 from bot.web.guards import Refusal
 
 _SITE = frozenset({"same-origin", "none", ""})
@@ -24,7 +24,8 @@ def create_router(web: DeskWeb) -> APIRouter:
             raise Refusal("foreign_form")
 
     def safe_next(wanted: str) -> str:
-        return wanted if wanted.startswith(f"{PREFIX}/") and "\\" not in wanted and "//" not in wanted else PREFIX
+        ours = wanted == STUDIO or wanted.startswith((f"{PREFIX}/", f"{STUDIO}/"))
+        return wanted if ours and "\\" not in wanted and "//" not in wanted else PREFIX
 
     def signed(request: Request, token: str, target: str) -> Response:
         answer = RedirectResponse(target, 303)
@@ -32,7 +33,7 @@ def create_router(web: DeskWeb) -> APIRouter:
             COOKIE,
             token,
             max_age=int(LONGEST.total_seconds()),
-            path=PREFIX,
+            path="/",
             httponly=True,
             samesite="lax",
             secure=request.url.scheme == "https",
@@ -69,7 +70,7 @@ def create_router(web: DeskWeb) -> APIRouter:
     async def sign_out(request: Request, _me: Me) -> Response:
         await web.accounts.sign_out(request.cookies.get(COOKIE, ""))
         answer = RedirectResponse(f"{PREFIX}/sign-in", 303)
-        answer.delete_cookie(COOKIE, path=PREFIX)
+        answer.delete_cookie(COOKIE, path="/")
         return answer
 
     @router.get("/welcome/{token}")
@@ -140,8 +141,9 @@ def create_router(web: DeskWeb) -> APIRouter:
             wanted["presence"] = presence
         await web.accounts.change(me, wanted)
         target = request.headers.get("referer", "")
-        path = target.partition("://")[2].partition("/")[2]
-        return RedirectResponse(f"/{path}" if path.startswith(f"{PREFIX[1:]}/") else f"{PREFIX}/me", 303)
+        path = f"/{target.partition('://')[2].partition('/')[2]}"
+        ours = path == STUDIO or path.startswith((f"{PREFIX}/", f"{STUDIO}/", f"{STUDIO}?"))
+        return RedirectResponse(path if ours else f"{PREFIX}/me", 303)
 
     @router.post("/me/password")
     async def change_password(

@@ -1,35 +1,12 @@
 // The desk's own script: live events, keyboard, drafts that survive, sending with undo. htmx does the rest.
+import { complain, say, told } from "./notes.js";
+
 const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 const words = $("#words-js").dataset;
 const { csrf, account } = document.body.dataset;
 const headers = { "X-CSRF": csrf, "HX-Request": "true", "Accept-Language": document.documentElement.lang };
 const RETRY_MS = [1000, 2000, 4000, 8000, 15000];
-
-// Words at the corner
-
-function say(text, { bad = false, href = "" } = {}) {
-  const toast = document.createElement(href ? "a" : "div");
-  toast.textContent = text;
-  if (href) toast.href = href;
-  if (bad) toast.className = "bad";
-  $("#toasts").append(toast);
-  while ($("#toasts").children.length > 4) $("#toasts").firstChild.remove();
-  setTimeout(() => toast.remove(), bad ? 9000 : 6000);
-}
-
-function told(header) {
-  try { const { told: said } = JSON.parse(header || "{}"); if (said) say(said.text, { bad: said.what === "stale" || said.what === "colleague_answers" }); } catch { /* another kind of trigger */ }
-}
-
-document.addEventListener("told", (event) => say(event.detail.text));
-function complain(body) {
-  let text = words.broken;
-  try { text = JSON.parse(body).error.message; } catch { /* no words of ours */ }
-  say(text, { bad: true });
-}
-document.addEventListener("htmx:responseError", (event) => complain(event.detail.xhr.responseText));
-document.addEventListener("htmx:sendError", () => say(words.broken, { bad: true }));
 
 // Clocks
 
