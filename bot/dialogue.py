@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from bot.flows import START_TOKEN, FlowState, LookUp, ShowArticle, Tell
 from handoff.records import Owner, Reason
 from kb_index.articles import ArticleFile
 
@@ -25,15 +26,19 @@ PERSON = "person"
 """Token of "call a person", which every list of choices ends with."""
 HELPED, NOT_HELPED, MORE = "helped", "not_helped", "more"
 ANY_TOPIC = "any"
+LINKED_FLOW = "flow-"
+"""What the payload of a link that starts a flow begins with: https://t.me/BOT?start=flow-ID"""
 END_COMMANDS = frozenset(("/end", "/завершить"))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an intent leads to; exactly one field is set, or none for an intent that is only evidence."""
+    """What an intent leads to: one of article, reply, flow and handoff, or none for an intent that is only evidence.
+    A flow may name the article beside it that it stands for."""
 
     article: str | None = None
     reply: str | None = None
+    flow: str | None = None
     handoff: str | None = None
     """A topic, or `any` when the conversation tells the topic."""
     sensitive: bool = False
@@ -116,6 +121,8 @@ class DialogueState:
     """How often in a row the customer was asked to say it otherwise."""
     asked: str = ""
     """What the choices that may be taken now are about."""
+    flow: FlowState | None = None
+    """The flow that waits for an answer."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -125,6 +132,7 @@ class DialogueState:
             "topic": self.topic,
             "rephrased": self.rephrased,
             "asked": self.asked,
+            **({"flow": self.flow.to_json()} if self.flow else {}),
         }
 
     @classmethod
@@ -136,6 +144,7 @@ class DialogueState:
             topic=row.get("topic"),
             rephrased=int(row.get("rephrased", 0)),
             asked=row.get("asked", ""),
+            flow=FlowState.from_json(row["flow"]) if row.get("flow") else None,
         )
 
 
@@ -164,14 +173,42 @@ class Clarify:
 
 
 @dataclass(frozen=True)
+class StartFlow:
+    flow: str
+    text: str = ""
+    """What the customer said, which may fill slots."""
+
+
+@dataclass(frozen=True)
+class SlotValue:
+    """What a flow knows, as people read it."""
+
+    name: str
+    label: str
+    value: str
+
+
+@dataclass(frozen=True)
+class FlowRecord:
+    """How far a flow had come when a person took over."""
+
+    flow: str
+    title: str
+    step: str
+    slots: tuple[SlotValue, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Handoff:
     reason: Reason
     topic: str | None = None
-    """Set when an intent names it; else the routing decides."""
+    """Set when an intent or a flow names it; else the routing decides."""
     confidence: float | None = None
+    flow: FlowRecord | None = None
 
 
-Action = Say | Answer | Clarify | Handoff
+Action = Say | Answer | Clarify | Handoff | StartFlow | Tell | ShowArticle
 
 
 @dataclass(frozen=True)
@@ -180,6 +217,8 @@ class Decision:
     state: DialogueState
     rule: str
     """The name of the rule that decided, kept with the message."""
+    look_up: LookUp | None = None
+    """A flow wants this before it goes on."""
 
 
 CALL_PERSON = {PERSON: "@label_person"}
@@ -202,7 +241,7 @@ def decide(
     if owner is Owner.PERSON:
         return Decision((), state, "person_owns")
     if utterance.kind == "start":
-        return _greet(state)
+        return _greet(state, utterance)
     if utterance.text.strip().lower() in END_COMMANDS:
         return Decision((Say("goodbye"),), DialogueState(greeted=True), "end")
     decision = _react(state, utterance, understood, articles, policy)
@@ -217,8 +256,10 @@ def decide(
     return replace(decision, actions=(Say("greeting"), *said), state=replace(decision.state, greeted=True))
 
 
-def _greet(state: DialogueState) -> Decision:
-    return Decision((Say("greeting"),), DialogueState(greeted=True, topic=state.topic), "start")
+def _greet(state: DialogueState, utterance: Utterance) -> Decision:
+    kind, _, flow = utterance.text.strip().partition(LINKED_FLOW)
+    linked = (StartFlow(flow),) if flow and not kind else ()
+    return Decision((Say("greeting"), *linked), DialogueState(greeted=True, topic=state.topic), "start")
 
 
 def _react(
@@ -262,6 +303,8 @@ def _typed_choice(state: DialogueState, text: str) -> str | None:
 
 def _choose(state: DialogueState, token: str, articles: Mapping[str, Candidate], *, typed: bool) -> Decision:
     kind, _, value = token.partition(":")
+    if token.startswith(f"{START_TOKEN}:"):
+        return Decision((StartFlow(token.removeprefix(f"{START_TOKEN}:")),), replace(state, options={}), "flow_chosen")
     if token not in state.options:
         template = "option_unknown" if typed else "options_expired"
         return Decision((Say(template, options=state.options),), state, template)
@@ -296,12 +339,10 @@ def _understand(
     whole, lang = understood[0], utterance.lang
     outcome = whole.outcome
     certain = whole.confidence >= policy.intent[lang]
-    for part in understood:
-        if part.outcome.reason is Reason.REJECTED_ANSWER and not state.answered:
-            continue  # there is nothing yet that could have been rejected
-        wish = part.outcome.handoff == ANY_TOPIC and part.confidence >= policy.even
-        if part.outcome.handoff and (wish or part.confidence >= policy.intent[lang]):
-            return Decision((_handoff(part),), state, f"intent:{part.intent}")
+    if (wished := wish_for_person(state, utterance, understood, policy)) is not None:
+        return wished
+    if outcome.flow and certain:
+        return Decision((StartFlow(outcome.flow, utterance.text),), state, f"intent:{whole.intent}")
     several = _several_answers(understood[1:], policy.answer[lang])
     if len(several) > 1:
         return _answer(state, several, "several_questions")
@@ -329,6 +370,19 @@ def _understand(
         offered_person = replace(_offer(state, CALL_PERSON), rephrased=state.rephrased + 1)
         return Decision((said,), offered_person, "rephrase")
     return Decision((Handoff(Reason.LOW_CONFIDENCE),), state, "low_confidence")
+
+
+def wish_for_person(
+    state: DialogueState, utterance: Utterance, understood: Sequence[Understanding], policy: Policy
+) -> Decision | None:
+    """The handoff that a part of the text asks for, or that its matter calls for."""
+    for part in understood:
+        if part.outcome.reason is Reason.REJECTED_ANSWER and not state.answered:
+            continue  # there is nothing yet that could have been rejected
+        wish = part.outcome.handoff == ANY_TOPIC and part.confidence >= policy.even
+        if part.outcome.handoff and (wish or part.confidence >= policy.intent[utterance.lang]):
+            return Decision((_handoff(part),), state, f"intent:{part.intent}")
+    return None
 
 
 def _handoff(whole: Understanding) -> Handoff:

@@ -16,11 +16,19 @@ OtvetError
 ├── SignInError        wrong name or password, too often, or a link that is used up: code, retry_after_seconds
 ├── StaleReplyError    somebody wrote since the agent looked: newest_id
 ├── MacroError         a macro is broken: title, problem
+├── FlowError          a flow can't be used: problems, each with file, line and remedy
+├── FlowRunError       a flow's words or conditions break while it runs: flow, step
 ├── BackupError        a backup can't be written, read or put in place
 └── NotReadyError      something has to be made first: names the command
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bot.flow_format import Problem
 
 
 class OtvetError(Exception):
@@ -132,3 +140,19 @@ class MacroError(OtvetError):
         super().__init__(f"macro {title}: {problem}")
         self.title = title
         self.problem = problem
+
+
+class FlowError(OtvetError):
+    """A flow that can't be used. The message has a line for each problem."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
+class FlowRunError(OtvetError):
+    """What an editor wrote into a flow can't be worked out with the slots as they are."""
+
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(f"{source[:80]!r}: {problem}")
+        self.source = source

@@ -306,7 +306,7 @@ def _intent_trials(
         if prediction is None:
             continue
         outcome = outcomes[prediction.intent]
-        if outcome.reply or outcome.handoff:
+        if outcome.reply or outcome.handoff or outcome.flow:
             right = prediction.intent == example.intent
             trials.append(IntentTrial(example.lang or detect(example.text), right, prediction.confidence))
     return trials

@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import structlog
 from sqlalchemy import select
@@ -22,17 +22,21 @@ from bot.agent_desk import SURVEY_HELPED, SURVEY_NOT_HELPED, AgentDesk
 from bot.attachments import StoredFile
 from bot.channels.base import Address, InboundMessage, Option
 from bot.dialogue import (
+    FEEDBACK,
     MORE,
+    Action,
     Answer,
     Clarify,
     Decision,
     DialogueState,
     Handoff,
+    Say,
     Utterance,
     choice_of,
-    decide,
 )
 from bot.errors import FileGoneError, FileRefusedError, ReplyError, TooLargeError
+from bot.flow_turns import MAX_LOOKUPS, NO_FLOWS, FlowBook, carry_on, decide_turn, expired, give_up, glance, record_of
+from bot.flows import Lead, Looked, LookUp, ShowArticle, Tell
 from bot.gathering import JOINABLE
 from bot.language import DEFAULT, LANGUAGES, detect
 from bot.ledger import InboxState, Incoming, Sessions
@@ -58,6 +62,8 @@ BACK = {"assistant": "@label_assistant"}
 COURTESIES = frozenset(("thanks", "confirmed", "goodbye"))
 """Replies of intents that ask for nothing."""
 MAX_ROUTING_TEXTS = 20
+LOOKUP_SECONDS = 20.0
+"""Whatever a lookup's own limit is, a turn waits no longer."""
 _STEPS = {
     "confirmed": Step.CONFIRMED,
     **dict.fromkeys(("rephrase", "too_long", "unsupported", "attachment_received"), Step.ASKED),
@@ -78,6 +84,24 @@ class FetchedAttachment:
     size_bytes: int | None
     sha256: str | None
     source: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Asker:
+    """For whom something is looked up."""
+
+    conversation_id: int | None
+    """None: he writes for the first time."""
+    address: Address
+    lang: str
+    flow: str
+
+
+class Lookups(Protocol):
+    """Looks up what flows ask for."""
+
+    async def run(self, name: str, slots: Mapping[str, Any], asker: Asker) -> Looked:
+        """Never raises: what goes wrong is a reason. Takes seconds at most."""
 
 
 Result = TypeVar("Result")
@@ -140,7 +164,7 @@ class Plan:
     to_desk: ToDesk | None = None
     """Set when the customer's word is not for the assistant."""
     pictures: Mapping[str, Sequence[StoredFile]] = field(default_factory=dict)
-    """Article → its pictures, where an answer shows some."""
+    """Article, or picture of a flow → the files, where an answer shows some."""
 
 
 _AUTHORS = {"note": Author.SYSTEM, "echo": Author.AGENT}
@@ -161,9 +185,14 @@ class Turns:
         ungreeted: frozenset[str] = frozenset({"terminal"}),
         model_threads: int | None = None,
         stored: Callable[[ArticleFile], Awaitable[StoredFile]] | None = None,
+        flows: Callable[[], FlowBook] = lambda: NO_FLOWS,
+        lookups: Lookups | None = None,
+        flow_picture: Callable[[str], Awaitable[StoredFile]] | None = None,
     ) -> None:
         """ungreeted: channels where nobody has to be told who answers.
-        stored: a picture of an article as a file that can be sent; None: answers show none.
+        stored: a picture of an article as a file that can be sent; None: answers show none. flow_picture: the same for
+        one of the flows, by its name.
+        flows: those that may be run, the same object until they change. lookups: None: every lookup fails.
         model_threads: how many utterances are understood at once; None: some more than there are cores."""
         self._understander = understander
         self._replies = replies
@@ -173,6 +202,9 @@ class Turns:
         self._limit_mb = limit_mb
         self._ungreeted = ungreeted
         self._stored = stored
+        self._flows = flows
+        self._lookups = lookups
+        self._flow_picture = flow_picture
         self._models = ThreadPoolExecutor(model_threads, thread_name_prefix="models")
 
     async def _with_models(self, work: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
@@ -220,20 +252,17 @@ class Turns:
         text = "\n".join(message.text for message in utterance if message.kind in JOINABLE and message.text)
         lang = situation.lang or next((m.lang_hint for m in utterance if m.lang_hint in LANGUAGES), None)
         understood: Understood | None = None
-        state = DialogueState.from_json(situation.state)
+        state, book = DialogueState.from_json(situation.state), self._flows()
         if situation.long_ago:
             # The buttons still stand in the chat. An answer of days ago may be given again.
-            state = DialogueState(greeted=state.greeted, options=state.options, asked=state.asked)
+            state = DialogueState(greeted=state.greeted, options=state.options, asked=state.asked, flow=state.flow)
+        if state.flow is not None and expired(state.flow, book, self._clock()):
+            state = replace(state, flow=None, options={})
         to_desk = _for_desk(situation.owner, state, first, text)
         if to_desk is not None and to_desk.kind == "word" and situation.awaiting_feedback and text.strip():
             said = await self._with_models(understander.understand, text, lang)
             if said.parts[0].outcome.reply in COURTESIES:
                 to_desk = ToDesk("courtesy")
-        if situation.owner is Owner.ASSISTANT and text.strip() and first.choice is None and to_desk is None:
-            understood = await self._with_models(understander.understand, text, lang)
-            lang = understood.lang
-        elif lang is None:
-            lang = detect(text, None)
         files = [file for files in fetched for file in files]
         kind = "attachment" if files and first.kind in JOINABLE else first.kind
         if first.address.channel in self._ungreeted:
@@ -241,13 +270,22 @@ class Turns:
         said_now = Utterance(
             kind=kind if kind in ("text", "start", "choice", "attachment") else "unsupported",  # type: ignore[arg-type]
             text=text,
-            lang=lang,
+            lang=lang or DEFAULT,
             choice=first.choice,
             attachment_kinds=tuple(file.kind for file in files),
             refused_attachments=tuple(
                 file.state for file in files if file.state in (AttachmentState.TOO_LARGE, AttachmentState.FAILED)
             ),
         )
+        now = self._clock()
+        wants_models = situation.owner is Owner.ASSISTANT and text.strip() and first.choice is None and to_desk is None
+        if wants_models and kind != "start" and not glance(state, situation.owner, said_now, book, now):
+            understood = await self._with_models(understander.understand, text, lang)
+            lang = understood.lang
+        elif lang is None:
+            # What a link carries is no language.
+            lang = detect("" if first.kind == "start" else text, None)
+        said_now = replace(said_now, lang=lang)
         token = choice_of(state, said_now)
         articles = {}
         if token is not None and token in state.options:
@@ -259,10 +297,19 @@ class Turns:
         decision = (
             Decision((), state, f"desk:{to_desk.kind}")
             if to_desk is not None
-            else decide(
-                state, situation.owner, said_now, understood.parts if understood else (), articles, understander.policy
+            else decide_turn(
+                state,
+                situation.owner,
+                said_now,
+                understood.parts if understood else (),
+                articles,
+                understander.policy,
+                book,
+                now,
             )
         )
+        decision = await self._looked_up(decision, situation, first.address, lang, book)
+        decision = await self._with_articles(decision, understander, lang)
         record = {
             "rule": decision.rule,
             "choice": first.choice,
@@ -281,7 +328,49 @@ class Turns:
             for action in decision.actions
             if isinstance(action, Answer) and action.candidate.pictures
         }
+        for action in decision.actions:
+            if isinstance(action, Tell) and action.picture:
+                shown[action.picture] = await self._picture(action.picture)
         return Plan(situation, lang, state, decision, record, routed, to_desk, shown)
+
+    async def _looked_up(
+        self, decision: Decision, situation: Situation, address: Address, lang: str, book: FlowBook
+    ) -> Decision:
+        """The decision when everything that its flow wants is looked up."""
+        for _ in range(MAX_LOOKUPS):
+            if decision.look_up is None:
+                return decision
+            flow = decision.state.flow.flow if decision.state.flow else ""
+            looked = await self._look_up(decision.look_up, Asker(situation.conversation_id, address, lang, flow))
+            decision = carry_on(decision, looked, lang, book, self._clock())
+        return give_up(decision, lang, book) if decision.look_up is not None else decision
+
+    async def _look_up(self, wanted: LookUp, asker: Asker) -> Looked:
+        if self._lookups is None:
+            return Looked(False, reason="unknown")
+        try:
+            async with asyncio.timeout(LOOKUP_SECONDS):
+                return await self._lookups.run(wanted.name, wanted.slots, asker)
+        except Exception as error:  # noqa: BLE001
+            # Edge: whatever breaks in a lookup, its flow knows where to go on.
+            log.warning("flow.lookup_failed", flow=asker.flow, lookup=wanted.name, error=type(error).__name__)
+            return Looked(False, reason="timeout" if isinstance(error, TimeoutError) else "failed")
+
+    async def _with_articles(self, decision: Decision, understander: Understander, lang: str) -> Decision:
+        """The decision with the articles that its flow shows. One that is gone is left out."""
+        if not any(isinstance(action, ShowArticle) for action in decision.actions):
+            return decision
+        actions: list[Action] = []
+        for action in decision.actions:
+            if not isinstance(action, ShowArticle):
+                actions.append(action)
+                continue
+            found = await self._with_models(understander.candidate, action.article_id, lang)
+            if found is None:
+                log.warning("flow.article_missing", article=action.article_id)
+            else:
+                actions.append(Answer(found, FEEDBACK if action.last else {}))
+        return replace(decision, actions=tuple(actions))
 
     async def save(
         self,
@@ -349,7 +438,10 @@ class Turns:
             await self._desk.customer_wrote(session, conversation, courtesy=False)
             return
         state = DialogueState.from_json(conversation.state)
-        failed = Decision((Handoff(Reason.ERROR),), state, "error")
+        book, lang = self._flows(), conversation.lang
+        left = record_of(state.flow, book, lang) if state.flow else None
+        state = replace(state, flow=None)
+        failed = Decision((Handoff(Reason.ERROR, flow=left),), state, "error")
         routed = await self._route(Handoff(Reason.ERROR), "error", _texts(utterance), before, state, None)
         plan = Plan(Situation.of(conversation), conversation.lang, state, failed, record, routed)
         conversation_id = conversation.id  # a rollback forgets what was loaded
@@ -479,6 +571,7 @@ class Turns:
                     "topic": ticket.topic,
                     "topic_confidence": ticket.topic_confidence,
                     "reason": ticket.reason,
+                    **({"flow": asdict(action.flow)} if action.flow else {}),
                 }
                 guarded, shown = False, dict(options)
             elif isinstance(action, Answer):
@@ -491,7 +584,13 @@ class Turns:
                 options = self._labels(action.options, lang)
                 record |= {"action": "clarify", "articles": [item.article_id for item in action.candidates]}
                 step = Step.ASKED
+            elif isinstance(action, Tell):
+                text = self._told(action, lang)
+                options = self._labels(action.options, lang)
+                record |= {"action": "clarify" if action.waits else "answer", "flow_step": action.step}
+                step, topic = Step.ASKED if action.waits else Step.ANSWERED, decision.state.topic
             else:
+                assert isinstance(action, Say)  # noqa: S101 - the others were replaced while the turn was thought out
                 guarded = action.template != "greeting"  # who answers and what becomes of the data is always said
                 text = self._replies.render(action.template, lang, {"limit_mb": self._limit_mb, **action.values})
                 options = self._labels(action.options, lang)
@@ -511,7 +610,28 @@ class Turns:
             )
             if isinstance(action, Answer):
                 self._show(said, conversation.channel, plan.pictures.get(action.candidate.article_id, ()))
+            elif isinstance(action, Tell) and action.picture:
+                self._show(said, conversation.channel, plan.pictures.get(action.picture, ()))
         conversation.state = {**decision.state.to_json(), "options": shown}
+
+    def _told(self, told: Tell, lang: str) -> str:
+        parts = (
+            self._replies.render(part.template, lang, {"limit_mb": self._limit_mb, **part.values})
+            if isinstance(part, Lead)
+            else part
+            for part in told.parts
+        )
+        return "\n\n".join(part for part in parts if part)
+
+    async def _picture(self, name: str) -> list[StoredFile]:
+        if self._flow_picture is None:
+            return []
+        try:
+            return [await self._flow_picture(name)]
+        except (FileGoneError, TooLargeError, OSError) as error:
+            # The words tell it without.
+            log.warning("flow.picture_missing", picture=name, error=repr(error))
+            return []
 
     async def _pictures(self, files: Sequence[ArticleFile]) -> list[StoredFile]:
         if self._stored is None:

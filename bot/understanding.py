@@ -43,6 +43,7 @@ def outcome_of(spec: IntentSpec | None) -> Outcome:
     return Outcome(
         article=meta.get("article"),
         reply=meta.get("reply"),
+        flow=meta.get("flow"),
         handoff=meta.get("handoff"),
         sensitive=bool(meta.get("sensitive")),
         reason=Reason(meta["reason"]) if meta.get("reason") else None,
