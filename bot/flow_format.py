@@ -41,6 +41,9 @@ Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 SlotName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Target = Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9_-]{0,63}|END|PERSON)$", description="A step, END or PERSON.")]
 Condition = Annotated[str, Field(min_length=1, max_length=500, description="A Jinja2 expression over the slots.")]
+Picture = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,99}$", description="A file of the flows' folder `pictures`.")
+]
 Scalar = str | int | float | bool | None
 SlotKind = Literal["text", "yes_no", "number", "phone", "email", "date", "amount", "choice", "file", "data"]
 """As `nlu.entities.SlotType` has them; `file` is a photo or document, `data` what a lookup or `set_slots` puts in."""
@@ -114,7 +117,7 @@ class Say(_Step):
 
     kind = "say"
     say: Words
-    picture: str | None = Field(None, description="A file of the flows' folder `pictures`.")
+    picture: Picture | None = None
 
 
 class Collect(_Step):
@@ -123,7 +126,7 @@ class Collect(_Step):
     kind = "collect"
     collect: SlotName
     ask: Words
-    picture: str | None = None
+    picture: Picture | None = None
     wrong: Words | None = Field(None, description="Said before asking again, when the answer was not understood.")
     valid: Condition | None = Field(None, description="What must hold of `value`.")
     invalid: Words | None = Field(None, description="Said when it does not hold.")
@@ -147,7 +150,7 @@ class Choose(_Step):
     choose: Words
     options: list[Option] = Field(min_length=1, max_length=MAX_OPTIONS)
     slot: SlotName | None = None
-    picture: str | None = None
+    picture: Picture | None = None
     retries: int = Field(3, ge=1, le=5)
     otherwise: Target = PERSON_STEP
 
@@ -156,7 +159,7 @@ class Instruction(_Part):
     """One step of a guide."""
 
     text: Words
-    picture: str | None = None
+    picture: Picture | None = None
 
 
 class Guide(_Step):
@@ -374,7 +377,7 @@ def parse_flow(text: str, path: str = "flow") -> Flow:
 def _fault(path: str, tree: CommentedMap, loc: Sequence[Any], said: str) -> Problem:
     if loc and loc[0] == "steps":
         loc = (*loc[:2], *loc[3:])  # the kind of step, which is no part of the file
-    where = ".".join(str(part) for part in loc[1 if len(loc) > 1 else 0 :] if not isinstance(part, int))
+    where = ".".join(str(part) for part in loc if not isinstance(part, int) and part != "[key]")
     return Problem(path, line_of(tree, loc), f"{where}: {said}" if where else said, "See docs/flows.md")
 
 

@@ -79,24 +79,24 @@ def read(flow: Flow, state: FlowState, text: str, around: Around) -> Reading:
             return Reading(Chosen(NEXT), plain=True)
         if _FAILED_WORDS.fullmatch(said):
             return Reading(Chosen(NOT_HELPED), plain=True)
-    if isinstance(step, Choose) and (number := _said_option(step, said)) is not None:
-        return Reading(Chosen(f"o-{number}"), plain=short)
+    exact, inside = _said_options(step, said) if isinstance(step, Choose) else (None, None)
+    if exact is not None:
+        return Reading(Chosen(f"o-{exact}"), plain=True)
     if said in CANCEL_WORDS or (said in SOFT_CANCEL_WORDS and kind != "yes_no"):
         return Reading(None, plain=True, cancels=True)
-    corrects = bool(_CORRECTION.match(text))
     found = _found(flow, text, around, asked)
-    if not found:
-        return Reading(None)
+    values = {name: value for name, (value, _, _) in found.items()}
     left = _left_over(text, [(start, end) for _, start, end in found.values()])
     plain = left <= PLAIN_EXTRA_WORDS and "?" not in text
-    values = {name: value for name, (value, _, _) in found.items()}
     if asked in values:
         return Reading(Answered(values), plain=plain and kind != "text")
     changed = {name: value for name, value in values.items() if state.slots.get(name) not in (None, value)}
+    if changed and (plain or _CORRECTION.match(text)):
+        return Reading(Corrected(changed), plain=left <= 2 * PLAIN_EXTRA_WORDS)
+    if inside is not None:
+        return Reading(Chosen(f"o-{inside}"), plain=short)
     fresh = {name: value for name, value in values.items() if state.slots.get(name) is None}
-    if changed and (corrects or plain):
-        return Reading(Corrected(changed), plain=plain or left <= 2 * PLAIN_EXTRA_WORDS)
-    return Reading(Answered(fresh), plain=False) if fresh else Reading(None)
+    return Reading(Answered(fresh)) if fresh else Reading(None)
 
 
 def first_slots(flow: Flow, text: str, around: Around) -> dict[str, Any]:
@@ -143,24 +143,21 @@ def _slot_type(slot: Slot) -> SlotType:
     return made
 
 
-def _said_option(step: Choose, said: str) -> int | None:
-    """The one option that is named by its number, its label or another word for it."""
+def _said_options(step: Choose, said: str) -> tuple[int | None, int | None]:
+    """The one option whose number or name this is, and the one that is named in it."""
     if re.fullmatch(r"\d{1,2}[.)]?", said):
         number = int(said.rstrip(".)")) - 1
-        return number if 0 <= number < len(step.options) else None
+        return (number if 0 <= number < len(step.options) else None), None
     spelled = said.replace("ё", "е")
-    exact, inside = [], []
+    exact, inside = set(), set()
     for number, option in enumerate(step.options):
         named = [*option.label.values(), *(word for own in option.synonyms.values() for word in own)]
         for name in (each.lower().replace("ё", "е").strip(" .!") for each in named):
             if name == spelled:
-                exact.append(number)
+                exact.add(number)
             elif re.search(rf"\b{re.escape(name)}\b", spelled):
-                inside.append(number)
-    for numbers in (set(exact), set(inside)):
-        if len(numbers) == 1:
-            return numbers.pop()
-    return None
+                inside.add(number)
+    return tuple(found.pop() if len(found) == 1 else None for found in (exact, inside))  # type: ignore[return-value]
 
 
 def _left_over(text: str, spans: Sequence[tuple[int, int]]) -> int:

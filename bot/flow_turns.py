@@ -56,6 +56,7 @@ from bot.flows import (
     Started,
     Tell,
     asked_slot,
+    joined,
 )
 from handoff.records import Owner, Reason
 
@@ -428,10 +429,11 @@ def _settled(
         elif isinstance(wish, CallPerson):
             record = record_of(advanced.ended or waiting, book, around.lang, wish.note)
             confidence = 1.0 if wish.topic else None
-            actions.append(Handoff(wish.reason, wish.topic, confidence, record))
+            actions = [*joined(actions), Handoff(wish.reason, wish.topic, confidence, record)]
             return Decision(tuple(actions), replace(base, flow=None), rule)
         elif isinstance(wish, Finished):
-            return _after(base, waiting, tuple(actions), rule, book, around)
+            return _after(base, waiting, tuple(joined(actions)), rule, book, around)
+    actions = joined(actions)
     last = actions[-1] if actions else None
     return Decision(tuple(actions), replace(base, options=last.options if isinstance(last, Tell) else {}), rule)
 

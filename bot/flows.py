@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -244,8 +244,8 @@ def _guarded(flow: Flow, state: FlowState, around: Around, work: Callable[[_Run]
     try:
         work(run)
     except FlowRunError as error:
-        return Advanced(None, (*_joined(run.said), CallPerson(Reason.ERROR, flow.file.topic, str(error))), run.state)
-    return Advanced(run.state if run.waits else None, tuple(_joined([*run.said, *run.last])), run.state)
+        return Advanced(None, (*joined(run.said), CallPerson(Reason.ERROR, flow.file.topic, str(error))), run.state)
+    return Advanced(run.state if run.waits else None, tuple(joined([*run.said, *run.last])), run.state)
 
 
 class _Run:
@@ -565,9 +565,9 @@ class _Run:
         self.state = replace(self.state, tries=0, misses=0)
 
 
-def _joined(said: Sequence[Wish]) -> list[Wish]:
+def joined(said: Iterable[Any]) -> list[Any]:
     """Messages that follow one another without pictures or buttons between are one."""
-    made: list[Wish] = []
+    made: list[Any] = []
     for wish in said:
         last = made[-1] if made else None
         if isinstance(wish, Tell) and isinstance(last, Tell) and not (wish.picture or last.picture or last.options):

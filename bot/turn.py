@@ -249,7 +249,8 @@ class Turns:
             unchanged = DialogueState.from_json(situation.state)
             nothing = Decision((), unchanged, first.kind)
             return Plan(situation, situation.lang or DEFAULT, unchanged, nothing, {"rule": first.kind}, None)
-        text = "\n".join(message.text for message in utterance if message.kind in JOINABLE and message.text)
+        texts = (message.text for message in utterance if message.kind in JOINABLE and message.text)
+        text = first.text if first.kind == "start" else "\n".join(texts)
         lang = situation.lang or next((m.lang_hint for m in utterance if m.lang_hint in LANGUAGES), None)
         understood: Understood | None = None
         state, book = DialogueState.from_json(situation.state), self._flows()
@@ -557,6 +558,7 @@ class Turns:
     async def _act(self, session: AsyncSession, conversation: Conversation, plan: Plan) -> None:
         lang, decision = plan.lang, plan.decision
         shown: dict[str, str] = dict(decision.state.options)
+        hands_off = any(isinstance(action, Handoff) for action in decision.actions)
         for action in decision.actions:
             text, options, record, guarded = "", {}, {"action": "answer", **plan.record}, True
             step, topic = None, None
@@ -586,6 +588,7 @@ class Turns:
                 step = Step.ASKED
             elif isinstance(action, Tell):
                 text = self._told(action, lang)
+                guarded = not hands_off  # what a flow says as it hands over is part of that
                 options = self._labels(action.options, lang)
                 record |= {"action": "clarify" if action.waits else "answer", "flow_step": action.step}
                 step, topic = Step.ASKED if action.waits else Step.ANSWERED, decision.state.topic

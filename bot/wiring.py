@@ -27,6 +27,8 @@ from bot.channels.whatsapp import WINDOW, WhatsAppChannel
 from bot.database import migrate, open_database
 from bot.desk_feed import DeskFeed
 from bot.errors import SettingsError
+from bot.flow_format import load_flows
+from bot.flow_turns import FlowBook
 from bot.helpdesk import POLL, SYNC, HelpDeskSync
 from bot.hooks import HOOK, HookReceiver, Hooks
 from bot.ledger import PURGE, Sessions, purge
@@ -91,9 +93,9 @@ class Installation(ModelWiring):
         return self.desk_policy.schedules["default"]
 
     @cached_property
-    def replies(self) -> Replies:
-        folders = dict.fromkeys(path for path in (self.data / "replies", shipped_data() / "replies") if path.is_dir())
-        common = {
+    def common_values(self) -> dict[str, dict[str, Any]]:
+        """Language → what every reply and every text of a flow may name."""
+        return {
             lang: {
                 "shop": shop,
                 "hours": self.hours.describe(lang),
@@ -102,7 +104,23 @@ class Installation(ModelWiring):
             }
             for lang, shop in (("ru", self.settings.shop_ru), ("en", self.settings.shop_en))
         }
-        return Replies(tuple(folders), common)
+
+    @cached_property
+    def replies(self) -> Replies:
+        folders = dict.fromkeys(path for path in (self.data / "replies", shipped_data() / "replies") if path.is_dir())
+        return Replies(tuple(folders), self.common_values)
+
+    @property
+    def flows_folder(self) -> Path:
+        return self.data / "flows"
+
+    @cached_property
+    def flows(self) -> FlowBook:
+        """The flows that may be run; what is wrong with the others is told."""
+        found, problems = load_flows(self.flows_folder)
+        for problem in problems:
+            self.progress(f"Warning: {problem}")
+        return FlowBook(found, common=self.common_values)
 
     @cached_property
     def attachments(self) -> AttachmentStore:
@@ -351,6 +369,14 @@ class Installation(ModelWiring):
 
         return await self.attachments.store(chunks(), Path(file.target).name)
 
+    async def _flow_picture(self, name: str) -> StoredFile:
+        """A picture of a flow in the same way. Raises OSError, TooLargeError."""
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield await asyncio.to_thread((self.flows_folder / "pictures" / name).read_bytes)
+
+        return await self.attachments.store(chunks(), name)
+
     def assistant(self, channels: Sequence[Channel], clock: Callable[[], datetime] = utc_now) -> Assistant:
         turns = Turns(
             understander=self.understander,
@@ -359,6 +385,8 @@ class Installation(ModelWiring):
             clock=clock,
             limit_mb=self.settings.max_attachment_mb,
             stored=self._stored_picture,
+            flows=lambda: self.flows,
+            flow_picture=self._flow_picture,
             # Threads that wait for one another's interpreter lock slow all down; those that wait for Rasa don't.
             model_threads=None if self.settings.nlu_engine == "rasa" else max(1, (os.cpu_count() or 1) // 2),
         )

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from databases import MakeDatabase
@@ -97,7 +98,9 @@ class World:
         gather_seconds: float = 0.2,
         stored: Callable[[ArticleFile], Awaitable[StoredFile]] | None = None,
         load: Callable[[], Understander] | None = None,
+        **more: Any,
     ) -> None:
+        """more: of the turns."""
         self.clock = Clock()
         self.channel = Recorder()
         self.engine, self.sessions = open_database(database or f"sqlite+aiosqlite:///{var / 'otvet.sqlite3'}")
@@ -111,6 +114,7 @@ class World:
             clock=self.clock,
             limit_mb=20,
             stored=stored,
+            **more,
         )
         self.assistant = Assistant(
             sessions=self.sessions,
