@@ -83,10 +83,10 @@ def tickets_show(ticket_id: int, as_json: AsJson = False) -> None:
         print_json(packet)
         return
     who, customer = packet["conversation"], packet["customer"]
-    confidence = "" if packet["topic_confidence"] is None else f" ({packet['topic_confidence']:.0%})"
+    sure = "" if packet["topic_confidence"] is None else f" ({packet['topic_confidence']:.0%})"
     print(f"Ticket {packet['ticket_id']}, {packet['status']}: {packet['subject']}")
     print(
-        f"Topic {packet['topic']}{confidence} by {packet['routed_by']}, team {packet['team']} {packet['level']}, "
+        f"Topic {packet['topic']}{sure} by {packet['routed_by']}, team {packet['team']} {packet['level']}, "
         f"{packet['priority']}; reason: {packet['reason']}; answer promised by {packet['promised_at']}; "
         f"agent: {packet['assignee'] or 'nobody yet'}"
     )

@@ -176,9 +176,13 @@ class Packet(_Document):
     status: TicketStatus
     reason: Reason
     topic: str
-    topic_confidence: float | None
+    topic_confidence: float | None = Field(description="The probability that the topic is right, 0..1.")
+    topic_score: float | None = Field(
+        description="Where only keywords spoke: the topic's share of those found, 0..1, which is no probability."
+    )
     runner_up: str | None
     runner_up_confidence: float | None
+    runner_up_score: float | None
     routed_by: str = Field(description="intent, classifier, article, keywords, default or agent.")
     team: str
     level: str

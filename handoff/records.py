@@ -378,8 +378,12 @@ class Ticket(Base):
     reason: Mapped[Reason]
     topic: Mapped[str] = mapped_column(String(64))
     topic_confidence: Mapped[float | None]
+    """A probability; none where only keywords spoke, which give a score."""
+    topic_score: Mapped[float | None]
+    """The topic's share of the keywords found, where nothing could tell a probability."""
     runner_up: Mapped[str | None] = mapped_column(String(64))
     runner_up_confidence: Mapped[float | None]
+    runner_up_score: Mapped[float | None]
     routed_by: Mapped[str] = mapped_column(String(16))
     """`intent`, `classifier`, `article`, `keywords` or `default`."""
     team: Mapped[str] = mapped_column(String(64))

@@ -124,14 +124,23 @@ class TopicClassifier(Protocol):
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What speaks for a topic: a probability where something calibrated said it, else what the keywords counted."""
+
+    confidence: float | None = None
+    """The probability that the topic is right; of the default one, that none of the others is known to be."""
+    score: float | None = None
+    """Its share of the keywords found, 0..1: an order, no probability."""
+
+
+@dataclass(frozen=True)
 class Route:
     topic: Topic
     by: str
     """What decided: `intent`, `classifier`, `article`, `keywords` or `default`."""
-    confidence: float
-    """The probability that the topic is right; of the default one, that none of the others is known to be."""
+    evidence: Evidence
     runner_up: str | None = None
-    runner_up_confidence: float | None = None
+    runner_up_evidence: Evidence = Evidence()
 
 
 def route(
@@ -150,26 +159,24 @@ def route(
     """
     ranked = [pair for pair in classifier.rank(texts) if pair[0] in topics.all] if classifier and texts else []
     counted = sorted(count_keywords(topics, texts).items(), key=lambda pair: -pair[1])
-    # Without a classifier keywords are all the evidence there is.
-    evidence = ranked or [(topic, count / sum(n for _, n in counted)) for topic, count in counted]
+    # Without a classifier keywords are all that speaks.
+    found = {topic: Evidence(confidence=share) for topic, share in ranked}
+    found = found or {topic: Evidence(score=count / sum(n for _, n in counted)) for topic, count in counted}
+
+    def chosen(by: str, topic_id: str, confidence: float | None = None) -> Route:
+        sure = found.get(topic_id, Evidence()) if confidence is None else Evidence(confidence=confidence)
+        others = (pair for pair in found.items() if pair[0] != topic_id)
+        return Route(topics.get(topic_id), by, sure, *next(others, (None, Evidence())))
+
     if by_intent and by_intent[0] in topics.all:
-        return _route(topics, "intent", by_intent[0], evidence, by_intent[1])
+        return chosen("intent", *by_intent)
     if classifier and ranked and ranked[0][1] >= classifier.threshold:
-        return _route(topics, "classifier", ranked[0][0], evidence)
+        return chosen("classifier", ranked[0][0])
     if by_article and by_article in topics.all:
-        return _route(topics, "article", by_article, evidence)
+        return chosen("article", by_article)
     if counted and (len(counted) == 1 or counted[0][1] > counted[1][1]):
-        return _route(topics, "keywords", counted[0][0], evidence)
-    known = evidence[0][1] if evidence else 0.0
-    return _route(topics, "default", topics.default.id, evidence, 1 - known)
-
-
-def _route(
-    topics: Topics, by: str, topic_id: str, evidence: Sequence[tuple[str, float]], confidence: float | None = None
-) -> Route:
-    runner_up = next(((topic, p) for topic, p in evidence if topic != topic_id), (None, None))
-    sure = dict(evidence).get(topic_id, 0.0) if confidence is None else confidence
-    return Route(topics.get(topic_id), by, sure, *runner_up)
+        return chosen("keywords", counted[0][0])
+    return chosen("default", topics.default.id, 1 - ranked[0][1] if ranked else None)
 
 
 def count_keywords(topics: Topics, texts: Sequence[str]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from handoff.errors import TopicsFileError
-from handoff.routing import load_topics, route
+from handoff.routing import Evidence, load_topics, route
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -61,8 +61,8 @@ class TestRouting:
 
     def test_a_topic_named_by_the_intent_decides(self) -> None:
         found = route(self.topics, Ranking(("orders", 0.9)), ["x"], by_intent=("payment", 0.8), by_article="account")
-        assert (found.topic.id, found.by, found.confidence) == ("payment", "intent", 0.8)
-        assert (found.runner_up, found.runner_up_confidence) == ("orders", 0.9)
+        assert (found.topic.id, found.by, found.evidence) == ("payment", "intent", Evidence(confidence=0.8))
+        assert (found.runner_up, found.runner_up_evidence) == ("orders", Evidence(confidence=0.9))
 
     def test_then_a_sure_classifier(self) -> None:
         found = route(self.topics, Ranking(("orders", 0.9), ("delivery", 0.05)), ["x"], by_article="account")
@@ -79,10 +79,14 @@ class TestRouting:
     def test_and_what_nobody_knows_is_to_be_clarified(self) -> None:
         found = route(self.topics, Ranking(("orders", 0.4), ("delivery", 0.3)), ["абракадабра"])
         assert (found.topic.id, found.by) == ("unclear", "default")
-        assert found.confidence == pytest.approx(0.6)
-        assert (found.runner_up, found.runner_up_confidence) == ("orders", 0.4)
+        assert found.evidence.confidence == pytest.approx(0.6)
+        assert (found.runner_up, found.runner_up_evidence) == ("orders", Evidence(confidence=0.4))
 
-    def test_without_a_classifier_keywords_are_the_evidence(self) -> None:
+    def test_without_a_classifier_keywords_give_a_score_and_no_confidence(self) -> None:
         found = route(self.topics, None, ["курьер не довёз посылку", "верните деньги на карту, это оплата"])
         assert (found.topic.id, found.by, found.runner_up) == ("payment", "keywords", "delivery")
-        assert 0.5 < found.confidence < 1
+        assert (found.evidence.confidence, found.runner_up_evidence.confidence) == (None, None)
+        assert 0.5 < (found.evidence.score or 0) < 1
+        assert (found.evidence.score or 0) + (found.runner_up_evidence.score or 0) == pytest.approx(1)
+        nobody_knows = route(self.topics, None, ["абракадабра"])
+        assert (nobody_knows.topic.id, nobody_knows.evidence) == ("unclear", Evidence())

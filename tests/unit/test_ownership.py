@@ -40,7 +40,7 @@ from handoff import desk
 from handoff.errors import TicketStateError
 from handoff.lifecycle import LIVE
 from handoff.records import NOTE, Author, Conversation, Delivery, Message, Owner, Reason, Ticket
-from handoff.routing import Route, load_topics
+from handoff.routing import Evidence, Route, load_topics
 
 CHATS = ("a", "b")
 SAID = ("where is my order", "how do I return it", "a person please", "boom", "what is the weather like")
@@ -365,7 +365,7 @@ class Ownership(RuleBasedStateMachine):
                 session,
                 conversation,
                 reason=Reason.ASKED_FOR_PERSON,
-                route=Route(TOPICS.default, "default", 1.0),
+                route=Route(TOPICS.default, "default", Evidence(confidence=1.0)),
                 texts=["taken over"],
                 now=self.world.clock(),
             )
