@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -61,6 +61,16 @@ class ArticleBase:
                 return await Library(session, author=_AUTHOR, now=self.clock()).find(behind=True)
 
         return _finish(work())
+
+    def drafts(self, wanted: Collection[tuple[str, str]]) -> list[Article]:
+        """Of these (id, language) pairs those that are drafts. Blocks."""
+
+        async def work() -> list[Article]:
+            async with self._sessions() as sessions, sessions.begin() as session:
+                found = await Library(session, author=_AUTHOR, now=self.clock()).find(status="draft")
+                return [each.article for each in found if (each.article.id, each.article.lang) in wanted]
+
+        return _finish(work()) if wanted else []
 
     def take_edits(self) -> Plan:
         """Import what has changed in the seed folder, but for articles that were edited in the database. Blocks."""

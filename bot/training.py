@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from bot.calibration import IntentTrial, SearchTrial, Targets, calibrate, policy_to_json
 from bot.dialogue import ANY_TOPIC, Outcome, Policy
@@ -21,6 +23,7 @@ from kb_index.ranker import Ranker
 from kb_index.ranker_training import LabelledQuestion, Rehearsal, train_ranker
 from kb_index.search import Confirmed, SearchIndex, with_confirmed
 from nlu.encoder import Encoder
+from nlu.errors import ModelDamaged
 from nlu.intents import IntentClassifier, IntentPrediction
 from nlu.models import ModelStore, ModelVersion
 from nlu.rasa.engine import RasaModel
@@ -28,6 +31,10 @@ from nlu.rasa.project import is_project
 from nlu.training_data import OUT_OF_SCOPE_INTENTS, Example, IntentSpec, TrainingData, load_intents
 
 Progress = Callable[[str], None]
+KNOWLEDGE = "knowledge.json"
+TAUGHT = "taught.json"
+TAUGHT_ROWS = TypeAdapter(tuple[tuple[str, str, str | None], ...])
+"""What a version learnt: (text, intent or `article:ID`, language)."""
 RasaTraining = Callable[[TrainingData], RasaModel]
 ARTICLE = "article:"
 MAX_ARTICLE_CLASSES = 1000
@@ -112,16 +119,49 @@ def _fingerprint(folder: Path, articles: Sequence[Article]) -> str:
     return digest.hexdigest()
 
 
-def searchable(seed: Seed, articles: Sequence[Article]) -> tuple[Article, ...]:
-    """The articles as they are searched: an example of an intent that leads to an article is a question to it."""
-    return with_confirmed(
-        articles,
-        (
-            Confirmed(example.text, example.lang or detect(example.text), article_id)
-            for example in seed.intents.examples
-            if (article_id := seed.outcomes[example.intent].article)
-        ),
+def confirmed_by(seed: Seed) -> tuple[Confirmed, ...]:
+    """An example of an intent that leads to an article is a question to it."""
+    return tuple(
+        Confirmed(example.text, example.lang or detect(example.text), article_id)
+        for example in seed.intents.examples
+        if (article_id := seed.outcomes[example.intent].article)
     )
+
+
+def with_drafts(articles: Iterable[Article], drafts: Iterable[Article]) -> tuple[Article, ...]:
+    """The articles as they will be once these drafts are published."""
+    merged = {(article.id, article.lang): article for article in articles}
+    merged |= {(draft.id, draft.lang): replace(draft, status="published") for draft in drafts}
+    return tuple(merged[key] for key in sorted(merged))
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a version brings to the search beside the published articles."""
+
+    confirmed: tuple[Confirmed, ...] = ()
+    drafts: tuple[Article, ...] = ()
+    """Articles that are published together with the version."""
+
+    def searchable(self, articles: Iterable[Article], *, drafts: bool) -> tuple[Article, ...]:
+        """The published articles as they are searched, with the drafts or without."""
+        return with_confirmed(with_drafts(articles, self.drafts if drafts else ()), self.confirmed)
+
+    def save(self, path: Path) -> None:
+        path.write_bytes(_KNOWLEDGE.dump_json(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Knowledge | None:
+        """None where an older release wrote the version. Raises ModelDamaged."""
+        try:
+            return _KNOWLEDGE.validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise ModelDamaged(f"{path} can't be read ({error}). Train again.") from error
+
+
+_KNOWLEDGE = TypeAdapter(Knowledge)
 
 
 def train(
@@ -135,8 +175,11 @@ def train(
     rasa: RasaTraining | None = None,
     adapted: Encoder | None = None,
     corrections: Sequence[Example] = (),
+    drafts: Sequence[Article] = (),
     max_text_chars: int,
     progress: Progress,
+    stage: Progress = lambda _: None,
+    workers: int = 1,
     random_seed: int = 0,
 ) -> ModelVersion:
     """Make a new version; nothing that is in use is touched. Promoting it is the caller's choice.
@@ -144,9 +187,11 @@ def train(
     Every confidence that a threshold is computed from comes from models that had not seen the example. With `rasa`,
     which trains the Rasa engine, the version has both engines' models and thresholds that fit Rasa.
     `adapted` is an encoder to adapt to the intents, which takes minutes; the search keeps its own as it is.
-    `corrections` are tickets whose topic agents changed.
+    `corrections` are tickets whose topic agents changed. `drafts` are articles of the seed that are not published yet.
+    `stage` is told what begins: intents, ranker, routing, writing. `workers`: see `train_ranker`.
     """
     taught, outcomes = _taught(seed)
+    stage("intents")
     classifier: IntentClassifier | None = None
     unseen: Sequence[IntentPrediction | None] = ()
     if len({example.intent for example in taught} - OUT_OF_SCOPE_INTENTS) >= 2:
@@ -165,11 +210,12 @@ def train(
         rasa_model = rasa(_as_data(seed, taught))
         unseen = rasa_model.rehearsed
     labelled = _labelled(seed, outcomes, taught, unseen)
+    stage("ranker")
     progress(f"Training the ranker on {len(labelled)} questions")
     ranker: Ranker | None = None
     rehearsals: Sequence[Rehearsal] = ()
     try:
-        ranking = train_ranker(index, labelled, seed=random_seed)
+        ranking = train_ranker(index, labelled, seed=random_seed, workers=workers)
         ranker, rehearsals = ranking.ranker, ranking.rehearsals
     except RankerError as error:
         progress(f"{error} Until then the search judges without having learnt.")
@@ -180,6 +226,7 @@ def train(
     policy = calibrate(searches, _intent_trials(outcomes, taught, unseen), targets, max_text_chars=max_text_chars)
     topic_of = topics_of(outcomes, seed.articles.articles)
     topics: TopicModel | None = None
+    stage("routing")
     if classifier:
         topics = TopicModel.train(
             [*seed.tickets, *corrections],
@@ -194,7 +241,10 @@ def train(
             seed=random_seed,
             progress=progress,
         )
+    stage("writing")
     with store.new_version() as draft:
+        Knowledge(confirmed_by(seed), tuple(drafts)).save(draft.path / KNOWLEDGE)
+        (draft.path / TAUGHT).write_bytes(TAUGHT_ROWS.dump_json(tuple((e.text, e.intent, e.lang) for e in taught)))
         if classifier:
             (draft.path / "intents").mkdir()
             classifier.save(draft.path / "intents")

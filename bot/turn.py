@@ -243,8 +243,8 @@ class Turns:
         self, sessions: Sessions, situation: Situation, utterance: Sequence[InboundMessage], fetched: Sequence[Fetched]
     ) -> Plan:
         """Decide what to do, holding no transaction while the models work. Raises whatever breaks."""
-        understander = await self._with_models(self._understander)
         first = utterance[0]
+        understander = (await self._with_models(self._understander)).answering(str(first.address))
         if first.kind in SILENT:
             unchanged = DialogueState.from_json(situation.state)
             nothing = Decision((), unchanged, first.kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
@@ -89,8 +90,25 @@ class Understood:
     record: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A version on trial, and the share of the conversations that it answers."""
+
+    understander: Understander
+    share: float
+
+
+def lot(version: str, conversation: str) -> float:
+    """A number from 0 to below 1 that a conversation draws once for each version: others try each new version."""
+    digest = hashlib.sha256(f"{version}\0{conversation}".encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
 class Understander:
     """One live version: classifier, index, topics, policy. Blocks on the CPU; call it in a thread."""
+
+    trial: Trial | None = None
+    """Another version that answers some of the conversations."""
 
     def __init__(
         self,
@@ -119,6 +137,19 @@ class Understander:
         other._versions = _versions(index)
         return other
 
+    def with_trial(self, trial: Trial | None) -> Understander:
+        """The same version beside another one on trial."""
+        other = copy(self)
+        other.trial = trial
+        return other
+
+    def answering(self, conversation: str) -> Understander:
+        """The version that answers this conversation: always the same one while the trial lasts. A larger share takes
+        further conversations and gives none back."""
+        if self.trial and lot(self.trial.understander.version, conversation) < self.trial.share:
+            return self.trial.understander
+        return self
+
     def understand(self, text: str, remembered_lang: str | None = None) -> Understood:
         """Never raises for any text; one longer than the policy's limit is not interpreted."""
         if len(text) > self.policy.max_text_chars:
@@ -135,6 +166,13 @@ class Understander:
             "model_version": self.version,
         }
         return Understood(lang, (whole, *(part for part, _ in rest)), record)
+
+    def foresee(self, texts: Sequence[str]) -> None:
+        """Have all that `understand` will ask for encoded at once, several times faster, by encoders that remember."""
+        asked = [part for text in texts for part in dict.fromkeys([text, *split_questions(text)])]
+        if self.classifier:
+            self.classifier.predict([self.index.readings(text)[-1] for text in asked])
+        self.index.queries_of([_searched(text) for text in asked])
 
     def search(self, text: str, lang: str | None, limit: int) -> tuple[Hit, ...]:
         """Articles for a text, with what the intents say for them as evidence."""

@@ -37,11 +37,13 @@ from bot.message_templates import MessageTemplates, load_templates
 from bot.model_wiring import ModelWiring, shipped_data, utc_now
 from bot.monitor import Monitor
 from bot.notifications import NOTIFY, UNASSIGNED, Notices
+from bot.releases import Releases
 from bot.replies import Replies
 from bot.seat import OUTGOING, fire_outgoing
 from bot.shared import LocalShared, Shared
 from bot.shifts import SHIFTS, Shifts
 from bot.timers import Timers
+from bot.training_jobs import Jobs
 from bot.transcriber import CommandTranscriber, HttpTranscriber, Transcriber
 from bot.turn import Turns
 from bot.uploads import StoredUploads
@@ -184,6 +186,14 @@ class Installation(ModelWiring):
         """Where a backup's data folder goes: to OTVET_DATA while nothing is there."""
         folder = self.settings.data
         return None if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) else folder
+
+    @cached_property
+    def releases(self) -> Releases:
+        return Releases(self.database.sessions, self.store, utc_now, self.show_changes)
+
+    async def run_trainings(self) -> None:
+        """Start what is asked for in the background, in one process of all, until cancelled."""
+        await self.database.sessions.work.exclusively("training", Jobs(self.database.sessions, utc_now).run)
 
     async def follow(self) -> None:
         """Keep up with promotions, rollbacks and edited articles of any process, until cancelled."""

@@ -9,9 +9,13 @@ Cao et al. 2007). The judge is a logistic regression over the best candidates, f
 scorers which have not seen the question (cross-fitting), so that its probabilities hold for new questions.
 """
 
+import multiprocessing
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import ClassVar
 
 import numpy as np
 from scipy.optimize import minimize
@@ -89,10 +93,13 @@ def train_ranker(
     *,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    workers: int = 1,
 ) -> RankerTraining:
     """Learn a ranker for `index`. Blocks for seconds to minutes: every example and its copies are encoded.
 
-    Raises RankerError when fewer than 20 examples have a known article. The same input gives the same ranker.
+    progress: how many of how many texts are encoded. workers: processes that search, where the system can fork; for a
+    process that does nothing else. The same input gives the same ranker, whatever they are.
+    Raises RankerError when fewer than 20 examples have a known article.
     """
     known = index.known_ids
     answered = sum(bool(example.article_ids & known) for example in examples)
@@ -101,7 +108,7 @@ def train_ranker(
             f"{answered} questions have a known article; at least {_FEWEST} are needed to train a ranker."
         )
     with threadpool_limits(1):  # many small products: threads would wait for each other longer than they work
-        return _train(index, examples, seed, progress)
+        return _train(index, examples, seed, progress, workers)
 
 
 def _train(
@@ -109,11 +116,11 @@ def _train(
     examples: Sequence[LabelledQuestion],
     seed: int,
     progress: Callable[[int, int], None] | None,
+    workers: int,
 ) -> RankerTraining:
-    cases = _cases(index, examples, seed, progress)
+    cases, lessons = _cases(index, examples, seed, progress, workers)
     folds = np.random.default_rng(seed).permutation(len(examples)) % _FOLDS
     fold_of = np.array([folds[case.source] for case in cases])
-    lessons = [_lesson(case) for case in cases]
     scorer = _fit_scorer(lessons)
     scorers = [
         # What all questions taught is only where the search for the fold's own weights begins.
@@ -147,14 +154,19 @@ def _train(
     )
 
 
+_Asked = tuple[int, LabelledQuestion, str, Collection[str]]
+"""Number of the example, the example, the text that is asked, and the articles hidden from it."""
+_Lesson = tuple[Matrix, Vector] | None
+
+
 def _cases(
     index: SearchIndex,
     examples: Sequence[LabelledQuestion],
     seed: int,
     progress: Callable[[int, int], None] | None,
-) -> list[_Case]:
-    cases = []
-    asked: list[tuple[int, LabelledQuestion, str, Collection[str]]] = []
+    workers: int,
+) -> tuple[list[_Case], list[_Lesson]]:
+    asked: list[_Asked] = []
     for source, example in enumerate(examples):
         # Dice of its own for each text: one more example leaves the copies of the others as they were.
         dice = random.Random(f"{seed} {example.text}")  # noqa: S311  # no secrets here
@@ -165,12 +177,40 @@ def _cases(
     texts = [text for _, _, text, _ in asked]
     queries = index.queries_of(texts, progress)
     understood = [(one, query) for one, query in zip(asked, queries, strict=True) if query is not None]
-    for start in range(0, len(understood), _TOGETHER):
-        some = understood[start : start + _TOGETHER]
-        together = index.together([query for _, query in some])
+    starts = range(0, len(understood), _TOGETHER)
+    work = _Searches(index, understood)
+    if workers > 1 and len(starts) > 1 and "fork" in multiprocessing.get_all_start_methods():
+        # Forked, so that the index is there without being copied.
+        fork = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(workers, mp_context=fork, initializer=work.share) as pool:
+            found = list(chain.from_iterable(pool.map(_Searches.shared_from, starts)))
+    else:
+        found = [pair for start in starts for pair in work.some(start)]
+    return [case for case, _ in found], [lesson for _, lesson in found]
+
+
+@dataclass(frozen=True)
+class _Searches:
+    """The searches of a training, a few hundred at a time."""
+
+    index: SearchIndex
+    understood: Sequence[tuple[_Asked, Query]]
+    _shared: ClassVar["_Searches"]
+
+    def share(self) -> None:
+        """In a worker: make it known to `shared_from`."""
+        _Searches._shared = self
+
+    @staticmethod
+    def shared_from(start: int) -> list[tuple[_Case, _Lesson]]:
+        return list(_Searches._shared.some(start))
+
+    def some(self, start: int) -> Iterator[tuple[_Case, _Lesson]]:
+        some = self.understood[start : start + _TOGETHER]
+        together = self.index.together([query for _, query in some])
         for ((source, example, text, hidden), _), query in zip(some, together, strict=True):
-            cases.append(_case(index, source, example, text, hidden, query))
-    return cases
+            case = _case(self.index, source, example, text, hidden, query)
+            yield case, _lesson(case)
 
 
 def _case(
@@ -189,7 +229,7 @@ def _case(
     return _Case(source, question, found, right)
 
 
-def _lesson(case: _Case) -> tuple[Matrix, Vector] | None:
+def _lesson(case: _Case) -> _Lesson:
     """The features of the right candidates and their strongest rivals, and the share of rightness of each."""
     if not 0 < case.right.sum() < len(case.right):
         return None
@@ -198,7 +238,7 @@ def _lesson(case: _Case) -> tuple[Matrix, Vector] | None:
     return scorer_features(case.found.evidence)[kept], case.right[kept] / case.right.sum()
 
 
-def _fit_scorer(lessons: Sequence[tuple[Matrix, Vector] | None], start: Linear | None = None) -> Linear:
+def _fit_scorer(lessons: Sequence[_Lesson], start: Linear | None = None) -> Linear:
     useful = [lesson for lesson in lessons if lesson is not None]
     features = np.vstack([rows for rows, _ in useful])
     right = np.concatenate([shares for _, shares in useful])

@@ -11,9 +11,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +36,26 @@ class ModelVersion:
     path: Path
     created_at: datetime
     manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A version on trial: it answers a share of the conversations, 0 to 1, beside the live one."""
+
+    id: str
+    share: float
+
+
+@dataclass(frozen=True)
+class InUse:
+    """The versions that answer; `history` are those that were made live, the live one last."""
+
+    history: tuple[str, ...] = ()
+    canary: Canary | None = None
+
+    @property
+    def live(self) -> str | None:
+        return self.history[-1] if self.history else None
 
 
 @dataclass
@@ -99,10 +119,25 @@ class ModelStore:
             raise ModelNotFound(f"there is no model version {version_id!r}; `otvet models list` shows all.")
         return self._read(path)
 
+    def in_use(self) -> InUse:
+        """Return what answers at present; cheap: one small file. Raises ModelDamaged."""
+        try:
+            pointer = json.loads((self._folder / _POINTER).read_text(encoding="utf-8"))
+            canary = pointer.get("canary")
+            return InUse(
+                tuple(each for each in pointer["history"] if isinstance(each, str)),
+                Canary(str(canary["id"]), float(canary["share"])) if canary else None,
+            )
+        except FileNotFoundError:
+            return InUse()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelDamaged(
+                f"{self._folder / _POINTER} cannot be read. Delete it, then `otvet models promote ID`."
+            ) from error
+
     def live_id(self) -> str | None:
         """Return the id of the live version, or None before the first promotion. Cheap: one small file."""
-        history = self._history()
-        return history[-1] if history else None
+        return self.in_use().live
 
     def live(self) -> ModelVersion | None:
         """Return the live version, or None before the first promotion; raises like `show`."""
@@ -110,25 +145,48 @@ class ModelStore:
         return None if version_id is None else self.show(version_id)
 
     def promote(self, version_id: str) -> ModelVersion:
-        """Make a version live after checking all its files; raises ModelNotFound, ModelDamaged."""
+        """Make a version live for everybody after checking all its files; raises ModelNotFound, ModelDamaged."""
         version = self.show(version_id)
         self.verify(version)
         with self._lock():
-            history = self._history()
-            if not history or history[-1] != version_id:
-                self._point([*history, version_id][-_HISTORY:])
+            history = self.in_use().history
+            self._point(history if history[-1:] == (version_id,) else (*history, version_id))
         return version
 
-    def rollback(self) -> ModelVersion:
-        """Make the version live that was live before; raises ModelNotFound where there is none."""
+    def try_out(self, version_id: str, share: float) -> ModelVersion:
+        """Let a version answer this share of the conversations, above 0 and at most 1, in place of any other on trial.
+
+        Raises ModelNotFound, also for the live version and before there is one, and ModelDamaged.
+        """
+        version = self.show(version_id)
+        self.verify(version)
+        if not 0 < share <= 1:
+            raise ValueError(f"a share of {share}")
         with self._lock():
-            history = self._history()[:-1]
+            history = self.in_use().history
+            if history[-1:] in ((), (version_id,)):
+                raise ModelNotFound(f"there is no other live version that {version_id} could be tried out beside.")
+            self._point(history, Canary(version_id, share))
+        return version
+
+    def end_trial(self) -> Canary | None:
+        """Let the live version answer everybody; returns what was on trial."""
+        with self._lock():
+            in_use = self.in_use()
+            if in_use.canary:
+                self._point(in_use.history)
+        return in_use.canary
+
+    def rollback(self) -> ModelVersion:
+        """Make the version live, for everybody, that was live before; raises ModelNotFound where there is none."""
+        with self._lock():
+            history = self.in_use().history[:-1]
             while history:
                 try:
                     version = self.show(history[-1])
                     self.verify(version)
                 except (ModelNotFound, ModelDamaged):
-                    history.pop()
+                    history = history[:-1]
                     continue
                 self._point(history)
                 return version
@@ -145,9 +203,14 @@ class ModelStore:
                 raise ModelDamaged(f"model version {version.id}: {name} is missing or changed. Train again.")
 
     def prune(self, keep: int) -> tuple[str, ...]:
-        """Delete all but the newest `keep` versions, the live one and the one before it; returns the deleted ids."""
-        versions = self.versions()
-        kept = {*self._history()[-2:], *[each.id for each in versions[max(0, len(versions) - keep) :]]}
+        """Delete all but the newest `keep` versions, those that answer and the one that was live before.
+
+        Returns the deleted ids.
+        """
+        versions, in_use = self.versions(), self.in_use()
+        kept = {*in_use.history[-2:], *[each.id for each in versions[max(0, len(versions) - keep) :]]}
+        if in_use.canary:
+            kept.add(in_use.canary.id)
         gone = [each for each in versions if each.id not in kept]
         for version in gone:
             shutil.rmtree(version.path)
@@ -163,25 +226,18 @@ class ModelStore:
             raise ModelDamaged(f"model version {path.name}: {_MANIFEST} cannot be read. Train again.") from error
         return ModelVersion(path.name, path, created_at, manifest)
 
-    def _history(self) -> list[str]:
-        """Return the ids that were made live, the live one last."""
-        try:
-            history = json.loads((self._folder / _POINTER).read_text(encoding="utf-8"))["history"]
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelDamaged(
-                f"{self._folder / _POINTER} cannot be read. Delete it, then `otvet models promote ID`."
-            ) from error
-        return [each for each in history if isinstance(each, str)]
+    def drop_drafts(self) -> None:
+        """Delete what trainings left that were killed. Only for whoever knows that none is at work."""
+        for path in self._folder.glob(".draft-*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _lock(self) -> FileLock:
         """Held from reading the history to writing it: of two promotions at once neither forgets the other."""
         return FileLock(self._folder / f".{_POINTER}.lock")
 
-    def _point(self, history: list[str]) -> None:
+    def _point(self, history: Sequence[str], canary: Canary | None = None) -> None:
         temporary = self._folder / f".{_POINTER}-{secrets.token_hex(4)}"
-        _write_durably(temporary, {"history": history})
+        _write_durably(temporary, {"history": history[-_HISTORY:], "canary": asdict(canary) if canary else None})
         temporary.replace(self._folder / _POINTER)
 
 

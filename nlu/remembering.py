@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from nlu.encoder import Encoder, FloatMatrix, TextKind
 
+BATCH = 512
+"""So many texts are encoded at once: long enough to be sorted by length, short enough to tell how it goes on."""
 KEPT_VECTORS = 200_000
 """About 300 MB at 384 dimensions; of more, the oldest are dropped."""
 
@@ -19,8 +22,14 @@ KEPT_VECTORS = 200_000
 class RememberingEncoder:
     """Wraps an encoder for bulk work. Vectors are kept as float32 under the SHA-256 of kind and text."""
 
-    def __init__(self, encoder: Encoder, path: Path) -> None:
-        """`path` is an .npz file. One that is missing, torn or of another encoder is begun anew."""
+    def __init__(
+        self, encoder: Encoder, path: Path, told: Callable[[int, int], None] = lambda _done, _of: None
+    ) -> None:
+        """`path` is an .npz file. One that is missing, torn or of another encoder is begun anew.
+
+        told: how many of how many new texts are encoded, where they are many.
+        """
+        self._told = told
         self.name = encoder.name
         self.fingerprint = encoder.fingerprint
         self.dim = encoder.dim
@@ -41,9 +50,12 @@ class RememberingEncoder:
         """See Encoder.encode."""
         keys = [hashlib.sha256(f"{kind}\0{text}".encode("utf-8", "replace")).digest() for text in texts]
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._kept}
-        if new:
-            self._kept.update(zip(new, self._encoder.encode(list(new.values()), kind), strict=True))
-            self._new += len(new)
+        for start in range(0, len(new), BATCH):
+            some = dict(islice(new.items(), start, start + BATCH))
+            self._kept.update(zip(some, self._encoder.encode(list(some.values()), kind), strict=True))
+            self._new += len(some)
+            if len(new) > BATCH:
+                self._told(start + len(some), len(new))
         if not texts:
             return np.zeros((0, self.dim), dtype=np.float32)
         return np.stack([self._kept[key] for key in keys])

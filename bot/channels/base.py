@@ -22,6 +22,9 @@ class Address:
     """Which of several bots or numbers; empty where there is one."""
     chat_id: str
 
+    def __str__(self) -> str:
+        return f"{self.channel}:{self.account}:{self.chat_id}"
+
 
 @dataclass(frozen=True)
 class InboundAttachment:

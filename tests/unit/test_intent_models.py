@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nlu.errors import ModelDamaged, ModelNotFound
-from nlu.models import ModelStore
+from nlu.models import Canary, InUse, ModelStore
 
 
 class Clock:
@@ -142,3 +142,41 @@ def test_processes_that_promote_at_once_forget_nothing(store: ModelStore, tmp_pa
     assert [process.exitcode for process in others] == [0, 0]
     assert seen <= {None, *ids}
     assert {store.live_id(), *(store.rollback().id for _ in range(19))} == set(ids)
+
+
+def test_a_version_on_trial_answers_beside_the_live_one_until_either_wins(store: ModelStore) -> None:
+    first, second, third = (write_version(store) for _ in range(3))
+    store.promote(first)
+    store.try_out(second, 0.2)
+    assert store.in_use() == InUse((first,), Canary(second, 0.2))
+    store.try_out(second, 0.5)
+    assert store.in_use().canary == Canary(second, 0.5)
+    assert store.live_id() == first
+    assert store.end_trial() == Canary(second, 0.5)
+    assert store.in_use() == InUse((first,))
+    assert store.end_trial() is None
+    store.try_out(second, 0.5)
+    store.promote(second)
+    assert store.in_use() == InUse((first, second))
+    store.try_out(third, 1)
+    store.rollback()
+    assert store.in_use() == InUse((first,))
+
+
+def test_only_another_version_than_the_live_one_can_be_on_trial(store: ModelStore) -> None:
+    first = write_version(store)
+    with pytest.raises(ModelNotFound):
+        store.try_out(first, 0.1)
+    store.promote(first)
+    with pytest.raises(ModelNotFound):
+        store.try_out(first, 0.1)
+    with pytest.raises(ValueError, match="share"):
+        store.try_out(write_version(store), 0)
+
+
+def test_what_is_on_trial_is_never_deleted(store: ModelStore) -> None:
+    first, second, third = (write_version(store) for _ in range(3))
+    store.promote(first)
+    store.try_out(second, 0.1)
+    assert store.prune(1) == ()
+    assert [each.id for each in store.versions()] == [first, second, third]
