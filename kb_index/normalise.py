@@ -18,6 +18,7 @@ Script = Literal["ru", "en"]
 MAX_CHARACTERS = 2000  # of a message; what a customer writes beyond it cannot change which article is meant
 _LONGEST_WORD = 40
 _REMEMBERED = 20_000  # words whose probability is kept
+_REMEMBERED_TEXTS = 1_000
 _WORD = re.compile(r"[^\W_]+")
 _REPEATED = re.compile(r"([^\W\d_])\1{2,}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
@@ -108,6 +109,7 @@ class Letters:
             if not word.isdigit():
                 self._words[script_of(word)][word] += count
         self._log_probabilities: dict[str, float] = {}
+        self._others: dict[str, tuple[str, ...]] = {}
         self._totals = {script: sum(counts.values()) for script, counts in self._words.items()}
         self._trigrams: dict[Script, Counter[str]] = {"ru": Counter(), "en": Counter()}
         self._bigrams: dict[Script, Counter[str]] = {"ru": Counter(), "en": Counter()}
@@ -128,7 +130,7 @@ class Letters:
         for word, count in counts.items():
             if not word.isdigit():
                 other._words[script_of(word)][word] += count
-        other._log_probabilities = {}
+        other._log_probabilities, other._others = {}, {}
         return other
 
     @property
@@ -147,6 +149,15 @@ class Letters:
             if len(self._log_probabilities) > _REMEMBERED:
                 self._log_probabilities.clear()
             found = self._log_probabilities[word] = self._log_probability(word)
+        return found
+
+    def other_readings(self, folded: str) -> tuple[str, ...]:
+        """What else a folded text may say, see `readings`. Remembered: one message is asked about several times."""
+        found = self._others.get(folded)
+        if found is None:
+            if len(self._others) > _REMEMBERED_TEXTS:
+                self._others.clear()
+            found = self._others[folded] = tuple(_other_readings(folded, self))
         return found
 
     def _log_probability(self, word: str) -> float:
@@ -174,12 +185,14 @@ def readings(text: str, letters: Letters | None = None) -> tuple[str, ...]:
 
     Only readings that are clearly likelier than the text are given, so nearly always there is one.
     """
-    letters = letters or common_letters()
-    folded = fold(text)
+    return (text, *(letters or common_letters()).other_readings(fold(text)))
+
+
+def _other_readings(folded: str, letters: Letters) -> list[str]:
     tokens = folded.split()
-    if not tokens or not _WORD.search(folded):
-        return (text,)
-    found = [text]
+    if not _WORD.search(folded):
+        return []
+    found = []
     best = _likelihood(letters, tokens)
     for convert in (_as_russian_keys, _as_russian_sounds, _as_english_keys):
         changed = [convert(token) for token in tokens]
@@ -194,9 +207,9 @@ def readings(text: str, letters: Letters | None = None) -> tuple[str, ...]:
             found.append(" ".join(changed))
         elif mixed != tokens:
             found.append(" ".join(mixed))
-    if len(found) > 2:
-        found = [text, max(found[1:], key=lambda reading: _likelihood(letters, reading.split()))]
-    return tuple(found)
+    if len(found) > 1:
+        found = [max(found, key=lambda reading: _likelihood(letters, reading.split()))]
+    return found
 
 
 _CLEARLY = 4.0  # natural logarithm of the odds at which another reading is worth a second search
