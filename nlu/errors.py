@@ -5,6 +5,12 @@ NluError
 │   ├── EncoderUnavailable   the encoder cannot be prepared or loaded; `remedy` says what to do
 │   └── EncodingError        the model failed on a text or gave a row that is not finite
 ├── TrainingDataError        training data cannot be read; `path`, `line`, `problem`, `remedy`
+├── IntentLibraryError       the stored intents refuse
+│   ├── UnknownIntent        `name`
+│   ├── UnknownExample       `example_id`
+│   ├── StaleIntent          somebody else has changed it: `name`, `expected_revision`, `revision`
+│   ├── IntentNameRefused    a name that is taken, or none: `name`, `problem`
+│   └── ExampleRefused       a text that is no example: `text`, `problem`
 ├── FolderNotEmpty           files would be written where others lie; `folder`
 ├── ModelError
 │   ├── NotEnoughData        too few intents or examples to train from
@@ -51,6 +57,46 @@ class TrainingDataError(NluError):
         self.line = line
         self.problem = problem
         self.remedy = remedy
+
+
+class IntentLibraryError(NluError):
+    """The stored intents refuse; the message says what to do."""
+
+
+class UnknownIntent(IntentLibraryError):  # noqa: N818 - as the others of this file
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no intent {name!r}")
+        self.name = name
+
+
+class UnknownExample(IntentLibraryError):  # noqa: N818
+    def __init__(self, example_id: int) -> None:
+        super().__init__(f"there is no example {example_id}, or it was removed")
+        self.example_id = example_id
+
+
+class StaleIntent(IntentLibraryError):  # noqa: N818
+    def __init__(self, name: str, expected_revision: int, revision: int) -> None:
+        super().__init__(
+            f"intent {name!r}: you changed revision {expected_revision}, but revision {revision} was saved meanwhile"
+        )
+        self.name = name
+        self.expected_revision = expected_revision
+        self.revision = revision
+
+
+class IntentNameRefused(IntentLibraryError):  # noqa: N818
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"intent {name!r}: {problem}")
+        self.name = name
+        self.problem = problem
+
+
+class ExampleRefused(IntentLibraryError):  # noqa: N818
+    def __init__(self, text: str, problem: str) -> None:
+        super().__init__(f"{text[:80]!r}: {problem}" if text else problem)
+        self.text = text
+        self.problem = problem
 
 
 class FolderNotEmpty(NluError):  # noqa: N818 - a state of the disk, not a failed call

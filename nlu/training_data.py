@@ -122,6 +122,18 @@ def training_sources(folder: Path) -> list[Path]:
     return found
 
 
+def parse_training(text: str, path: Path) -> TrainingData:
+    """The training data of one file's text; `path` says its kind and language. Raises TrainingDataError."""
+    if path.suffix == ".jsonl":
+        return _parse_rows(text, path)
+    return _parse_rasa(text, path, optional=True)
+
+
+def read_text(path: Path) -> str:
+    """A file's text, line ends as they are, without a byte order mark. Raises TrainingDataError."""
+    return _read_text(path)
+
+
 def from_rows(rows: Iterable[tuple[str, str]], lang: str | None = None) -> TrainingData:
     """Training data from (text, intent) pairs that come from no file."""
     examples = tuple(Example(text, intent, lang, raw=text) for text, intent in rows)

@@ -1,5 +1,6 @@
 """Writing Rasa NLU YAML: a change of some examples leaves every other byte of the file as it was."""
 
+import re
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -46,6 +47,83 @@ def with_examples(source: str, intent: str, examples: Sequence[str], path: Path 
             dropped.discard(last.end - 1)
     kept = [line for number, line in enumerate(lines) if number not in dropped]
     return "\n".join(kept).replace("\n", newline)
+
+
+def with_intent_name(source: str, intent: str, new_name: str, path: Path = Path()) -> str:
+    """Return the text with an intent renamed; every other byte stays."""
+    newline, lines, items = _read(source, path)
+    for item in _own(items, intent):
+        row, column = item.lc.value("intent")
+        rest = lines[row][column:]
+        quoted = re.match(r"""("[^"]*"|'[^']*'|[^\s#][^#]*?)(?=\s*(#.*)?$)""", rest)
+        written = lines[row][:column] + _inline(new_name)
+        lines[row] = written + (rest[quoted.end() :] if quoted else "")
+    return newline.join(lines)
+
+
+def with_metadata(source: str, intent: str, metadata: Mapping[str, Any], path: Path = Path()) -> str:
+    """Return the text in which the intent has this metadata, wherever it has any, else at its first place; none takes
+    it away. Every other byte stays."""
+    newline, lines, items = _read(source, path)
+    own = _own(items, intent)
+    having = [item for item in own if item.get("metadata")] or own[:1]
+    for item in reversed(having):  # from the end, so that the lines before it keep their numbers
+        row, column = item.lc.key("intent")
+        start = after = row + 1
+        if "metadata" in item:
+            start, _ = item.lc.key("metadata")
+            after = max(_end(lines, start + 1, column), start + 1)
+        new = [" " * column + line for line in _dumped({"metadata": _quoted(metadata)})] if metadata else []
+        lines[start:after] = new
+    return newline.join(lines)
+
+
+def without_intent(source: str, intent: str, path: Path = Path()) -> str:
+    """Return the text without the items of an intent; every other byte stays."""
+    newline, lines, items = _read(source, path)
+    for item in reversed(_own(items, intent)):
+        row, column = item.lc.key("intent")
+        after = _end(lines, row + 1, column - 2)
+        while after < len(lines) - 1 and not lines[after].strip():
+            after += 1
+        del lines[row:after]
+    return newline.join(lines)
+
+
+def with_new_intent(source: str, intent: str, path: Path = Path()) -> str:
+    """Return the text with an intent that has no examples yet at its end."""
+    newline, lines, items = _read(source, path)
+    return newline.join("\n".join(_with_new_intent(lines, items, intent, ())).split("\n"))
+
+
+def _read(source: str, path: Path) -> tuple[str, list[str], CommentedSeq]:
+    newline = "\r\n" if "\r\n" in source else "\n"
+    items = parse_document(source, path).get("nlu")
+    return newline, source.replace("\r\n", "\n").split("\n"), items if items is not None else CommentedSeq()
+
+
+def _own(items: CommentedSeq, intent: str) -> list[CommentedMap]:
+    """Items of the intent in block form, whose first key is `intent`."""
+    return [
+        item
+        for item in items
+        if isinstance(item, CommentedMap)
+        and str(item.get("intent", "")).strip() == intent
+        and not item.fa.flow_style()
+        and next(iter(item)) == "intent"
+    ]
+
+
+def _inline(text: str) -> str:
+    return _dumped({"x": _quoted(text)})[0].removeprefix("x: ")
+
+
+def _dumped(value: Any) -> list[str]:
+    stream = StringIO()
+    yaml = YAML()
+    yaml.width = 2**16
+    yaml.dump(value, stream)
+    return stream.getvalue().rstrip("\n").split("\n")
 
 
 def to_rasa(data: TrainingData) -> str:
@@ -139,7 +217,7 @@ def _with_new_intent(lines: list[str], items: CommentedSeq, intent: str, example
             end += 1
     stream = StringIO()
     yaml = YAML()
-    yaml.dump([{"intent": intent, "examples": _literal(examples)}], stream)
+    yaml.dump([{"intent": _quoted(intent)} | ({"examples": _literal(examples)} if examples else {})], stream)
     added = [margin + line for line in stream.getvalue().rstrip("\n").split("\n")]
     rest = lines[end:] or [""]
     return [*lines[:end], *added, *rest]

@@ -37,6 +37,8 @@ from bot.web.app import create_app
 from bot.web.desk_base import ArticleOffer, DeskWeb
 from bot.web.studio_base import StudioWeb
 from handoff.records import Base, Reason
+from kb_index import records as articles
+from nlu import records as intents
 
 DATA = Path(__file__).parent.parent / "data"
 ARTICLES = {
@@ -172,7 +174,8 @@ class Site:
 
     async def prepare(self) -> None:
         async with self.engine.begin() as connection:
-            await connection.run_sync(Base.metadata.create_all)
+            for tables in (Base.metadata, articles.Base.metadata, intents.Base.metadata):
+                await connection.run_sync(tables.create_all)
 
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:

@@ -22,6 +22,7 @@ from bot.ledger import Sessions
 from handoff import desk
 from handoff.records import Base, Message
 from kb_index import records as articles
+from nlu import records as intents
 
 Opened = tuple[AsyncEngine, Sessions]
 
@@ -55,7 +56,7 @@ async def test_the_tables_are_those_that_the_program_expects(empty: Opened) -> N
 
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "include_name": _ours})
-        tables = [Base.metadata, articles.Base.metadata]
+        tables = [Base.metadata, articles.Base.metadata, intents.Base.metadata]
         return list(compare_metadata(context, tables))  # type: ignore[arg-type]
 
     async with engine.connect() as connection:
