@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import os
 import sys
 import time
@@ -210,6 +211,33 @@ def intents_export(folder: Path) -> None:
     print(f"A Rasa project: {_installation().export_rasa(folder)}")
 
 
+@intents_app.command("take")
+def intents_take(
+    path: Annotated[Path, typer.Argument(help="Rasa NLU YAML or JSON lines: a file or a folder.")],
+    exact: Annotated[bool, typer.Option(help="Their intents become what they say: what they lack is removed.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Show what would change, and change nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take intents and examples from files into the database."""
+    taken = _installation().intents.take(path, exact=exact, by=getpass.getuser(), dry_run=dry_run)
+    if as_json:
+        _print_json({"dry_run": dry_run, "changes": [asdict(change) for change in taken.changes]})
+        return
+    for change in taken.changes:
+        print("  ".join(part for part in (f"{change.kind:<12}", change.intent, change.lang, change.text) if part))
+    sums = ", ".join(f"{number} {kind}" for kind, number in taken.count().items()) or "nothing new"
+    print(f"{'Would be: ' if dry_run else ''}{sums}")
+
+
+@intents_app.command("save")
+def intents_save(
+    folder: Annotated[Path | None, typer.Argument(help="Where to; default: where they were read from.")] = None,
+) -> None:
+    """Write the intents of the database as YAML files; every byte stays that nobody changed."""
+    written = _installation().intents.write(folder)
+    print("\n".join([*map(str, written), f"{len(written)} files changed"]))
+
+
 @evaluate_app.command("intents")
 def evaluate_intents(
     train_file: Annotated[
@@ -232,7 +260,7 @@ def evaluate_intents(
     from nlu.training_data import load_intents
 
     installation = _installation()
-    data = load_intents(train_file or installation.data / "intents")
+    data = load_intents(train_file) if train_file else installation.intents.training_data()
     test = load_intents(test_file) if test_file else None
     with contextlib.ExitStack() as stack:
         name = _known_engine(engine) or installation.settings.nlu_engine

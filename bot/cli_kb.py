@@ -349,7 +349,7 @@ def kb_check(
     ]
     if advice:
         _progress("Reading every example: this takes a while")
-    findings = check_training_data(seed.intents, installation.encoder if advice else None)
+    findings = check_training_data(installation.intents.as_edited(), installation.encoder if advice else None)
     faults += [str(each) for each in findings if each.fault]
     hints = [str(each) for each in findings if not each.fault]
     hints += [

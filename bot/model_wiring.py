@@ -32,6 +32,7 @@ from bot.dialogue import Outcome
 from bot.errors import NotReadyError
 from bot.gate import Asked, DataChange, Report, compare, data_change
 from bot.gold import ask, frozen, own_gold, recent
+from bot.intents import IntentBase
 from bot.releases import save_report
 from bot.settings import Settings
 from bot.topic_model import TopicModel
@@ -46,7 +47,7 @@ from bot.training import (
     Seed,
     articles_folder,
     confirmed_by,
-    intents_folder,
+    intent_files,
     load_seed,
     taught_data,
     train,
@@ -71,7 +72,7 @@ from nlu.rasa.client import RasaClient
 from nlu.rasa.engine import RasaClassifier, RasaModel
 from nlu.rasa.evaluation import rasa_trainer
 from nlu.rasa.process import RasaPython, is_installed
-from nlu.rasa.project import LIGHT, export_project
+from nlu.rasa.project import LIGHT, export_project, is_project
 from nlu.rasa.server import RasaServer, RasaState, RemoteRasa, write_state
 from nlu.remembering import RememberingEncoder
 
@@ -151,25 +152,42 @@ class ModelWiring:
         )
 
     @cached_property
+    def intents(self) -> IntentBase:
+        return IntentBase(
+            url=self.settings.database,
+            folder=self.data if is_project(self.data) else self.data / "intents",
+            files=lambda: intent_files(self.data, shipped_data()),
+            clock=utc_now,
+            progress=self.progress,
+        )
+
+    @cached_property
     def topics(self) -> Topics:
         return load_topics(self.data / "topics.yml")
 
     @cached_property
     def seed(self) -> Seed:
-        """What the assistant is made of: the database's articles, and all else from the data folder."""
-        return load_seed(self.data, shipped_data(), self.articles.published())
+        """What the assistant is made of: the database's articles and intents, and all else from the data folder. Read
+        once; `forget_seed` has it read again."""
+        return load_seed(self.data, shipped_data(), self.articles.published(), self.intents.training_data())
+
+    def forget_seed(self) -> None:
+        """Something was changed in the database since."""
+        self.__dict__.pop("seed", None)
 
     def seed_with(self, drafts: Sequence[Article]) -> Seed:
         """The seed as it will be once these articles are published."""
         if not drafts:
             return self.seed
-        return load_seed(self.data, shipped_data(), with_drafts(self.articles.published(), drafts))
+        return load_seed(
+            self.data, shipped_data(), with_drafts(self.articles.published(), drafts), self.intents.training_data()
+        )
 
     def take_edits(self) -> None:
         """Bring the seed folder's edits into the database."""
-        plan = self.articles.take_edits()
-        if plan.touched:
-            self.__dict__.pop("seed", None)
+        plan, taken = self.articles.take_edits(), self.intents.take_edits()
+        if plan.touched or taken.touched:
+            self.forget_seed()
             if self._index:
                 self.sync_index()
 
@@ -294,6 +312,7 @@ class ModelWiring:
         installed, it is trained only when `engine` asks for it. `drafts` are articles that are published with the
         version. `workers`: for a process that does nothing else. Raises RasaNotInstalled, RasaFailed.
         """
+        self.forget_seed()
         with_rasa = engine == "rasa" or (engine is None and self._trains_rasa)
         if engine is None and self.settings.nlu_engine == "rasa" and not with_rasa:
             self.progress("Training the embedded engine alone: Rasa has its model already, or is not installed")
@@ -600,8 +619,9 @@ class ModelWiring:
     def export_rasa(self, folder: Path) -> Path:
         """Write the training data as a project for Rasa users; raises FolderNotEmpty."""
         whole, made = taught_data(self.seed)
-        source = intents_folder(self.data, shipped_data())
-        return export_project(source, made, whole, folder, self.rasa_python.encoder).folder
+        with tempfile.TemporaryDirectory() as source:
+            self.intents.write(Path(source))
+            return export_project(Path(source), made, whole, folder, self.rasa_python.encoder).folder
 
     def rasa_evaluation(self, config: Path | None) -> AbstractContextManager[Trainer]:
         """A trainer whose models answer through a server of their own until the block ends."""

@@ -25,10 +25,13 @@ from kb_index.search import Confirmed, SearchIndex, with_confirmed
 from nlu.encoder import Encoder
 from nlu.errors import ModelDamaged
 from nlu.intents import IntentClassifier, IntentPrediction
+from nlu.library import fingerprint
+from nlu.library_files import parse_files, read_files
 from nlu.models import ModelStore, ModelVersion
 from nlu.rasa.engine import RasaModel
 from nlu.rasa.project import is_project
-from nlu.training_data import OUT_OF_SCOPE_INTENTS, Example, IntentSpec, TrainingData, load_intents
+from nlu.training_data import OUT_OF_SCOPE_INTENTS, Example, IntentSpec, TrainingData, load_intents, merge
+from nlu.training_writer import to_rasa
 
 Progress = Callable[[str], None]
 KNOWLEDGE = "knowledge.json"
@@ -68,24 +71,40 @@ def articles_folder(folder: Path) -> Path:
     return folder / "kb" if is_project(folder) or (folder / "kb").is_dir() else folder
 
 
-def load_seed(folder: Path, shipped: Path, stored: Sequence[Article] | None = None) -> Seed:
-    """Read a data folder. What it lacks comes from the shipped one: of the intents only those that fit any
-    knowledge base (greeting, asking for a person), for the others speak of the shipped articles. The folder may be a
-    Rasa project, with articles in `kb/`.
+def intent_files(folder: Path, shipped: Path) -> dict[str, str]:
+    """The files of training data of a data folder: path → text. Where it has none, of the shipped ones what fits any
+    knowledge base (greeting, asking for a person), for the rest speaks of the shipped articles.
 
-    stored: the articles, where a database has them; else the folder's own."""
+    Raises TrainingDataError."""
+    if is_project(folder) or (folder / "intents").is_dir():
+        return read_files(intents_folder(folder, shipped))
+    files = {}
+    for path, part in parse_files(read_files(shipped / "intents")).items():
+        specs = {name: spec for name, spec in part.intents.items() if _is_general(outcome_of(spec))}
+        examples = tuple(example for example in part.examples if example.intent in specs)
+        files[path] = to_rasa(TrainingData(examples, specs))
+    return files
+
+
+def _is_general(outcome: Outcome) -> bool:
+    return bool(outcome.reply or outcome.handoff == ANY_TOPIC)
+
+
+def load_seed(
+    folder: Path, shipped: Path, stored: Sequence[Article] | None = None, intents: TrainingData | None = None
+) -> Seed:
+    """Read a data folder; what it lacks comes from the shipped one (`intent_files`). The folder may be a Rasa project,
+    with articles in `kb/`.
+
+    stored, intents: where a database has them; else the folder's own."""
     articles = load_articles(articles_folder(folder)) if stored is None else ArticleLoad(tuple(stored), ())
-    project = is_project(folder)
-    own_intents = project or (folder / "intents").is_dir()
-    intents = load_intents(intents_folder(folder, shipped))
+    if intents is None:
+        intents = merge(parse_files(intent_files(folder, shipped)).values())
     outcomes = {name: outcome_of(intents.intents.get(name)) for name in {e.intent for e in intents.examples}}
     known = {article.id for article in articles.articles}
     warnings = [str(problem) for problem in articles.problems]
     kept = []
     for name, outcome in outcomes.items():
-        general = outcome.reply or outcome.handoff == ANY_TOPIC
-        if not own_intents and not general:
-            continue
         if outcome.article and outcome.article not in known:
             warnings.append(f"intent {name} leads to article {outcome.article}, which does not exist: it is left out")
             continue
@@ -106,15 +125,15 @@ def load_seed(folder: Path, shipped: Path, stored: Sequence[Article] | None = No
         topics=topics,
         tickets=tickets,
         warnings=tuple(warnings),
-        fingerprint=_fingerprint(folder, articles.articles),
+        fingerprint=_fingerprint(folder, articles.articles, intents),
     )
 
 
-def _fingerprint(folder: Path, articles: Sequence[Article]) -> str:
+def _fingerprint(folder: Path, articles: Sequence[Article], intents: TrainingData) -> str:
     digest = hashlib.sha256("".join(sorted(article.content_hash for article in articles)).encode())
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".yml", ".yaml") and p.is_file()):
-        if path.relative_to(folder).parts[0] in ("replies", "eval", "flows"):
-            continue
+    digest.update(fingerprint(intents).encode())
+    files = [folder / "topics.yml", *(folder / "topics").rglob("*")]
+    for path in sorted(p for p in files if p.suffix in (".yml", ".yaml") and p.is_file()):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nlu.library import example_key
+from nlu.library import example_key, training_data
 from nlu.records import ExampleRow, IntentFileRow, IntentRow
 from nlu.training_data import Example, TrainingData, language_of, merge, parse_training, read_text, training_sources
 from nlu.training_writer import with_examples, with_intent_name, with_metadata, with_new_intent, without_intent
@@ -26,8 +26,8 @@ _NEW_FILE = 'version: "3.1"\nnlu:\n'
 
 @dataclass(frozen=True)
 class Change:
-    """kind: `new_intent`, `gone_intent`, `outcome`, `added`, `removed`, or `conflict`: the intent leads elsewhere in
-    both places, and the stored one stays."""
+    """kind: `new_intent`, `gone_intent`, `outcome`, `added`, `removed`. Or what is left as it is: `conflict`, where the
+    intent was given two outcomes; `elsewhere`, where another intent has the text; `already`, where this one has."""
 
     kind: str
     intent: str
@@ -42,7 +42,7 @@ class Taken:
 
     @property
     def touched(self) -> bool:
-        return any(each.kind != "conflict" for each in self.changes)
+        return any(each.kind not in ("conflict", "elsewhere", "already") for each in self.changes)
 
     def count(self) -> Mapping[str, int]:
         return Counter(each.kind for each in self.changes)
@@ -55,24 +55,67 @@ def read_files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): read_text(path) for path in training_sources(folder)}
 
 
-async def plan_files(session: AsyncSession, files: Mapping[str, str], *, whole: bool = True) -> Taken:
+async def plan_files(session: AsyncSession, files: Mapping[str, str]) -> Taken:
     """What `take_files` would do; changes nothing. Raises TrainingDataError."""
-    return await _Merge(session, files, whole=whole).plan()
+    merging = await _between(session, files)
+    return Taken(tuple(merging.changes)) if merging else Taken(())
 
 
-async def take_files(
-    session: AsyncSession, files: Mapping[str, str], *, by: str, at: datetime, whole: bool = True
-) -> Taken:
+async def take_files(session: AsyncSession, files: Mapping[str, str], *, by: str, at: datetime) -> Taken:
     """Bring into the database what has changed in the files since they were last read, and nothing else: what was
     changed here meanwhile stays. The first time, that is everything.
 
-    files: path → text. whole: a file that is not among them is gone; else only those given are looked at.
-    Raises TrainingDataError (nothing is changed then).
+    files: path → text; one that was read before and is not among them is gone. Raises TrainingDataError (nothing is
+    changed then).
     """
-    merging = _Merge(session, files, whole=whole)
-    plan = await merging.plan()
+    merging = await _between(session, files)
+    if merging is None:
+        return Taken(())
     await merging.apply(by, at)
-    return plan
+    merging.note_places()
+    parts = parse_files(files)
+    for row in await session.scalars(select(IntentFileRow)):
+        if row.path not in files:
+            await session.delete(row)
+    await _keep_files(session, files, parts)
+    await session.flush()
+    return Taken(tuple(merging.changes))
+
+
+async def _between(session: AsyncSession, files: Mapping[str, str]) -> _Merge | None:
+    """From what the files said when they were last read to what they say now; None where that is the same."""
+    stored = {row.path: row.text for row in await session.scalars(select(IntentFileRow))}
+    if stored == dict(files):
+        return None
+    before, now = (merge(part for _, part in sorted(parse_files(each).items())) for each in (stored, files))
+    return await _Merge.of(session, before, now)
+
+
+async def plan_data(session: AsyncSession, data: TrainingData, *, exact: bool) -> Taken:
+    """What `take_data` would do; changes nothing."""
+    return Taken(tuple((await _against(session, data, exact)).changes))
+
+
+async def take_data(session: AsyncSession, data: TrainingData, *, exact: bool, by: str, at: datetime) -> Taken:
+    """Add the intents and examples of files that are not the seed. A text that another intent has stays there, an
+    outcome that is another one here too.
+
+    exact: the intents that the data has become what it says, in the languages that it has them in.
+    """
+    merging = await _against(session, data, exact)
+    await merging.apply(by, at)
+    return Taken(tuple(merging.changes))
+
+
+async def _against(session: AsyncSession, data: TrainingData, exact: bool) -> _Merge:
+    if not exact:
+        return await _Merge.of(session, TrainingData((), {}), data, adding=True)
+    stored = await training_data(session)
+    spoken = {(each.intent, each.lang) for each in data.examples}
+    examples = tuple(each for each in stored.examples if (each.intent, each.lang) in spoken)
+    specs = {name: spec for name, spec in stored.intents.items() if name in data.intents}
+    silent = {name: specs.get(name, spec) for name, spec in data.intents.items() if not spec.metadata}
+    return await _Merge.of(session, TrainingData(examples, specs), replace(data, intents={**data.intents, **silent}))
 
 
 async def written_files(session: AsyncSession) -> dict[str, str]:
@@ -90,10 +133,10 @@ async def written_files(session: AsyncSession) -> dict[str, str]:
 
 async def keep_written(session: AsyncSession, files: Mapping[str, str]) -> None:
     """Note that the files now lie where they were read from, as `written_files` made them."""
-    await _keep_files(session, files, _parse(files))
+    await _keep_files(session, files, parse_files(files))
     for row in await session.scalars(select(IntentRow).where(IntentRow.removed_at.is_(None))):
         row.source_name = row.name
-    found = _parse(files)
+    found = parse_files(files)
     places = {(each.intent, each.raw, each.lang): path for path, part in found.items() for each in part.examples}
     names = {row.id: row.name for row in await session.scalars(select(IntentRow))}
     for example in await session.scalars(select(ExampleRow).where(ExampleRow.removed_at.is_(None))):
@@ -101,7 +144,8 @@ async def keep_written(session: AsyncSession, files: Mapping[str, str]) -> None:
     await session.flush()
 
 
-def _parse(files: Mapping[str, str]) -> dict[str, TrainingData]:
+def parse_files(files: Mapping[str, str]) -> dict[str, TrainingData]:
+    """Path → what its text says. Raises TrainingDataError."""
     return {path: parse_training(text, Path(path)) for path, text in files.items()}
 
 
@@ -122,41 +166,40 @@ _Key = tuple[str, str, str | None]
 
 
 class _Merge:
-    """What the files say now against what they said when they were last read, laid over what is stored."""
+    """What is different from one state of training data to another, laid over what is stored."""
 
-    def __init__(self, session: AsyncSession, files: Mapping[str, str], *, whole: bool) -> None:
-        self._session = session
-        self._files = dict(files)
-        self._whole = whole
-        self._changes: list[Change] = []
+    def __init__(self, session: AsyncSession, before: TrainingData, now: TrainingData) -> None:
+        self._session, self._before, self._now = session, before, now
+        self.changes: list[Change] = []
+        self._new: dict[_Key, Example] = {}
+        self._removed: list[ExampleRow] = []
 
-    async def plan(self) -> Taken:
-        stored = {row.path: row for row in await self._session.scalars(select(IntentFileRow))}
-        differing = {path for path, text in self._files.items() if path not in stored or stored[path].text != text}
-        self._gone = [path for path in stored if path not in self._files] if self._whole else []
-        if not differing and not self._gone:
-            self._parts: dict[str, TrainingData] = {}
-            return Taken(())
-        self._parts = _parse(self._files)
-        now = merge(self._parts[path] for path in sorted(self._parts))
-        looked = [path for path in sorted(stored) if self._whole or path in self._files]
-        before = merge(parse_training(stored[path].text, Path(path)) for path in looked)
-        await self._read_rows()
-        self._compare_intents(before, now)
-        self._compare_examples(before, now)
-        return Taken(tuple(self._changes))
+    @classmethod
+    async def of(
+        cls, session: AsyncSession, before: TrainingData, now: TrainingData, *, adding: bool = False
+    ) -> _Merge:
+        """adding: a text that another intent has is left there."""
+        made = cls(session, before, now)
+        await made._read_rows()
+        made._compare_intents()
+        made._compare_examples(adding)
+        return made
 
     async def _read_rows(self) -> None:
-        self._intents = list(await self._session.scalars(select(IntentRow).order_by(IntentRow.id)))
-        self._by_name = {row.name: row for row in self._intents}
+        self._intents = (await self._session.scalars(select(IntentRow).order_by(IntentRow.id))).all()
         self._asleep = {row.name for row in self._intents if row.removed_at is not None}
+        self._by_name = {row.name: row for row in self._intents}
         self._by_source = {row.source_name: row for row in self._intents if row.source_name}
-        names = {row.id: row for row in self._intents}
+        names = {row.id: row.name for row in self._intents}
         self._rows: dict[_Key, ExampleRow] = {}
+        self._homes: dict[str, str] = {}
         for row in await self._session.scalars(select(ExampleRow).order_by(ExampleRow.id)):
-            key = names[row.intent_id].name, row.raw, row.lang
+            name = names[row.intent_id]
+            key = name, row.raw, row.lang
             if key not in self._rows or self._rows[key].removed_at is not None:
                 self._rows[key] = row
+            if row.removed_at is None and name not in self._asleep:
+                self._homes[row.key] = name
 
     def _intent(self, name: str) -> IntentRow | None:
         """The stored intent that the files call so: under another name, if it was renamed here."""
@@ -167,49 +210,48 @@ class _Merge:
         found = self._intent(name)
         return found.name if found is not None else name
 
-    def _compare_intents(self, before: TrainingData, now: TrainingData) -> None:
-        for name, spec in now.intents.items():
-            row, known = self._intent(name), before.intents.get(name)
+    def _compare_intents(self) -> None:
+        for name, spec in self._now.intents.items():
+            row, known = self._intent(name), self._before.intents.get(name)
             if row is None or (row.removed_at is not None and known is None):
-                self._changes.append(Change("new_intent", name))
+                self.changes.append(Change("new_intent", name))
             elif known is None or dict(known.metadata) != dict(spec.metadata):
-                same = dict(row.details) == dict(spec.metadata)
+                same = dict(row.details) == dict(spec.metadata) or (known is None and not spec.metadata)
                 if not same and (known is None or dict(row.details) != dict(known.metadata)):
-                    self._changes.append(Change("conflict", row.name))
+                    self.changes.append(Change("conflict", row.name))
                 elif not same:
-                    self._changes.append(Change("outcome", row.name))
-        self._now = now
+                    self.changes.append(Change("outcome", row.name))
 
-    def _compare_examples(self, before: TrainingData, now: TrainingData) -> None:
-        earlier = {(self._name(each.intent), each.raw, each.lang): each for each in before.examples}
-        present = {(self._name(each.intent), each.raw, each.lang): each for each in now.examples}
-        self._new: dict[_Key, Example] = {}
-        self._removed: list[ExampleRow] = []
+    def _compare_examples(self, adding: bool) -> None:
+        earlier = {(self._name(each.intent), each.raw, each.lang): each for each in self._before.examples}
+        present = {(self._name(each.intent), each.raw, each.lang): each for each in self._now.examples}
         for key, example in present.items():
             row = self._rows.get(key)
-            if key not in earlier and (row is None or row.removed_at is not None):
+            if key in earlier or (row is not None and row.removed_at is None and key[0] not in self._asleep):
+                continue
+            home = self._homes.get(example_key(example.text)) if adding else None
+            kind = "added" if home is None else "already" if home == key[0] else "elsewhere"
+            if kind == "added":
                 self._new[key] = example
-                self._changes.append(Change("added", key[0], example.text, example.lang, str(example.file)))
+            self.changes.append(Change(kind, key[0], example.text, example.lang, str(example.file or "")))
         for key, example in earlier.items():
             row = self._rows.get(key)
             if key not in present and row is not None and row.removed_at is None and key[0] not in self._asleep:
                 self._removed.append(row)
-                self._changes.append(Change("removed", key[0], example.text, example.lang, str(example.file)))
+                self.changes.append(Change("removed", key[0], example.text, example.lang, str(example.file or "")))
         going = {row.id for row in self._removed}
         staying = {row.intent_id for row in self._rows.values() if row.removed_at is None and row.id not in going}
-        for name in before.intents:
+        for name in self._before.intents:
             gone = self._by_source.get(name)
-            here = name in now.intents or (gone is not None and gone.name in now.intents)
+            here = name in self._now.intents or (gone is not None and gone.name in self._now.intents)
             if gone is not None and not here and gone.removed_at is None and gone.id not in staying:
-                self._changes.append(Change("gone_intent", gone.name))
+                self.changes.append(Change("gone_intent", gone.name))
         self._places = {key: example for key, example in present.items() if key in self._rows}
 
     async def apply(self, by: str, at: datetime) -> None:
-        if not self._parts and not self._gone:
-            return
         session = self._session
         touched: set[int] = set()
-        for change in self._changes:
+        for change in self.changes:
             if change.kind == "new_intent":
                 row = self._by_name.get(change.intent)
                 if row is None:
@@ -221,7 +263,8 @@ class _Merge:
                 touched.add(row.id)
             elif change.kind == "outcome":
                 row = self._by_name[change.intent]
-                row.details = dict(self._now.intents[row.source_name or row.name].metadata)
+                named = next(name for name in (row.source_name, row.name) if name in self._now.intents)
+                row.details = dict(self._now.intents[str(named)].metadata)
                 touched.add(row.id)
             elif change.kind == "gone_intent":
                 self._by_name[change.intent].removed_at = at
@@ -230,28 +273,27 @@ class _Merge:
             removed.removed_at = at
             touched.add(removed.intent_id)
         for key, example in self._new.items():
-            intent = self._by_name[key[0]]
-            known = self._rows.get(key)
+            intent, known = self._by_name[key[0]], self._rows.get(key)
             if known is not None:
                 known.removed_at = None
             else:
                 session.add(_new_row(example, intent.id, by, at))
             touched.add(intent.id)
-        for key, example in self._places.items():
-            self._rows[key].file = str(example.file)
         await session.flush()
-        for name in self._now.intents:
-            found = self._intent(name)
-            if found is not None:
-                found.source_name = name
         for row in self._by_name.values():
             if row.id in touched:
                 row.revision += 1
                 row.updated_by, row.updated_at = by, at
-        await _keep_files(session, self._files, self._parts)
-        for path in self._gone:
-            await session.delete(await session.get_one(IntentFileRow, path))
         await session.flush()
+
+    def note_places(self) -> None:
+        """That the files have it so: the names of intents, and where examples stand."""
+        for key, example in self._places.items():
+            self._rows[key].file = str(example.file)
+        for name in self._now.intents:
+            found = self._intent(name)
+            if found is not None:
+                found.source_name = name
 
 
 def _new_row(example: Example, intent_id: int, by: str, at: datetime) -> ExampleRow:
@@ -262,7 +304,7 @@ def _new_row(example: Example, intent_id: int, by: str, at: datetime) -> Example
         raw=example.raw,
         key=example_key(example.text),
         details=dict(example.metadata),
-        file=str(example.file),
+        file=str(example.file) if example.file else None,
         added_at=at,
         added_by=by,
     )
@@ -271,7 +313,7 @@ def _new_row(example: Example, intent_id: int, by: str, at: datetime) -> Example
 def _written(
     stored: Mapping[str, str], intents: Sequence[IntentRow], examples: Mapping[int, Sequence[ExampleRow]]
 ) -> dict[str, str]:
-    texts, parts = dict(stored), _parse(stored)
+    texts, parts = dict(stored), parse_files(stored)
     if not any(Path(path).suffix in _YAML for path in texts):
         texts[_ANY], parts[_ANY] = _NEW_FILE, TrainingData((), {})
     wanted: dict[str, dict[int, list[str]]] = {}

@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from nlu import library
 from nlu.errors import ExampleRefused, IntentNameRefused, StaleIntent, TrainingDataError, UnknownExample, UnknownIntent
 from nlu.library import NewExample, training_data
-from nlu.library_files import keep_written, plan_files, read_files, take_files, written_files
+from nlu.library_files import keep_written, plan_data, plan_files, read_files, take_data, take_files, written_files
 from nlu.records import Base
-from nlu.training_data import load_intents
+from nlu.training_data import TrainingData, from_rows, load_intents
 
 DATA = Path(__file__).parents[2] / "data" / "intents"
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -195,11 +195,25 @@ async def test_an_intent_that_the_files_drop_goes_unless_somebody_added_to_it_he
         await library.get_intent(session, "order_status")
 
 
-async def test_one_file_alone_leaves_the_others(session: AsyncSession) -> None:
-    new = 'version: "3.1"\nnlu:\n- intent: delay\n  examples: |\n    - it is late\n'
-    taken = await take_files(session, {"more.en.yml": new}, whole=False, **WHO)
-    assert taken.count() == {"new_intent": 1, "added": 1}
-    assert len(await texts(session, "order_status")) == 4
+def data(*rows: tuple[str, str], lang: str = "en") -> TrainingData:
+    return from_rows(rows, lang)
+
+
+async def test_other_files_add_and_leave_what_is_there(session: AsyncSession) -> None:
+    more = data(("it is late", "delay"), ("any news", "order_status"), ("Good day!", "delay"), ("good day", "hello"))
+    plan = await plan_data(session, more, exact=False)
+    assert await take_data(session, more, exact=False, **WHO) == plan
+    assert plan.count() == {"new_intent": 1, "added": 3}, "an exclamation mark makes another text"
+    again = await plan_data(session, data(("GOOD  day", "order_status"), ("any news", "order_status")), exact=False)
+    assert [(each.kind, each.text) for each in again.changes] == [("elsewhere", "GOOD  day")]
+    assert len(await texts(session, "order_status")) == 5
+
+
+async def test_exact_files_also_take_away_in_their_languages(session: AsyncSession) -> None:
+    taken = await take_data(session, data(("good day", "hello"), ("evening", "hello")), exact=True, **WHO)
+    assert taken.count() == {"added": 1, "removed": 1}
+    assert await texts(session, "hello") == ["good day", "evening", "привет"]
+    assert (await library.get_intent(session, "order_status")).counts == {"en": 2, "ru": 2}
 
 
 async def test_the_same_words_are_one_example_and_stay_where_they_are(session: AsyncSession) -> None:
