@@ -5,7 +5,10 @@ OtvetError
 ├── DeliveryError      a platform refused or could not be reached: retry_after_seconds, permanent
 │   ├── WindowClosedError   the platform takes nothing but an approved template now
 │   ├── UnreachableError    the customer blocked us or left: the message waits for him
-│   └── PacedError     our own limit for the platform: nothing was tried yet
+│   ├── PacedError     our own limit for the platform: nothing was tried yet
+│   ├── TopicGoneError      the forum topic was deleted
+│   ├── TopicClosedError    the forum topic is closed
+│   └── GroupRefusedError   the agents' group can't be used: says what is to be changed there
 ├── EditRefusedError   a sent message can't be changed; says why
 ├── FileRefusedError   a platform does not take this file: file_name, max_bytes
 ├── TooLargeError      a file is larger than we keep
@@ -90,6 +93,18 @@ class FileGoneError(OtvetError):
 
 class UnreachableError(DeliveryError):
     """The customer blocked us, or left the platform. The message waits until he is back."""
+
+
+class TopicGoneError(DeliveryError):
+    """The forum topic was deleted: it has to be made anew."""
+
+
+class TopicClosedError(DeliveryError):
+    """The forum topic is closed: it has to be opened first."""
+
+
+class GroupRefusedError(DeliveryError):
+    """The agents' group takes nothing from us, until somebody changes something there."""
 
 
 class EditRefusedError(OtvetError):

@@ -94,6 +94,7 @@ def _channels(installation: Installation, site: SiteChannel) -> list[Channel]:
                 webhook_secret=settings.telegram_secret.get_secret_value(),
                 uploads=installation.uploads,
                 in_groups=installation.in_groups,
+                elsewhere=installation.forum_intake.take if settings.forum_groups else None,
             )
         )
     if installation.whatsapp is not None:

@@ -82,6 +82,15 @@ class Settings(BaseSettings):
     telegram_secret: SecretStr = Field(
         SecretStr(""), description="Any word of your own, by which Telegram's calls are known."
     )
+    forum_groups: str = Field(
+        "",
+        description="Telegram groups with topics in which agents answer: -100123, -100456=payments+service "
+        "(the teams of a group; none: all others'); empty: none.",
+    )
+    forum_bot: str = Field(
+        "", pattern=r"^\d*$", description="Id of the bot in them, of OTVET_TELEGRAM_TOKEN; empty: the first."
+    )
+    forum_lang: Literal["ru", "en"] = Field("ru", description="Language of what stands in them: `ru` or `en`.")
     whatsapp_token: SecretStr = Field(SecretStr(""), description="Token of the WhatsApp app; empty: no WhatsApp.")
     whatsapp_phone_number_id: str = Field(
         "", description="Id of the number (not the number itself); several with commas between."

@@ -110,7 +110,11 @@ async def cancel_timer(session: AsyncSession, key: str) -> bool:
 class Timers:
     """Fires what is due. Any number of processes may do so at once."""
 
-    def __init__(self, sessions: Sessions, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, sessions: Sessions, clock: Callable[[], datetime], *, tick_seconds: float = TICK_SECONDS
+    ) -> None:
+        """tick_seconds: how often it is looked what is due."""
+        self._tick_seconds = tick_seconds
         self._sessions = sessions
         self._clock = clock
         self._kinds: dict[str, Fire] = {}
@@ -134,7 +138,7 @@ class Timers:
             self._standing.append(kind)
 
     async def run(self) -> None:
-        """Fire what is due, every second, until cancelled. Errands that are cut short then are done again."""
+        """Fire what is due, time and again, until cancelled. Errands that are cut short then are done again."""
         standing = False
         try:
             while True:
@@ -146,7 +150,7 @@ class Timers:
                     await self._begin_errands()
                 except (OperationalError, InterfaceError):
                     log.exception("timers.database_away")
-                await asyncio.sleep(TICK_SECONDS)
+                await asyncio.sleep(self._tick_seconds)
         finally:
             busy = set(self._busy)
             for task in busy:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -29,6 +29,8 @@ from bot.desk_feed import DeskFeed
 from bot.errors import SettingsError
 from bot.flow_format import load_flows
 from bot.flow_turns import FlowBook
+from bot.forum_people import ForumPeople
+from bot.forum_records import INTAKE
 from bot.helpdesk import POLL, SYNC, HelpDeskSync
 from bot.hooks import HOOK, HookReceiver, Hooks
 from bot.ledger import PURGE, Sessions, purge
@@ -42,7 +44,7 @@ from bot.replies import Replies
 from bot.seat import OUTGOING, fire_outgoing
 from bot.shared import LocalShared, Shared
 from bot.shifts import SHIFTS, Shifts
-from bot.timers import Timers
+from bot.timers import TICK_SECONDS, Timers
 from bot.training_jobs import Jobs
 from bot.transcriber import CommandTranscriber, HttpTranscriber, Transcriber
 from bot.turn import Turns
@@ -60,11 +62,20 @@ from handoff.tickets import Tickets
 from kb_index.articles import ArticleFile
 from kb_index.library import published_hashes
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from bot.forum import Forum
+    from bot.forum_intake import ForumIntake
+    from handoff.records import HistoryEntry, Ticket
+
 log = structlog.get_logger()
 
 RELOAD_SECONDS = 0.25
 """How often every process looks for another model or index: two small files."""
 ARTICLES_SECONDS = 20.0
+FORUM_TICK_SECONDS = 0.25
+"""Agents in Telegram wait for what their messages lead to."""
 DESK_SECONDS = 5.0
 """How often it is looked whom a waiting ticket can be given to, and which clocks are due."""
 
@@ -238,6 +249,8 @@ class Installation(ModelWiring):
             tickets.listeners.append(self.hooks.heard)
         if self.settings.helpdesk:
             tickets.listeners.append(self._help_desk_of(tickets).heard)
+        if self.settings.forum_groups:
+            tickets.listeners.append(self._forum_heard)
         return tickets
 
     @cached_property
@@ -302,6 +315,63 @@ class Installation(ModelWiring):
             capabilities=capabilities,
             notices=self._notices_of(self.tickets, clock),
         )
+
+    async def _forum_heard(self, session: AsyncSession, ticket: Ticket, entry: HistoryEntry) -> None:
+        await self.forum.heard(session, ticket, entry)
+
+    @cached_property
+    def forum(self) -> Forum:
+        """The agents' groups in Telegram. Raises SettingsError for what they need besides."""
+        # aiogram takes seconds to import, and most installations have no such groups.
+        from bot.channels.telegram import TelegramChannel
+        from bot.channels.telegram_forum import ForumApi
+        from bot.forum import Forum, parse_groups
+
+        settings = self.settings
+        if not (token := settings.telegram_token.get_secret_value()):
+            raise SettingsError("OTVET_TELEGRAM_TOKEN: OTVET_FORUM_GROUPS needs the bot of these groups")
+        channel = TelegramChannel(
+            token, api_base=settings.telegram_api, proxy=settings.telegram_proxy, uploads=self.uploads
+        )
+        if settings.forum_bot and settings.forum_bot not in channel.accounts:
+            raise SettingsError(f"OTVET_FORUM_BOT: the bot {settings.forum_bot} is not among OTVET_TELEGRAM_TOKEN")
+        groups = parse_groups(settings.forum_groups)
+        teams = {topic.team for topic in self.topics.all.values()} | set(self.desk_policy.teams)
+        if unknown := sorted(frozenset[str]().union(*(group.teams for group in groups)) - teams):
+            raise SettingsError(
+                f"OTVET_FORUM_GROUPS: there is no team {', '.join(unknown)}; known are {', '.join(sorted(teams))}"
+            )
+        return Forum(
+            api=ForumApi(channel, settings.forum_bot),
+            desk=self.agent_desk(),
+            sessions=self.database.sessions,
+            attachments=self.attachments,
+            clock=utc_now,
+            shared=self.shared,
+            groups=groups,
+            zone=ZoneInfo(settings.timezone),
+            lang=settings.forum_lang,
+        )
+
+    @cached_property
+    def forum_intake(self) -> ForumIntake:
+        from bot.forum_intake import ForumIntake
+
+        return ForumIntake(
+            forum=self.forum,
+            desk=self.agent_desk(),
+            accounts=self.accounts,
+            people=self.forum_people,
+            sessions=self.database.sessions,
+            attachments=self.attachments,
+            clock=utc_now,
+            shared=self.shared,
+            shop={"ru": self.settings.shop_ru, "en": self.settings.shop_en},
+        )
+
+    @cached_property
+    def forum_people(self) -> ForumPeople:
+        return ForumPeople(self.accounts, utc_now)
 
     @cached_property
     def uploads(self) -> StoredUploads:
@@ -435,7 +505,8 @@ class Installation(ModelWiring):
 
     @cached_property
     def timers(self) -> Timers:
-        timers = Timers(self.database.sessions, utc_now)
+        tick = FORUM_TICK_SECONDS if self.settings.forum_groups else TICK_SECONDS
+        timers = Timers(self.database.sessions, utc_now, tick_seconds=tick)
         timers.register(CLOSING, self.windows.remind)
         timers.register(PURGE, purge, standing=True)
         timers.register(PRUNE, pruning(timedelta(days=self.settings.webhook_days)), standing=True)
@@ -452,6 +523,9 @@ class Installation(ModelWiring):
             sync = self._help_desk_of(self.tickets)
             timers.register_errand(SYNC, sync.sync)
             timers.register_errand(POLL, sync.poll, standing=True)
+        if self.settings.forum_groups:
+            self.forum.register(timers)
+            timers.register_errand(INTAKE, self.forum_intake.do)
         return timers
 
     @cached_property
@@ -516,6 +590,8 @@ class Installation(ModelWiring):
             await asyncio.to_thread(self.rasa_server.close)
         if "help_desk" in self.__dict__:
             await self.help_desk.close()
+        if "forum" in self.__dict__:
+            await self.forum.api.shut()
         if "shared" in self.__dict__:
             await self.shared.close()
         if "database" in self.__dict__:

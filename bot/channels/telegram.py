@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -61,6 +61,10 @@ InGroups = Callable[[str, str], str]
 """Language and link of the bot → what is said in a group, where nobody is answered."""
 
 
+Taken = Callable[[Any, str], Awaitable[bool]]
+"""(update, the bot's id) → whether it was stored elsewhere, and is no customer's."""
+
+
 class TelegramChannel:
     """`close` it when nothing will be sent any more; `run` closes it at its end."""
 
@@ -79,6 +83,7 @@ class TelegramChannel:
         retry_seconds: float = 1.0,
         uploads: Uploads | None = None,
         in_groups: InGroups | None = None,
+        elsewhere: Taken | None = None,
         session: BaseSession | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -86,8 +91,8 @@ class TelegramChannel:
         proxy: http://, socks4:// or socks5:// address. webhook_url: where Telegram is to call, with webhook_secret in
         a header, each of several bots under its id; empty: Telegram is asked instead. poll_seconds: how long Telegram
         may wait for an update. retry_seconds: the first pause after a failure; it doubles up to half a minute.
-        uploads: what Telegram has already; None: nothing. in_groups: None: nothing is said there. session: another
-        transport for aiogram.
+        uploads: what Telegram has already; None: nothing. in_groups: None: nothing is said there. elsewhere: is shown
+        every update first (the agents' groups). session: another transport for aiogram.
 
         Raises SettingsError for a malformed token or a proxy that can't be used.
         """
@@ -118,6 +123,7 @@ class TelegramChannel:
         self._retry_seconds = retry_seconds
         self._uploads = uploads or NoUploads()
         self._in_groups = in_groups
+        self._elsewhere = elsewhere
         self._groups: set[tuple[str, int]] = set()
         """Where it was said already that nobody is answered there."""
         self._clock = clock
@@ -143,6 +149,8 @@ class TelegramChannel:
         """Store one update as Telegram sent it. When this returns, it may be confirmed. account: the bot that it
         came to; empty where there is one."""
         account = account or self.accounts[0]
+        if self._elsewhere is not None and await self._elsewhere(update, account):
+            return
         for message in parse_all(update, account=account, now=self._clock()):
             await receive(message)
         if (press := press_of(update)) is not None:
@@ -159,7 +167,8 @@ class TelegramChannel:
             texts = compose(message, MAX_CAPTION_UNITS) if message.text.strip() else []
             caption = texts[0] if len(texts) == 1 and not message.options else None
             with delivery_errors():
-                sent_id = await self._send_file(bot, address, attachment, caption, quoting(message))
+                sent = await self.send_file(bot, address, attachment, caption, quoting(message))
+                sent_id = str(sent["message_id"])
             if caption is not None or not texts:
                 return sent_id
         *first, last = compose(message)
@@ -306,14 +315,19 @@ class TelegramChannel:
             words = self._in_groups(lang, f"https://t.me/{me.username}")
             await send(bot, SendMessage(chat_id=chat_id, text=words, parse_mode=None))
 
-    async def _send_file(
+    def bot(self, account: str) -> Bot:
+        """Raises DeliveryError for a bot that is not among the tokens."""
+        return self._bot(Address(CHANNEL, account, ""))
+
+    async def send_file(
         self,
         bot: Bot,
         address: Address,
         attachment: OutboundAttachment,
         caption: Text | None,
         quoted: ReplyParameters | None,
-    ) -> str:
+    ) -> dict[str, Any]:
+        """The message as Telegram tells it. Raises what aiogram raises, and DeliveryError."""
         try:
             kind = self.capabilities.carrier(attachment)
         except FileRefusedError as error:
@@ -323,18 +337,19 @@ class TelegramChannel:
         common = {
             "business_connection_id": target.connection,
             "chat_id": target.chat_id,
+            "message_thread_id": target.thread_id,
             "caption": words,
             "caption_entities": entities or None,
             "parse_mode": None,
             "reply_parameters": quoted,
         }
 
-        async def put(kind: str, file: InputFile | str) -> str:
+        async def put(kind: str, file: InputFile | str) -> dict[str, Any]:
             method, field = FILE_METHODS[kind]
             sent = await send(bot, method(**common, **{field: file}), UPLOAD_SECONDS)
             if (handle := file_id(sent, kind)) is not None:
                 await self._uploads.keep(address, attachment.sha256, kind, handle)
-            return str(sent["message_id"])
+            return sent
 
         known = await self._uploads.find(address, attachment.sha256, kind)
         if known is not None:

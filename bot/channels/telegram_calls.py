@@ -43,13 +43,16 @@ class Target:
     chat_id: int
     connection: str | None = None
     """The business account in whose name it is sent, if it is one of these chats."""
+    thread_id: int | None = None
+    """The topic of a group, written after a #."""
 
     @classmethod
     def of(cls, address: Address) -> Target:
         """Raises DeliveryError for an address that is none of Telegram's."""
-        connection, _, chat = address.chat_id.rpartition("/")
+        connection, _, place = address.chat_id.rpartition("/")
+        chat, _, thread = place.partition("#")
         try:
-            return cls(int(chat), connection or None)
+            return cls(int(chat), connection or None, int(thread) if thread else None)
         except ValueError as error:
             raise DeliveryError(f"not a Telegram chat: {address.chat_id}", permanent=True) from error
 

@@ -154,7 +154,7 @@ def parse_all(update: Any, *, account: str, now: datetime) -> list[InboundMessag
         address = Address(CHANNEL, account, _chat(gone.chat, gone.business_connection_id))
         return [
             InboundMessage(
-                address, _external_id(update, str(number), "deleted"), now, kind="deletion", refers_to=str(number)
+                address, external_id(update, str(number), "deleted"), now, kind="deletion", refers_to=str(number)
             )
             for number in gone.message_ids
         ]
@@ -252,7 +252,7 @@ def _from_message(update: Mapping[str, Any], raw: Any, account: str) -> InboundM
         if command.split("@")[0] == "/start":
             return _inbound(update, message, account, kind="start", text=payload.strip())
         return _inbound(update, message, account, kind="text", text=message.text)
-    attachment = _attachment(raw, account)
+    attachment = attachment_of(raw, account)
     if attachment is None:
         return _unsupported(update, account, message.date, message.sender, message.caption)
     return _inbound(update, message, account, kind="attachment", text=message.caption, attachments=(attachment,))
@@ -295,7 +295,7 @@ def _from_reaction(update: Mapping[str, Any], account: str) -> InboundMessage | 
     emoji = [item.get("emoji") for item in reacted.new_reaction if isinstance(item, dict)]
     return InboundMessage(
         Address(CHANNEL, account, str(reacted.chat.id)),
-        _external_id(update, str(reacted.message_id), "reaction"),
+        external_id(update, str(reacted.message_id), "reaction"),
         reacted.date,
         kind="reaction",
         text=" ".join(each for each in emoji if isinstance(each, str)),
@@ -319,7 +319,7 @@ def _from_callback(update: Mapping[str, Any], account: str, now: datetime) -> In
         chat_id = _chat(callback.message.chat, callback.message.business_connection_id)
     return InboundMessage(
         Address(CHANNEL, account, chat_id),
-        _external_id(update, callback.id),
+        external_id(update, callback.id),
         now,
         kind="choice",
         text=(_label(callback.message.reply_markup, callback.data) or "") if callback.message else "",
@@ -337,7 +337,7 @@ def _from_membership(update: Mapping[str, Any], account: str) -> InboundMessage 
     blocked = membership.new_chat_member.status in ("kicked", "left")
     return InboundMessage(
         Address(CHANNEL, account, str(membership.chat.id)),
-        _external_id(update, "member"),
+        external_id(update, "member"),
         membership.date,
         kind="blocked" if blocked else "unblocked",
         text="the customer blocked the bot" if blocked else "",
@@ -359,7 +359,7 @@ def _inbound(
 ) -> InboundMessage:
     return InboundMessage(
         Address(CHANNEL, account, _chat(message.chat, message.business_connection_id)),
-        _external_id(update, str(message.message_id), note),
+        external_id(update, str(message.message_id), note),
         message.date,
         kind=kind,
         text=text,
@@ -417,7 +417,7 @@ def _unsupported(
 ) -> InboundMessage:
     return InboundMessage(
         Address(CHANNEL, account, _private_chat(update) or UNKNOWN_CHAT),
-        _external_id(update, "unsupported"),
+        external_id(update, "unsupported"),
         at,
         kind="unsupported",
         text=text,
@@ -427,7 +427,8 @@ def _unsupported(
     )
 
 
-def _attachment(raw: Mapping[str, Any], account: str) -> InboundAttachment | None:
+def attachment_of(raw: Mapping[str, Any], account: str) -> InboundAttachment | None:
+    """The file of a message, or the fact that it holds. account: the bot that can fetch it."""
     for kind in _FILES:
         if not raw.get(kind):
             continue
@@ -446,7 +447,15 @@ def _attachment(raw: Mapping[str, Any], account: str) -> InboundAttachment | Non
     return None
 
 
-def _external_id(update: Mapping[str, Any], *parts: str) -> str:
+def person_name(sender: Any) -> str:
+    """What somebody calls himself; empty for nobody."""
+    try:
+        return _name(_User.model_validate(sender)) or ""
+    except ValidationError:
+        return ""
+
+
+def external_id(update: Mapping[str, Any], *parts: str) -> str:
     """The update's id and the message's: after a quiet week Telegram starts the ids of updates anew, at random."""
     update_id = update.get("update_id")
     if not isinstance(update_id, int):

@@ -9,9 +9,9 @@ import contextlib
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -72,15 +72,15 @@ class BotApi:
     async def _setWebhook(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
         self.calls.append(("setWebhook", form))
         if not form["url"].startswith("https://"):
-            return _refused(400, "Bad Request: bad webhook: An HTTPS URL must be provided for webhook")
+            return refused(400, "Bad Request: bad webhook: An HTTPS URL must be provided for webhook")
         self.webhook = form
         self._call_all()
-        return _ok(True)
+        return succeeded(True)
 
     async def _deleteWebhook(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
         self.calls.append(("deleteWebhook", form))
         self.webhook = {}
-        return _ok(True)
+        return succeeded(True)
 
     def _call_all(self) -> None:
         """Call for everything pending: the chats at once, each one's updates in their order and again until taken."""
@@ -128,7 +128,7 @@ class BotApi:
             response: web.Response = await handler(form)
         else:
             self.calls.append((method, form))
-            response = _ok(True)
+            response = succeeded(True)
         async with self._changed:
             self._changed.notify_all()
         return response
@@ -141,7 +141,7 @@ class BotApi:
         if self.broken:
             return self.broken.pop(0)
         if self.webhook.get("url"):
-            return _refused(409, "Conflict: can't use getUpdates method while webhook is active")
+            return refused(409, "Conflict: can't use getUpdates method while webhook is active")
         offset = form.get("offset")
         self.polls.append(offset)
         async with self._changed:
@@ -152,21 +152,21 @@ class BotApi:
                 async with asyncio.timeout(form.get("timeout", 0)):
                     await self._changed.wait_for(lambda: self.pending)
             except TimeoutError:
-                return _ok([])
-            return _ok(self.pending[: form.get("limit", 100)])
+                return succeeded([])
+            return succeeded(self.pending[: form.get("limit", 100)])
 
     async def _sendMessage(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
         text = str(form.get("text", ""))
         if (refusal := self._refusal(form)) is not None:
             return refusal
         if not text.strip():
-            return _refused(400, "Bad Request: message text is empty")
+            return refused(400, "Bad Request: message text is empty")
         if len(text.encode("utf-16-le")) // 2 > MAX_TEXT_UNITS:
-            return _refused(400, "Bad Request: message is too long")
+            return refused(400, "Bad Request: message is too long")
         for row in form.get("reply_markup", {}).get("inline_keyboard", []):
             for button in row:
                 if not 1 <= len(button["callback_data"].encode()) <= 64:
-                    return _refused(400, "Bad Request: BUTTON_DATA_INVALID")
+                    return refused(400, "Bad Request: BUTTON_DATA_INVALID")
         return self._taken(form, text=text)
 
     async def _editMessageText(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
@@ -178,32 +178,32 @@ class BotApi:
     def _edited(self, form: dict[str, Any], field: str, limit: int) -> web.Response:
         number = form["message_id"]
         if not 1 <= number <= len(self.sent):
-            return _refused(400, "Bad Request: message to edit not found")
+            return refused(400, "Bad Request: message to edit not found")
         old, new = self.sent[number - 1], str(form[field])
         if len(new.encode("utf-16-le")) // 2 > limit:
-            return _refused(400, "Bad Request: MESSAGE_TOO_LONG")
+            return refused(400, "Bad Request: MESSAGE_TOO_LONG")
         if field not in old:
-            return _refused(400, f"Bad Request: there is no {field} in the message to edit")
+            return refused(400, f"Bad Request: there is no {field} in the message to edit")
         if old[field] == new:
-            return _refused(400, "Bad Request: message is not modified")
+            return refused(400, "Bad Request: message is not modified")
         old[field] = new
         chat = {"id": form["chat_id"], "type": "private"}
-        return _ok({"message_id": number, "date": 1, "chat": chat, field: new})
+        return succeeded({"message_id": number, "date": 1, "chat": chat, field: new})
 
     def _refusal(self, form: dict[str, Any]) -> web.Response | None:
         """Why nothing may be sent to this chat now."""
         if self.floods:
             seconds = self.floods.pop(0)
-            return _refused(429, f"Too Many Requests: retry after {seconds}", retry_after=seconds)
+            return refused(429, f"Too Many Requests: retry after {seconds}", retry_after=seconds)
         if form["chat_id"] in self.blocked:
-            return _refused(403, "Forbidden: bot was blocked by the user")
+            return refused(403, "Forbidden: bot was blocked by the user")
         if self.strict:
             now = asyncio.get_running_loop().time()
             for key, most in (("all", 30), (form["chat_id"], 3)):
                 recent = self._moments[key] = [moment for moment in self._moments[key] if now - moment < 1]
                 if len(recent) >= most:
                     self.violations.append(f"{key}: {len(recent) + 1} in a second")
-                    return _refused(429, "Too Many Requests: retry after 1", retry_after=1)
+                    return refused(429, "Too Many Requests: retry after 1", retry_after=1)
             for key in ("all", form["chat_id"]):
                 self._moments[key].append(now)
         return None
@@ -211,24 +211,24 @@ class BotApi:
     def _taken(self, form: dict[str, Any], **content: Any) -> web.Response:
         self.sent.append(form)
         chat = {"id": form["chat_id"], "type": "private"}
-        return _ok({"message_id": len(self.sent), "date": 1, "chat": chat, **content})
+        return succeeded({"message_id": len(self.sent), "date": 1, "chat": chat, **content})
 
     async def _send_file(self, kind: str, form: dict[str, Any]) -> web.Response:
         if (refusal := self._refusal(form)) is not None:
             return refusal
         if len(str(form.get("caption", "")).encode("utf-16-le")) // 2 > MAX_CAPTION_UNITS:
-            return _refused(400, "Bad Request: message caption is too long")
+            return refused(400, "Bad Request: message caption is too long")
         given = form[kind]
         if str(given).startswith("attach://"):
             given = form[given.removeprefix("attach://")]
         if isinstance(given, web.FileField):
             content = given.file.read()
             if not content:
-                return _refused(400, "Bad Request: file must be non-empty")
+                return refused(400, "Bad Request: file must be non-empty")
             if len(content) > (MAX_PHOTO_BYTES if kind == "photo" else MAX_UPLOAD_BYTES):
-                return _refused(413, "Request Entity Too Large")
+                return refused(413, "Request Entity Too Large")
             if kind == "photo" and self.odd_photos:
-                return _refused(400, "Bad Request: PHOTO_INVALID_DIMENSIONS")
+                return refused(400, "Bad Request: PHOTO_INVALID_DIMENSIONS")
             self.uploads += 1
             file_id = f"{kind}-{self.uploads}"
             self.files[file_id] = content
@@ -236,7 +236,7 @@ class BotApi:
         else:
             file_id, name = str(given), None
             if file_id not in self.files or not file_id.startswith(kind):
-                return _refused(400, "Bad Request: wrong file identifier/HTTP URL specified")
+                return refused(400, "Bad Request: wrong file identifier/HTTP URL specified")
         file = {
             "file_id": file_id,
             "file_unique_id": file_id,
@@ -255,10 +255,13 @@ class BotApi:
     async def _getFile(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
         content = self.files.get(form["file_id"])
         if content is None:
-            return _refused(400, "Bad Request: wrong file_id or the file is temporarily unavailable")
+            return refused(400, "Bad Request: wrong file_id or the file is temporarily unavailable")
         if len(content) > MAX_DOWNLOAD_BYTES:
-            return _refused(400, "Bad Request: file is too big")
-        return _ok({"file_id": form["file_id"], "file_unique_id": "u", "file_path": form["file_id"]})
+            return refused(400, "Bad Request: file is too big")
+        return succeeded({"file_id": form["file_id"], "file_unique_id": "u", "file_path": form["file_id"]})
+
+
+Api = TypeVar("Api", bound=BotApi)
 
 
 def text_update(update_id: int, text: str, chat: int = 7) -> dict[str, Any]:
@@ -275,9 +278,8 @@ def text_update(update_id: int, text: str, chat: int = 7) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def bot_api(token: str) -> AsyncIterator[BotApi]:
-    """A server on a free port of this machine; `base` is its address."""
-    api = BotApi()
+async def served(api: Api, token: str = TOKEN) -> AsyncIterator[Api]:
+    """The server on a free port of this machine; `base` is its address."""
     app = web.Application(client_max_size=100 << 20)
     app.router.add_post(f"/bot{token}/{{method}}", api.handle)
     app.router.add_post("/bot43:OTHER/{method}", api.handle)
@@ -295,11 +297,15 @@ async def bot_api(token: str) -> AsyncIterator[BotApi]:
         await runner.cleanup()
 
 
-def _ok(result: Any) -> web.Response:
+def bot_api(token: str) -> AbstractAsyncContextManager[BotApi]:
+    return served(BotApi(), token)
+
+
+def succeeded(result: Any) -> web.Response:
     return web.json_response({"ok": True, "result": result})
 
 
-def _refused(code: int, description: str, **parameters: int) -> web.Response:
+def refused(code: int, description: str, **parameters: int) -> web.Response:
     answer = {"ok": False, "error_code": code, "description": description, "parameters": parameters}
     return web.json_response(answer, status=code)
 
