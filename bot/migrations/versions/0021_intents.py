@@ -5,13 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-<<<<<<<< HEAD:bot/migrations/versions/0021_intents.py
 revision = "0021"
 down_revision = "0020"
-========
-revision = "0020"
-down_revision = "0019"
->>>>>>>> a84ab37 (Migration 0020 of the intents):bot/migrations/versions/0020_intents.py
 branch_labels = None
 depends_on = None
 
