@@ -190,7 +190,7 @@ class AgentDesk:
             if edits is None:
                 await ledger.queue(session, conversation, message, guarded=False, now=self._clock(), is_edit=True)
         message.edits = [*message.edits, {"text": message.text, "at": self._clock().isoformat(), "by": agent}]
-        message.text = text
+        message.text, message.changed_at = text, self._clock()
         await session.flush()
         return message
 

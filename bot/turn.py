@@ -497,10 +497,10 @@ class Turns:
             if inbound.kind == "edit":
                 await self._record(session, conversation, [row], [inbound], [()], None)
         elif inbound.kind == "deletion":
-            message.deleted_at = inbound.sent_at
+            message.deleted_at, message.changed_at = inbound.sent_at, self._clock()
         elif message.text != inbound.text:
             message.edits = [*message.edits, {"text": message.text, "at": inbound.sent_at.isoformat()}]
-            message.text = inbound.text
+            message.text, message.changed_at = inbound.text, self._clock()
 
     async def _record(
         self,

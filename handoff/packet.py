@@ -72,6 +72,7 @@ class PacketMessage(_Document):
     delivery_error: str | None
     edits: list[dict[str, Any]]
     deleted_at: datetime | None
+    changed_at: datetime | None = Field(description="When it was last edited or taken back.")
     attachments: list[PacketAttachment]
 
 

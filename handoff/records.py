@@ -181,6 +181,12 @@ class Message(Base):
             sqlite_where=text("external_id IS NOT NULL"),
             postgresql_where=text("external_id IS NOT NULL"),
         ),
+        Index(
+            "ix_messages_changed",
+            "changed_at",
+            sqlite_where=text("changed_at IS NOT NULL"),
+            postgresql_where=text("changed_at IS NOT NULL"),
+        ),
     )
 
     id: Mapped[BigId] = mapped_column(primary_key=True)
@@ -212,6 +218,8 @@ class Message(Base):
     """What it said before its author edited it: [{"text", "at"}], the oldest first."""
     deleted_at: Mapped[datetime | None]
     """When the customer took it back. Its text stays, for the agent."""
+    changed_at: Mapped[datetime | None]
+    """When it was last edited or taken back, by this program's clock."""
     sent_at: Mapped[datetime]
     """The sender's own time where the platform tells it."""
     created_at: Mapped[datetime]

@@ -24,6 +24,8 @@ FIRST_SHOWN = 60
 """Messages that are shown at once; earlier ones are fetched when they are asked for."""
 MARKS = 20
 """Messages whose marks (sent, read, edited) a look brings up to date."""
+CHANGED = timedelta(seconds=60)
+"""So long a look shows a changed message anew. Open pages look at once when told, and every 20 s."""
 REPLIES_A_MINUTE = 60
 INLINE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 
@@ -59,6 +61,16 @@ def create_router(web: DeskWeb) -> APIRouter:
     router = APIRouter(prefix=f"{PREFIX}/tickets/{{ticket_id}}", include_in_schema=False)
     Me = Annotated[SignedIn, Depends(web.signed_in)]  # noqa: N806 - a type
 
+    def news_since(packet: Packet, newest_id: int) -> dict[str, Any]:
+        """What a page does not show that has everything up to a message."""
+        known = [message for message in packet.transcript if message.id <= newest_id]
+        lately = web.clock() - CHANGED
+        return {
+            "messages": [message for message in packet.transcript if message.id > newest_id],
+            "marked": known[-MARKS:],
+            "changed": [message for message in known if message.changed_at and message.changed_at > lately],
+        }
+
     async def everything(seat: Seat, packet: Packet) -> dict[str, Any]:
         return {
             **ticket_values(packet, web),
@@ -87,9 +99,7 @@ def create_router(web: DeskWeb) -> APIRouter:
         async with web.seat(me, writing=False) as seat:
             packet = await seat.refresh(ticket_id)
             values = {**ticket_values(packet, web), "under_way": await seat.under_way(ticket_id), "card": card}
-        values["messages"] = [message for message in packet.transcript if message.id > after]
-        values["marked"] = [message for message in packet.transcript[-MARKS:] if message.id <= after]
-        return web.page(request, "_news.html", me, **values)
+        return web.page(request, "_news.html", me, **{**values, **news_since(packet, after)})
 
     @router.get("/earlier")
     async def earlier(request: Request, ticket_id: int, me: Me, before: int) -> Response:
@@ -147,8 +157,7 @@ def create_router(web: DeskWeb) -> APIRouter:
         async with web.seat(me, writing=False) as seat:
             packet = await seat.refresh(ticket_id)
             values = await everything(seat, packet)
-        values["messages"] = [message for message in packet.transcript if message.id > seen]
-        values["marked"] = [message for message in packet.transcript[-MARKS:] if message.id <= seen]
+        values |= news_since(packet, seen)
         answer = web.page(request, "_news.html", me, 409 if stale else 200, **values)
         if stale and stale.waiting:
             return web.told(answer, me, "colleague_answers", name=", ".join(stale.waiting))

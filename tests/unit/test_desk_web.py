@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from site_harness import Running, Site, running
 from sqlalchemy import select
 
 from bot.accounts import IDLE
+from bot.channels.base import Address, InboundMessage
 from bot.desk_records import AuditEntry
 from bot.web.chat_api import read_page
 from handoff.access import Role
@@ -162,6 +164,38 @@ def test_a_name_and_a_file_name_with_markup_stay_text(anna: Agent, customer: Cus
     answer = anna.web.get(link)
     assert answer.status_code == 200
     assert "sandbox" in answer.headers["content-security-policy"]
+
+
+def test_a_message_that_is_edited_or_taken_back_changes_on_open_pages(anna: Agent, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+    customer.says("my number is 4521")
+    wait_until(lambda: transcript(anna.server, ticket)[-1].text == "my number is 4521")
+    message = transcript(anna.server, ticket)[-1]
+    site = anna.server.site
+
+    async def change(kind: str, text: str = "") -> None:
+        async with site.sessions() as session:
+            chat = await session.get_one(Conversation, message.conversation_id)
+        where = Address(chat.channel, chat.account, chat.chat_id)
+        made = InboundMessage(where, uuid4().hex, site.clock(), kind=kind, text=text, refers_to=message.external_id)
+        async with asyncio.timeout(10):
+            with site.feed.follow() as told:
+                await site.assistant.receive(made)
+                while not any(each.kind == "changed" and each.ticket_id == ticket for each in await told.get()):
+                    pass
+
+    def shown_anew() -> str:
+        page = anna.get(f"/tickets/{ticket}/news?after={message.id}").text
+        return page.partition(f'id="m-{message.id}" hx-swap-oob="true"')[2].partition("</li>")[0]
+
+    assert not shown_anew()
+    anna.server.call(change("edit", "my number is 4512"))
+    assert '<span class="said">my number is 4512</span>' in shown_anew()
+    assert "my number is 4521" in shown_anew(), "what it said before can be looked at"
+    anna.server.call(change("deletion"))
+    assert "The customer took this back." in shown_anew()
+    site.clock.advance(61)
+    assert not shown_anew()
 
 
 def test_who_may_not_see_a_ticket_learns_nothing_of_it(server: Running, customer: Customer) -> None:
