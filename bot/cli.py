@@ -18,6 +18,7 @@ import typer
 from bot.cli_connections import notify_app, shift_report, webhooks_app
 from bot.cli_customers import customers_app
 from bot.cli_desk import agents_app, tickets_app
+from bot.cli_flows import flows_app
 from bot.cli_kb import kb_app
 from bot.cli_models import models_app, train_in_background, train_job
 from bot.cli_report import report
@@ -46,6 +47,7 @@ evaluate_app = typer.Typer(no_args_is_help=True, help="How good it is, on labell
 app.add_typer(models_app, name="models")
 app.add_typer(intents_app, name="intents")
 app.add_typer(kb_app, name="kb")
+app.add_typer(flows_app, name="flows")
 app.add_typer(tickets_app, name="tickets")
 app.add_typer(agents_app, name="agents")
 app.add_typer(customers_app, name="customers")

@@ -11,6 +11,7 @@ from jinja2 import FileSystemLoader, StrictUndefined, TemplateError, TemplateNot
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from bot.errors import ReplyError
+from bot.flows import Lead
 from bot.language import DEFAULT, LANGUAGES
 
 log = structlog.get_logger()
@@ -117,6 +118,18 @@ class Replies:
                     problem = ReplyError(template, tried, str(error))
                     log.error("reply.broken", template=template, lang=tried, error=str(error))
         raise problem or ReplyError(template, lang, "there is no such template: add the file")
+
+    def join(self, parts: Iterable[str | Lead], lang: str, values: Mapping[str, Any] | None = None) -> str:
+        """One message of a flow: its own words, and templates where it names them. Raises ReplyError."""
+        said = (
+            self.render(part.template, lang, {**(values or {}), **part.values}) if isinstance(part, Lead) else part
+            for part in parts
+        )
+        return "\n\n".join(filter(None, said))
+
+    def label(self, label: str, lang: str) -> str:
+        """Of a choice; `@name` is the template of that name."""
+        return self.render(label[1:], lang) if label.startswith("@") else label
 
     def problems(self, also: Iterable[str] = ()) -> list[ReplyError]:
         """Templates that are missing in a language, or can't be parsed, wherever they lie."""

@@ -36,7 +36,7 @@ from bot.dialogue import (
 )
 from bot.errors import FileGoneError, FileRefusedError, ReplyError, TooLargeError
 from bot.flow_turns import MAX_LOOKUPS, NO_FLOWS, FlowBook, carry_on, decide_turn, expired, give_up, glance, record_of
-from bot.flows import Lead, Looked, LookUp, ShowArticle, Tell
+from bot.flows import Looked, LookUp, ShowArticle, Tell
 from bot.gathering import JOINABLE
 from bot.language import DEFAULT, LANGUAGES, detect
 from bot.ledger import InboxState, Incoming, Sessions
@@ -587,7 +587,7 @@ class Turns:
                 record |= {"action": "clarify", "articles": [item.article_id for item in action.candidates]}
                 step = Step.ASKED
             elif isinstance(action, Tell):
-                text = self._told(action, lang)
+                text = self._replies.join(action.parts, lang, {"limit_mb": self._limit_mb})
                 guarded = not hands_off  # what a flow says as it hands over is part of that
                 options = self._labels(action.options, lang)
                 record |= {"action": "clarify" if action.waits else "answer", "flow_step": action.step}
@@ -616,15 +616,6 @@ class Turns:
             elif isinstance(action, Tell) and action.picture:
                 self._show(said, conversation.channel, plan.pictures.get(action.picture, ()))
         conversation.state = {**decision.state.to_json(), "options": shown}
-
-    def _told(self, told: Tell, lang: str) -> str:
-        parts = (
-            self._replies.render(part.template, lang, {"limit_mb": self._limit_mb, **part.values})
-            if isinstance(part, Lead)
-            else part
-            for part in told.parts
-        )
-        return "\n\n".join(part for part in parts if part)
 
     async def _picture(self, name: str) -> list[StoredFile]:
         if self._flow_picture is None:
@@ -668,10 +659,7 @@ class Turns:
             )
 
     def _labels(self, options: Mapping[str, str], lang: str) -> dict[str, str]:
-        return {
-            token: self._replies.render(label[1:], lang) if label.startswith("@") else label
-            for token, label in options.items()
-        }
+        return {token: self._replies.label(label, lang) for token, label in options.items()}
 
     async def _route(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, partial
@@ -27,7 +27,9 @@ from bot.channels.whatsapp import WINDOW, WhatsAppChannel
 from bot.database import migrate, open_database
 from bot.desk_feed import DeskFeed
 from bot.errors import SettingsError
-from bot.flow_format import load_flows
+from bot.flow_check import Known
+from bot.flow_format import Flow, load_flows
+from bot.flow_stories import Stage
 from bot.flow_turns import FlowBook
 from bot.forum_people import ForumPeople
 from bot.forum_records import INTAKE
@@ -126,6 +128,31 @@ class Installation(ModelWiring):
     @property
     def flows_folder(self) -> Path:
         return self.data / "flows"
+
+    def flows_known(self, folder: Path | None = None) -> Known:
+        """What flows may name. folder: of the flows, for their pictures."""
+        outcomes = self.seed.outcomes
+        return Known(
+            articles={article.id for article in self.seed.articles.articles},
+            topics=set(self.topics.all),
+            lookups=None,
+            pictures=(folder or self.flows_folder) / "pictures",
+            common=set(self.common_values["en"]),
+            intents={intent: outcome.flow for intent, outcome in outcomes.items() if outcome.flow},
+        )
+
+    def flow_stage(self, flows: Mapping[str, Flow], *, live: bool = False) -> Stage:
+        """Where scripted conversations are played. live: the live model understands what no story explains."""
+        understander = self.understander() if live else None
+        titles = {article.id: article.title for article in self.seed.articles.articles}
+        return Stage(
+            book=FlowBook(flows, common=self.common_values),
+            replies=self.replies,
+            outcomes=self.seed.outcomes,
+            now=utc_now(),
+            articles=titles,
+            understand=(lambda text, lang: understander.understand(text, lang).parts) if understander else None,
+        )
 
     @cached_property
     def flows(self) -> FlowBook:
