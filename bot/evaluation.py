@@ -133,6 +133,8 @@ def _outcome(decision: Decision) -> tuple[str, tuple[str, ...], str | None]:
     if answered:
         return "answer", answered, None
     for item in decision.actions:
+        if isinstance(item, StartFlow):
+            return "flow", (), None
         if isinstance(item, Clarify):
             return "clarify", tuple(candidate.article_id for candidate in item.candidates), None
         if isinstance(item, Handoff):

@@ -29,7 +29,7 @@ from bot.flow_format import (
     line_of,
     targets,
 )
-from bot.flow_words import OWN_NAMES, fault, names, unknown_filters
+from bot.flow_words import OWN_NAMES, fault, names
 from bot.flows import asked_slot
 
 Loc = tuple[Any, ...]
@@ -257,7 +257,7 @@ def _words(flow: Flow, known: Known) -> Iterable[Problem]:
             yield finder.problem(
                 loc, f"{_named(loc)} has no text in {lang}", f"Add {lang}: …, or take it from languages"
             )
-    allowed = {*flow.file.slots, *OWN_NAMES, *known.common}
+    allowed = {*flow.file.slots, *OWN_NAMES, *known.common, "range"}
     for loc, source, condition in _sources(flow):
         if wrong := fault(source, condition=condition):
             yield finder.problem(loc, f"{_named(loc)} can't be worked out: {wrong}", "See docs/flows.md for Jinja2")
@@ -265,8 +265,6 @@ def _words(flow: Flow, known: Known) -> Iterable[Problem]:
         for name in sorted(names(source, condition=condition) - allowed):
             remedy = f"Declare it under slots, or use one of {', '.join(sorted(allowed))}"
             yield finder.problem(loc, f"{_named(loc)} names {name}, which is no slot", remedy)
-        for name in unknown_filters(source, condition=condition):
-            yield finder.problem(loc, f"{_named(loc)} uses the filter {name}, which is not there", "Take it out")
 
 
 def _named(loc: Loc) -> str:

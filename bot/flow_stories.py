@@ -210,6 +210,8 @@ class Player:
         if step.wait_hours:
             self._now += timedelta(hours=step.wait_hours)
         if step.user is not None:
+            if step.intent and step.intent not in self.stage.outcomes:
+                return f"there is no intent {step.intent}"
             self.write(step.user, intent=step.intent, article=step.article)
         elif step.press is not None:
             return self.press(step.press)

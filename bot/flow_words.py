@@ -3,7 +3,7 @@ outside nor grow without end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -11,7 +11,7 @@ from typing import Any
 
 from babel.dates import format_date
 from babel.numbers import format_currency
-from jinja2 import ChainableUndefined, StrictUndefined, Template, TemplateError, meta, nodes, pass_context
+from jinja2 import ChainableUndefined, StrictUndefined, Template, TemplateError, meta, pass_context
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -128,15 +128,6 @@ def fault(source: str, *, condition: bool = False) -> str | None:
 def names(source: str, *, condition: bool = False) -> set[str]:
     """The names that a text or condition takes from outside; none of a broken one."""
     try:
-        tree = _SAYS.parse("{{ " + source + " }}" if condition else source)
+        return set(meta.find_undeclared_variables(_SAYS.parse("{{ " + source + " }}" if condition else source)))
     except TemplateError:
         return set()
-    return set(meta.find_undeclared_variables(tree)) - {"range"}
-
-
-def unknown_filters(source: str, *, condition: bool = False) -> Iterable[str]:
-    try:
-        tree = _SAYS.parse("{{ " + source + " }}" if condition else source)
-    except TemplateError:
-        return ()
-    return sorted({each.name for each in tree.find_all(nodes.Filter)} - set(_SAYS.filters))
