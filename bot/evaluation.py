@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bot.dialogue import Answer, Clarify, Decision, DialogueState, Handoff, Utterance, decide
+from bot.dialogue import Answer, Clarify, Decision, DialogueState, Handoff, StartFlow, Utterance, decide
 from bot.errors import OtvetError
 from bot.language import LANGUAGES
 from bot.understanding import Understander
