@@ -17,7 +17,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import ledger
 from bot.attachments import StoredFile
-from bot.channels.base import Capabilities, Medium, Option, OutboundAttachment, OutboundMessage, fit
+from bot.channels.base import (
+    Address,
+    Capabilities,
+    InboundMessage,
+    Medium,
+    Option,
+    OutboundAttachment,
+    OutboundMessage,
+    fit,
+)
 from bot.errors import EditRefusedError, FileRefusedError
 from bot.language import DEFAULT
 from bot.notifications import Notices
@@ -299,6 +308,23 @@ class AgentDesk:
         await self.tickets.close(session, ticket, why="back to the assistant", agent=agent, now=self._clock())
         await self._stop_survey(session, ticket)
         await self.announce(session, ticket, "back_to_assistant")
+        return ticket
+
+    async def start_flow(self, session: AsyncSession, ticket_id: int, flow: str, title: str, *, agent: str) -> Ticket:
+        """The assistant goes on with a flow in the agent's place; the ticket is closed."""
+        ticket = await self.return_to_assistant(session, ticket_id, agent=agent)
+        conversation = await desk.get_conversation(session, ticket.conversation_id)
+        now = self._clock()
+        note = self._replies.render("note_flow", ticket.lang, {"agent": agent, "title": title})
+        message = InboundMessage(
+            address=Address(conversation.channel, conversation.account, conversation.chat_id),
+            external_id=f"flow:{ticket_id}:{flow}:{now.isoformat()}",
+            sent_at=now,
+            kind="flow",
+            text=flow,
+            context={"note": note},
+        )
+        await ledger.take_in(session, message, now=now)
         return ticket
 
     async def reopen(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:

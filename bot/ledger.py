@@ -117,25 +117,30 @@ PENDING = InboxRow.state == literal_column("'pending'")
 
 async def receive(sessions: Sessions, message: InboundMessage, *, now: datetime) -> bool:
     """Store a message durably; False when it was there already. Commits before it returns."""
-    address = message.address
     async with sessions.begin() as session:
-        insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-        stored = await session.scalar(
-            insert(InboxRow)
-            .values(
-                channel=address.channel,
-                account=address.account,
-                chat_id=address.chat_id,
-                external_id=_short_id(message.external_id),
-                payload=_storable(message.to_json()),
-                state=InboxState.PENDING,
-                received_at=now,
-            )
-            .on_conflict_do_nothing(index_elements=["channel", "account", "external_id"])
-            .returning(InboxRow.id)
+        return await take_in(session, message, now=now)
+
+
+async def take_in(session: AsyncSession, message: InboundMessage, *, now: datetime) -> bool:
+    """The same within a transaction of the caller."""
+    address = message.address
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    stored = await session.scalar(
+        insert(InboxRow)
+        .values(
+            channel=address.channel,
+            account=address.account,
+            chat_id=address.chat_id,
+            external_id=_short_id(message.external_id),
+            payload=_storable(message.to_json()),
+            state=InboxState.PENDING,
+            received_at=now,
         )
-        if stored is not None:
-            await enqueue(session, address)
+        .on_conflict_do_nothing(index_elements=["channel", "account", "external_id"])
+        .returning(InboxRow.id)
+    )
+    if stored is not None:
+        await enqueue(session, address)
     return stored is not None
 
 

@@ -24,6 +24,7 @@ REQUIRED = (
         "empty",
         "greeting",
         "handoff",
+        "note_flow",
         "note_undelivered",
         "rephrase",
         "resolved",

@@ -471,6 +471,12 @@ class Seat:
         await self._desk.return_to_assistant(self._session, ticket_id, agent=self.viewer.name)
         self._record("returned", ticket_id)
 
+    async def start_flow(self, ticket_id: int, flow: str, title: str) -> None:
+        """The assistant goes on with this flow; the ticket is closed without a resolution."""
+        await self._reach(ticket_id)
+        await self._desk.start_flow(self._session, ticket_id, flow, title, agent=self.viewer.name)
+        self._record("started_flow", ticket_id, flow=flow)
+
     async def merge(self, ticket_id: int, into: int) -> None:
         """Close a ticket as a duplicate of another, which gets a note of it. Raises TicketNotFoundError and
         TicketStateError: both must be live."""

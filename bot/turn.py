@@ -35,8 +35,9 @@ from bot.dialogue import (
     choice_of,
 )
 from bot.errors import FileGoneError, FileRefusedError, ReplyError, TooLargeError
+from bot.flow_timers import watch
 from bot.flow_turns import MAX_LOOKUPS, NO_FLOWS, FlowBook, carry_on, decide_turn, expired, give_up, glance, record_of
-from bot.flows import Looked, LookUp, ShowArticle, Tell
+from bot.flows import START_TOKEN, Looked, LookUp, ShowArticle, Tell
 from bot.gathering import JOINABLE
 from bot.language import DEFAULT, LANGUAGES, detect
 from bot.ledger import InboxState, Incoming, Sessions
@@ -45,7 +46,18 @@ from bot.understanding import Understander, Understood
 from handoff import desk
 from handoff.lifecycle import TicketStatus
 from handoff.outcomes import EPISODE_GAP, Step
-from handoff.records import Attachment, AttachmentState, Author, Conversation, Feedback, Message, Owner, Reason, Ticket
+from handoff.records import (
+    NOTE,
+    Attachment,
+    AttachmentState,
+    Author,
+    Conversation,
+    Feedback,
+    Message,
+    Owner,
+    Reason,
+    Ticket,
+)
 from handoff.routing import Route, TopicClassifier, route
 from kb_index.articles import ArticleFile
 
@@ -53,6 +65,8 @@ log = structlog.get_logger()
 
 SILENT = frozenset({"edit", "deletion", "reaction", "note", "echo", "blocked", "unblocked"})
 """Kinds of message that tell something and want no answer."""
+STARTS_FLOW = "flow"
+"""Kind of message by which an agent starts a flow: `text` is its id, `context["note"]` what the transcript says."""
 MAX_NAME_CHARS = 200
 END_WORDS = frozenset(
     ("/end", "/завершить", "закрыть обращение", "завершить разговор", "end chat", "close ticket", "close the ticket")
@@ -167,8 +181,15 @@ class Plan:
     """Article, or picture of a flow → the files, where an answer shows some."""
 
 
-_AUTHORS = {"note": Author.SYSTEM, "echo": Author.AGENT}
-"""Who wrote what did not come from the customer: the platform, or an agent in the platform's own app."""
+_UTTERED: Mapping[str, Literal["text", "start", "choice", "attachment"]] = {
+    "text": "text",
+    "start": "start",
+    "choice": "choice",
+    "attachment": "attachment",
+    STARTS_FLOW: "choice",
+}
+_AUTHORS = {"note": Author.SYSTEM, STARTS_FLOW: Author.SYSTEM, "echo": Author.AGENT}
+"""Who wrote what did not come from the customer: the platform, an agent in the desk or in the platform's own app."""
 
 
 class Turns:
@@ -245,12 +266,12 @@ class Turns:
         """Decide what to do, holding no transaction while the models work. Raises whatever breaks."""
         first = utterance[0]
         understander = (await self._with_models(self._understander)).answering(str(first.address))
-        if first.kind in SILENT:
+        if first.kind in SILENT or (first.kind == STARTS_FLOW and situation.owner is Owner.PERSON):
             unchanged = DialogueState.from_json(situation.state)
             nothing = Decision((), unchanged, first.kind)
             return Plan(situation, situation.lang or DEFAULT, unchanged, nothing, {"rule": first.kind}, None)
         texts = (message.text for message in utterance if message.kind in JOINABLE and message.text)
-        text = first.text if first.kind == "start" else "\n".join(texts)
+        text = first.text if first.kind in ("start", STARTS_FLOW) else "\n".join(texts)
         lang = situation.lang or next((m.lang_hint for m in utterance if m.lang_hint in LANGUAGES), None)
         understood: Understood | None = None
         state, book = DialogueState.from_json(situation.state), self._flows()
@@ -269,18 +290,19 @@ class Turns:
         if first.address.channel in self._ungreeted:
             state = replace(state, greeted=True)
         said_now = Utterance(
-            kind=kind if kind in ("text", "start", "choice", "attachment") else "unsupported",  # type: ignore[arg-type]
+            kind=_UTTERED.get(kind, "unsupported"),
             text=text,
             lang=lang or DEFAULT,
-            choice=first.choice,
+            choice=f"{START_TOKEN}:{text}" if first.kind == STARTS_FLOW else first.choice,
             attachment_kinds=tuple(file.kind for file in files),
             refused_attachments=tuple(
                 file.state for file in files if file.state in (AttachmentState.TOO_LARGE, AttachmentState.FAILED)
             ),
         )
         now = self._clock()
-        wants_models = situation.owner is Owner.ASSISTANT and text.strip() and first.choice is None and to_desk is None
-        if wants_models and kind != "start" and not glance(state, situation.owner, said_now, book, now):
+        wants_models = situation.owner is Owner.ASSISTANT and text.strip() and said_now.choice is None
+        wants_models = wants_models and to_desk is None and kind != "start"
+        if wants_models and not glance(state, situation.owner, said_now, book, now):
             understood = await self._with_models(understander.understand, text, lang)
             lang = understood.lang
         elif lang is None:
@@ -289,10 +311,10 @@ class Turns:
         said_now = replace(said_now, lang=lang)
         token = choice_of(state, said_now)
         articles = {}
-        if token is not None and token in state.options:
-            kind, _, article_id = token.partition(":")
+        shows, _, article_id = (token or "").partition(":")
+        if token in state.options and shows in ("article", MORE):
             found = await self._with_models(
-                understander.candidate, article_id, lang, whole=kind == MORE, asked=state.asked
+                understander.candidate, article_id, lang, whole=shows == MORE, asked=state.asked
             )
             articles = {article_id: found} if found is not None else {}
         decision = (
@@ -523,8 +545,8 @@ class Turns:
                 conversation_id=conversation.id,
                 author=_AUTHORS.get(inbound.kind, Author.CUSTOMER),
                 agent_name=inbound.address.channel if inbound.kind == "echo" else None,
-                kind="text" if inbound.kind == "echo" else inbound.kind,
-                text=inbound.text or options.get(inbound.choice or "") or "",
+                kind={"echo": "text", STARTS_FLOW: NOTE}.get(inbound.kind, inbound.kind),
+                text=str(inbound.context.get("note") or "") or inbound.text or options.get(inbound.choice or "") or "",
                 reply_to_id=quoted.id if quoted else None,
                 context=dict(inbound.context) or None,
                 external_id=(inbound.platform_id or row.external_id)[:128],
@@ -616,6 +638,9 @@ class Turns:
             elif isinstance(action, Tell) and action.picture:
                 self._show(said, conversation.channel, plan.pictures.get(action.picture, ()))
         conversation.state = {**decision.state.to_json(), "options": shown}
+        if plan.state.flow is not None or decision.state.flow is not None:
+            book = self._flows()
+            await watch(session, conversation, plan.state.flow, decision.state.flow, book, self._clock())
 
     async def _picture(self, name: str) -> list[StoredFile]:
         if self._flow_picture is None:

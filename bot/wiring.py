@@ -30,6 +30,7 @@ from bot.errors import SettingsError
 from bot.flow_check import Known
 from bot.flow_format import Flow, load_flows
 from bot.flow_stories import Stage
+from bot.flow_timers import FLOW, FlowTimers
 from bot.flow_turns import FlowBook
 from bot.forum_people import ForumPeople
 from bot.forum_records import INTAKE
@@ -424,6 +425,7 @@ class Installation(ModelWiring):
             zone=ZoneInfo(self.settings.timezone),
             templates=self.templates,
             articles=self.find_articles,
+            flows=lambda lang: [(flow.id, flow.title(lang)) for flow in self.flows.flows.values()],
         )
 
     def studio_web(self, desk: DeskWeb) -> StudioWeb:
@@ -537,6 +539,7 @@ class Installation(ModelWiring):
         timers.register(CLOSING, self.windows.remind)
         timers.register(PURGE, purge, standing=True)
         timers.register(PRUNE, pruning(timedelta(days=self.settings.webhook_days)), standing=True)
+        timers.register(FLOW, FlowTimers(flows=lambda: self.flows, replies=self.replies).fire)
         timers.register(SURVEY, self.agent_desk().fire_survey)
         timers.register(ELSEWHERE, self.agent_desk().fire_elsewhere)
         notices = self._notices_of(self.tickets)

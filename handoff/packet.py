@@ -85,6 +85,22 @@ class Attempt(_Document):
     pressed: str | None = Field(description="The button that the customer pressed on it, as he saw it.")
 
 
+class PacketSlot(_Document):
+    name: str
+    label: str
+    value: str
+
+
+class PacketFlow(_Document):
+    """How far the assistant's steps had come, and what they know."""
+
+    flow: str
+    title: str
+    step: str = Field(description="The step that the customer was at.")
+    slots: list[PacketSlot]
+    note: str = Field("", description="What the flow itself tells the agent.")
+
+
 class PacketClock(_Document):
     kind: ClockKind
     target_seconds: int
@@ -205,6 +221,7 @@ class Packet(_Document):
     conversation: PacketConversation
     customer: CustomerCard
     tried: list[Attempt]
+    flow: PacketFlow | None = Field(description="Set when the assistant's steps were handed over.")
     pressed: list[str] = Field(description="The buttons that the customer pressed, as he saw them.")
     clocks: list[PacketClock]
     history: list[HistoryLine]
@@ -238,6 +255,7 @@ async def packet(session: AsyncSession, ticket_id: int, tickets: Tickets, *, now
         customer=await _card_of(session, ticket, conversation, tickets),
         tried=tried,
         pressed=pressed,
+        flow=_flow(ticket, episode),
         clocks=[
             PacketClock(
                 kind=row.kind,
@@ -287,6 +305,12 @@ def _tried(messages: Sequence[Message]) -> list[Attempt]:
         pressed = answer.text if answer is not None and answer.kind == "choice" else None
         attempts.append(Attempt(at=message.sent_at, action=action, articles=articles, pressed=pressed))
     return attempts
+
+
+def _flow(ticket: Ticket, messages: Sequence[Message]) -> PacketFlow | None:
+    decided = (message.decision or {} for message in reversed(messages))
+    found = (each.get("flow") for each in decided if each.get("ticket_id") == ticket.id)
+    return next((PacketFlow.model_validate(each) for each in found if isinstance(each, dict)), None)
 
 
 WORDS = {

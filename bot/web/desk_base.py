@@ -83,6 +83,8 @@ class DeskWeb:
     zone: ZoneInfo = field(default_factory=lambda: ZoneInfo("Europe/Moscow"))
     templates: MessageTemplates = field(default_factory=MessageTemplates)
     articles: SearchArticles = _no_articles
+    flows: Callable[[str], Sequence[tuple[str, str]]] = lambda _lang: ()
+    """Language → id and title of the flows that an agent may start."""
     max_streams: int = 1000
     tally: Tally = field(default_factory=Tally)
 
@@ -181,6 +183,7 @@ TOLD = {
     "resolved": N_("Resolved. The assistant answers this customer again."),
     "closed": N_("Closed."),
     "returned": N_("The customer is with the assistant again."),
+    "started_flow": N_("The assistant goes on with these steps."),
     "reopened": N_("Open again."),
 }
 
@@ -236,6 +239,7 @@ ACTIONS: dict[str, str] = {
     "resolved": N_("resolved it"),
     "closed": N_("closed it"),
     "returned": N_("returned it to the assistant"),
+    "started_flow": N_("started steps"),
     "merged": N_("merged it"),
     "reopened": N_("opened it again"),
     "signed_in": N_("signed in"),

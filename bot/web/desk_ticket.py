@@ -43,6 +43,7 @@ def ticket_values(packet: Packet, web: DeskWeb) -> dict[str, Any]:
         "live": packet.status in LIVE,
         "attempts": attempts,
         "priorities": PRIORITIES,
+        "flows": web.flows(packet.lang),
         "templates": web.templates.previews(
             packet.lang,
             {
@@ -358,6 +359,15 @@ def create_router(web: DeskWeb) -> APIRouter:
     @router.post("/return")
     async def give_back(request: Request, ticket_id: int, me: Me) -> Response:
         return await act(request, ticket_id, me, lambda seat: seat.return_to_assistant(ticket_id), "returned")
+
+    @router.post("/flow")
+    async def flow(request: Request, ticket_id: int, me: Me, flow: Annotated[str, Form(max_length=64)]) -> Response:
+        lang = me.viewer.lang
+        titles = dict(web.flows(lang))
+        if flow not in titles:
+            raise Refusal("invalid")
+        work = lambda seat: seat.start_flow(ticket_id, flow, titles[flow])  # noqa: E731
+        return await act(request, ticket_id, me, work, "started_flow")
 
     @router.post("/reopen")
     async def reopen(request: Request, ticket_id: int, me: Me) -> Response:

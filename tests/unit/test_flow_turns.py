@@ -18,11 +18,13 @@ from bot.channels.base import InboundAttachment, OutboundMessage
 from bot.database import migrate
 from bot.dialogue import Outcome, Understanding
 from bot.flow_format import Flow, parse_flow
+from bot.flow_timers import FLOW, FlowTimers
 from bot.flow_turns import FlowBook
 from bot.flows import Looked
+from bot.timers import Timer, Timers
 from bot.turn import Asker
 from bot.understanding import Understood
-from handoff.records import Conversation, Reason
+from handoff.records import Conversation, Owner, Reason
 
 TRACK = """
 flow: track
@@ -366,3 +368,68 @@ async def test_where_his_version_is_not_kept_he_goes_on_at_the_same_step_or_with
     await world.hear("fine")
     (ticket,) = await world.tickets()
     assert ticket.reason is Reason.ERROR
+
+
+async def test_silence_is_reminded_of_once_and_then_the_flow_is_forgotten(world: FlowWorld) -> None:
+    timers = Timers(world.sessions, world.clock)
+    timers.register(FLOW, FlowTimers(flows=lambda: world.book, replies=world.replies).fire)
+
+    async def wait(hours: float) -> list[str]:
+        before = len(world.channel.sent)
+        world.clock.advance(hours * 3600)
+        await timers.fire_due()
+        await world.assistant.drain()
+        return [message.text for message in world.channel.sent[before:]]
+
+    await world.hear("where is my order")
+    assert await wait(0.9) == []
+    (reminder,) = await wait(0.2)
+    assert reminder.startswith('We stopped at "Where is my order".')
+    assert reminder.endswith("What is the order number?")
+    assert await wait(24) == []
+    (said,) = await world.press("Cancel")
+    assert "stopped" in said
+    await world.hear("where is my order")
+    await wait(2)
+    await wait(72)
+    state = await world.state()
+    assert "flow" not in state
+    assert state["options"] == {}
+
+
+async def test_an_answer_before_the_reminder_puts_it_off_and_an_end_cancels_it(world: FlowWorld) -> None:
+    async def timers() -> list[dict[str, Any]]:
+        async with world.sessions.begin() as session:
+            return [dict(each.payload) for each in await session.scalars(select(Timer)) if each.kind == FLOW]
+
+    await world.hear("where is my order")
+    (first,) = await timers()
+    await world.hear("45210")
+    (second,) = await timers()
+    assert second["turn"] > first["turn"]
+    await world.press("Fine")
+    assert await timers() == []
+
+
+async def test_an_agent_starts_a_flow_and_the_assistant_goes_on_with_it(world: FlowWorld) -> None:
+    await world.hear("a person please")
+    async with world.sessions.begin() as session:
+        await world.desk.start_flow(session, 1, "track", "Where is my order", agent="Anna")
+    await world.assistant.drain()
+    assert world.last.text == "What is the order number?"
+    notes = [message.text for message in await world.transcript() if message.kind == "note"]
+    assert notes == ['Anna started the steps "Where is my order".']
+    (said,) = await world.hear("45210")
+    assert "on its way" in said
+    async with world.sessions.begin() as session:
+        assert (await world.desk.packet(session, 1)).conversation.owner is Owner.ASSISTANT
+
+
+async def test_the_packet_tells_what_the_flow_knows(world: FlowWorld) -> None:
+    await world.hear("where is my order 45210")
+    await world.press("Too slow")
+    async with world.sessions.begin() as session:
+        packet = await world.desk.packet(session, 1)
+    assert packet.flow is not None
+    assert (packet.flow.title, packet.flow.step) == ("Where is my order", "slow")
+    assert ("Order number", "45210") in [(slot.label, slot.value) for slot in packet.flow.slots]

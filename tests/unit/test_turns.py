@@ -106,6 +106,7 @@ class World:
         self.engine, self.sessions = open_database(database or f"sqlite+aiosqlite:///{var / 'otvet.sqlite3'}")
         mind = understander or Keywords()
         texts = Replies(tuple(dict.fromkeys((replies, DATA / "replies"))), {"ru": COMMON, "en": COMMON})
+        self.replies = texts
         self.desk = open_desk(texts, self.clock)
         turns = Turns(
             understander=load or (lambda: mind),
