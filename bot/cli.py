@@ -19,6 +19,7 @@ from bot.cli_connections import notify_app, shift_report, webhooks_app
 from bot.cli_customers import customers_app
 from bot.cli_desk import agents_app, tickets_app
 from bot.cli_flows import flows_app
+from bot.cli_gaps import gaps_app
 from bot.cli_kb import kb_app
 from bot.cli_models import models_app, train_in_background, train_job
 from bot.cli_report import report
@@ -48,6 +49,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(intents_app, name="intents")
 app.add_typer(kb_app, name="kb")
 app.add_typer(flows_app, name="flows")
+app.add_typer(gaps_app, name="gaps")
 app.add_typer(tickets_app, name="tickets")
 app.add_typer(agents_app, name="agents")
 app.add_typer(customers_app, name="customers")

