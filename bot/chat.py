@@ -22,6 +22,9 @@ async def talk(installation: Installation, *, lang: str | None, as_json: bool) -
     channel = TerminalChannel(_show_json, buttons=True) if as_json else TerminalChannel(_show)
     await installation.migrate()
     assistant = installation.assistant([channel])
+    shop = asyncio.create_task(installation.demo_shop.run()) if installation.demo_shop else None
+    if interactive and installation.demo_shop:
+        installation.progress(f"The demo shop sends its codes to {installation.demo_shop.url}/outbox")
     address = Address(channel.name, "", uuid.uuid4().hex)
 
     async def put(kind: str, text: str = "") -> None:
@@ -43,6 +46,9 @@ async def talk(installation: Installation, *, lang: str | None, as_json: bool) -
         while (line := await asyncio.to_thread(next, lines, None)) is not None:
             await put("text", line)
     finally:
+        if shop is not None:
+            shop.cancel()
+            await asyncio.gather(shop, return_exceptions=True)
         await installation.close()
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from bot.breaker import troubles
 from bot.channels.terminal import TerminalChannel
 from bot.errors import OtvetError, StorageError
+from bot.flow_format import Action
 from bot.helpdesk import SYNC, HelpDeskLink
 from bot.hooks import hook_figures
 from bot.ledger import InboxRow, InboxState, OutboxRow
@@ -53,6 +54,7 @@ async def examine(installation: Installation) -> list[Check]:
         ("notifications", _notifications),
         ("helpdesk", _helpdesk),
         ("webhook", _webhook),
+        ("lookups", _lookups),
     ]
     found = []
     for name, check in checks:
@@ -85,6 +87,21 @@ async def _replies(installation: Installation) -> Check:
     if problems:
         return Check("replies", False, "; ".join(map(str, problems)), "add or correct the template files")
     return Check("replies", True, "every template is there in both languages")
+
+
+async def _lookups(installation: Installation) -> Check:
+    file = installation.lookup_file
+    if not file.lookups:
+        return Check("lookups", True, "none: there is no lookups.yml in the data folder")
+    steps = (step for flow in installation.flows.flows.values() for step in flow.steps.values())
+    asked = {step.action for step in steps if isinstance(step, Action)}
+    if unknown := asked - installation.lookups.file.names:
+        return Check("lookups", False, f"flows ask for {', '.join(sorted(unknown))}", "describe them in lookups.yml")
+    away = await installation.lookups.unreachable()
+    if away:
+        return Check("lookups", False, "; ".join(away), "see to the server, its name and the network")
+    demo = "; the demo shop is among them" if installation.demo_shop else ""
+    return Check("lookups", True, f"{len(file.lookups)} of {len(file.servers)} servers{demo}")
 
 
 async def _database(installation: Installation) -> Check:

@@ -20,6 +20,7 @@ OtvetError
 ├── StaleReplyError    somebody wrote since the agent looked: newest_id
 ├── MacroError         a macro is broken: title, problem
 ├── FlowError          a flow can't be used: problems, each with file, line and remedy
+├── LookupFileError    lookups.yml can't be used: path, line
 ├── FlowRunError       a flow's words or conditions break while it runs: flow, step
 ├── NoGapError         there is no such group of open messages: gap_id
 ├── GapActError        an editor's act on a group is refused: gap_id; says why and what to do
@@ -214,3 +215,12 @@ class GapActError(OtvetError):
         super().__init__(f"group {gap_id}: {problem}")
         self.gap_id = gap_id
         self.code = code
+
+
+class LookupFileError(OtvetError):
+    """What the description of the lookups says can't be done; the message says where and what to write instead."""
+
+    def __init__(self, path: str, line: int | None, problem: str) -> None:
+        super().__init__(f"{path}{f':{line}' if line else ''}: {problem}")
+        self.path = path
+        self.line = line

@@ -154,6 +154,8 @@ class Looked:
     ok: bool
     data: Any = None
     reason: str = "failed"
+    said: str = ""
+    """What is said when it failed."""
 
 
 Event = Started | Answered | Corrected | Chosen | Missed | Resumed | Looked
@@ -411,6 +413,8 @@ class _Run:
                 self.state = replace(self.state, slots={**self.state.slots, step.into: looked.data})
             self.go(self.onward(step))
             return
+        if looked.said:
+            self.say(looked.said)
         ways = {"else": step.failed} if isinstance(step.failed, str) else step.failed
         self.go(ways.get(reason, ways.get("else", PERSON_STEP)), Reason.ERROR)
 

@@ -8,11 +8,8 @@ once by its id.
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
 import json
 import secrets
-import socket
 from base64 import b64encode
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
@@ -28,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
+from bot.addresses import address_of
 from bot.agent_desk import AgentDesk
 from bot.errors import DeliveryError, SettingsError
 from bot.timers import send_errand
@@ -193,33 +191,10 @@ class Hooks:
             raise DeliveryError(f"answered {status}", permanent=status == 410)
 
     async def _address(self) -> str:
-        """Where the name leads now. The connection goes to what was checked, whatever the name leads to afterwards."""
-        port = self._url.port or (443 if self._url.scheme == "https" else 80)
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(self._url.host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise DeliveryError("the name is not known") from error
-        addresses = [str(row[4][0]) for row in found]
-        if not self._private and any(not is_public(address) for address in addresses):
+        found = await address_of(self._url, private=self._private)
+        if found is None:
             raise DeliveryError("leads into a private network: OTVET_HOOK_PRIVATE=true allows that")
-        return addresses[0]
-
-
-def is_public(address: str) -> bool:
-    """Whether an address lies outside of every private network, also where it carries one of the older protocol."""
-    found = ipaddress.ip_address(address.split("%")[0])
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.teredo is not None:
-            return False
-        if (inner := found.ipv4_mapped or found.sixtofour) is not None:
-            found = inner
-        elif found in _TRANSLATED:
-            found = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-    return found.is_global and not found.is_multicast
-
-
-_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-"""RFC 6052: the last four bytes are the address that is called."""
+        return found
 
 
 def new_secret() -> str:

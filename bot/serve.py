@@ -47,6 +47,8 @@ async def serve(installation: Installation, host: str, port: int, role: Role = R
         await asyncio.to_thread(installation.understander)
         parts |= {"assistant": assistant.run(), "models": installation.follow()}
         parts |= {"articles": installation.follow_articles(), "timers": installation.timers.run()}
+        if (shop := installation.demo_shop) is not None:
+            parts["demo shop"] = shop.run()
         parts |= {"desk": installation.run_desk(), "trainings": installation.run_trainings()}
         parts["gaps"] = installation.run_gaps()
     if installation.settings.metrics_port:
@@ -169,6 +171,7 @@ class _AnnouncingServer(uvicorn.Server):
         super().__init__(config)
         self._first = first
         self._progress = installation.progress
+        self._shop = installation.demo_shop if role is Role.ALL else None
         self._telegram = bool(installation.settings.telegram_token.get_secret_value())
         self._role = role
 
@@ -181,5 +184,7 @@ class _AnnouncingServer(uvicorn.Server):
                 telegram = "Answers come from `otvet serve --role worker`"
             here = f"http://{host}:{port}"
             self._progress(f"Otvet is ready: {here} (site chat), {here}/desk (agents). {telegram}. Ctrl+C stops it.")
+            if self._shop is not None:
+                self._progress(f"The demo shop sends its codes to {self._shop.url}/outbox")
             if self._first:
                 self._progress(f"The desk has no administrator yet: open {here}/desk/welcome/{self._first} (once)")

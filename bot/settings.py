@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from datetime import time
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bot.errors import SettingsError
+from bot.lookup_format import SECRET_PREFIX
 
 
 class Settings(BaseSettings):
@@ -141,6 +144,15 @@ class Settings(BaseSettings):
     hook_in_secret: SecretStr = Field(
         SecretStr(""), description="By which calls to /webhooks/events are known; empty: none are taken."
     )
+    lookup_hosts: str = Field(
+        "", description="Servers that lookups may call by https://, comma-separated: api.shop.example, host:8443."
+    )
+    lookup_private_hosts: str = Field(
+        "", description="Servers of your own network that they may call, by http:// too: 10.0.0.7:8080."
+    )
+    demo_shop: bool = Field(
+        True, description="Whether the demo shop runs where lookups.yml names it; on this machine alone."
+    )
     site_origins: str = Field(
         "", description="Sites that may embed the chat, comma-separated; `*`: any; empty: none but its own."
     )
@@ -182,6 +194,12 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         return self.database_url or f"sqlite+aiosqlite:///{(self.var / 'otvet.sqlite3').resolve()}"
+
+
+def lookup_secrets() -> dict[str, str]:
+    """The variables that the headers of lookups may name: OTVET_LOOKUP_…, from the environment or `.env`."""
+    found = {**dotenv_values(".env"), **os.environ}
+    return {name: value.strip() for name, value in found.items() if name.startswith(SECRET_PREFIX) and value}
 
 
 def load_settings() -> Settings:

@@ -41,6 +41,7 @@ from bot.flows import START_TOKEN, Looked, LookUp, ShowArticle, Tell
 from bot.gathering import JOINABLE
 from bot.language import DEFAULT, LANGUAGES, detect
 from bot.ledger import InboxState, Incoming, Sessions
+from bot.lookups import Asker
 from bot.replies import Replies
 from bot.understanding import Understander, Understood
 from handoff import desk
@@ -98,17 +99,6 @@ class FetchedAttachment:
     size_bytes: int | None
     sha256: str | None
     source: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Asker:
-    """For whom something is looked up."""
-
-    conversation_id: int | None
-    """None: he writes for the first time."""
-    address: Address
-    lang: str
-    flow: str
 
 
 class Lookups(Protocol):
@@ -331,7 +321,7 @@ class Turns:
                 now,
             )
         )
-        decision = await self._looked_up(decision, situation, first.address, lang, book)
+        decision = await self._looked_up(decision, first, lang, book)
         decision = await self._with_articles(decision, understander, lang)
         record = {
             "rule": decision.rule,
@@ -356,15 +346,13 @@ class Turns:
                 shown[action.picture] = await self._picture(action.picture)
         return Plan(situation, lang, state, decision, record, routed, to_desk, shown)
 
-    async def _looked_up(
-        self, decision: Decision, situation: Situation, address: Address, lang: str, book: FlowBook
-    ) -> Decision:
+    async def _looked_up(self, decision: Decision, first: InboundMessage, lang: str, book: FlowBook) -> Decision:
         """The decision when everything that its flow wants is looked up."""
         for _ in range(MAX_LOOKUPS):
             if decision.look_up is None:
                 return decision
             flow = decision.state.flow.flow if decision.state.flow else ""
-            looked = await self._look_up(decision.look_up, Asker(situation.conversation_id, address, lang, flow))
+            looked = await self._look_up(decision.look_up, Asker(first.address, lang, flow, first.external_id))
             decision = carry_on(decision, looked, lang, book, self._clock())
         return give_up(decision, lang, book) if decision.look_up is not None else decision
 

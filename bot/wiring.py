@@ -16,6 +16,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bot.accounts import Accounts
+from bot.addresses import Allowed
 from bot.agent_desk import ELSEWHERE, SURVEY, AgentDesk
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore, StoredFile
@@ -25,6 +26,7 @@ from bot.channels.site import SiteChannel
 from bot.channels.telegram_limits import CAPABILITIES as TELEGRAM
 from bot.channels.whatsapp import WINDOW, WhatsAppChannel
 from bot.database import migrate, open_database
+from bot.demo_shop import DemoShop
 from bot.desk_feed import DeskFeed
 from bot.errors import SettingsError
 from bot.flow_check import Known
@@ -38,14 +40,18 @@ from bot.gap_keeping import GapKeeper
 from bot.helpdesk import POLL, SYNC, HelpDeskSync
 from bot.hooks import HOOK, HookReceiver, Hooks
 from bot.ledger import PURGE, Sessions, purge
+from bot.lookup_format import SECRET_PREFIX, LookupFile, read_lookups
+from bot.lookups import Lookups
 from bot.macros import load_starters
 from bot.message_templates import MessageTemplates, load_templates
 from bot.model_wiring import ModelWiring, shipped_data, utc_now
 from bot.monitor import Monitor
 from bot.notifications import NOTIFY, UNASSIGNED, Notices
+from bot.proof import Proofs
 from bot.releases import Releases
 from bot.replies import Replies
 from bot.seat import OUTGOING, fire_outgoing
+from bot.settings import lookup_secrets
 from bot.shared import LocalShared, Shared
 from bot.shifts import SHIFTS, Shifts
 from bot.timers import TICK_SECONDS, Timers
@@ -165,6 +171,35 @@ class Installation(ModelWiring):
         for problem in problems:
             self.progress(f"Warning: {problem}")
         return FlowBook(found, common=self.common_values)
+
+    @cached_property
+    def lookup_file(self) -> LookupFile:
+        """What flows may look up. Raises LookupFileError."""
+        return read_lookups(self.data / "lookups.yml")
+
+    @cached_property
+    def demo_shop(self) -> DemoShop | None:
+        """The shop that the demo's lookups ask; it answers while its `run` does."""
+        seed = self.data / "shop" / "demo.yml"
+        if not (self.settings.demo_shop and self.lookup_file.wants_demo and seed.exists()):
+            return None
+        return DemoShop(seed, self.settings.var / "demo-shop.sqlite3")
+
+    @cached_property
+    def lookups(self) -> Lookups:
+        """Raises LookupFileError for a server that may not be called or a secret that is not set."""
+        settings, demo = self.settings, self.demo_shop
+        private = settings.lookup_private_hosts.split(",")
+        secrets = lookup_secrets()
+        return Lookups(
+            self.lookup_file,
+            allowed=Allowed.of(settings.lookup_hosts.split(","), [*private, demo.host] if demo else private),
+            secrets={f"{SECRET_PREFIX}SHOP_TOKEN": demo.token, **secrets} if demo else secrets,
+            shared=self.shared,
+            clock=utc_now,
+            proofs=Proofs(self.database.sessions, utc_now),
+            demo=demo.url if demo else None,
+        )
 
     @cached_property
     def attachments(self) -> AttachmentStore:
@@ -531,6 +566,7 @@ class Installation(ModelWiring):
             stored=self._stored_picture,
             flows=lambda: self.flows,
             flow_picture=self._flow_picture,
+            lookups=self.lookups,
             # Threads that wait for one another's interpreter lock slow all down; those that wait for Rasa don't.
             model_threads=None if self.settings.nlu_engine == "rasa" else max(1, (os.cpu_count() or 1) // 2),
         )
@@ -657,6 +693,10 @@ class Installation(ModelWiring):
             await self.help_desk.close()
         if "forum" in self.__dict__:
             await self.forum.api.shut()
+        if "lookups" in self.__dict__:
+            await self.lookups.close()
+        if (shop := self.__dict__.get("demo_shop")) is not None:
+            await shop.close()
         if "shared" in self.__dict__:
             await self.shared.close()
         if "database" in self.__dict__:

@@ -10,6 +10,7 @@ from bot import desk_records as desk_records  # registers its tables
 from bot import gap_records as gap_records
 from bot import gate_records as gate_records
 from bot import ledger as ledger
+from bot import proof as proof
 from bot import timers as timers
 from handoff import words as words
 from handoff.records import Base, UtcDateTime

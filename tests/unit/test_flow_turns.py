@@ -21,8 +21,8 @@ from bot.flow_format import Flow, parse_flow
 from bot.flow_timers import FLOW, FlowTimers
 from bot.flow_turns import FlowBook
 from bot.flows import Looked
+from bot.lookups import Asker
 from bot.timers import Timer, Timers
-from bot.turn import Asker
 from bot.understanding import Understood
 from handoff.records import Conversation, Owner, Reason
 

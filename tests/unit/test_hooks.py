@@ -18,9 +18,10 @@ from sqlalchemy import select
 from standardwebhooks.webhooks import Webhook
 from test_agent_desk import Story
 
+from bot.addresses import is_public
 from bot.database import migrate
 from bot.errors import SettingsError
-from bot.hooks import HOOK, MAX_ATTEMPTS, HookEvent, HookReceiver, Hooks, HookState, is_public, new_secret, retry
+from bot.hooks import HOOK, MAX_ATTEMPTS, HookEvent, HookReceiver, Hooks, HookState, new_secret, retry
 from bot.timers import Timers
 from bot.web.webhooks import EVENTS_PATH, Webhooks
 from handoff.lifecycle import TicketStatus
