@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bot.console import AsJson, installation, print_json, table
-from bot.flow_format import Flow, Problem, load_flows, schema
+from bot.console import AsJson, installation, print_json, run, table, transaction
+from bot.flow_format import Flow, Problem, load_flows, read_flow, schema
 
 if TYPE_CHECKING:
     from bot.flow_check import Known
@@ -65,6 +65,49 @@ def flows_show(flow_id: str, as_json: AsJson = False) -> None:
         print_json(json.loads(flow.file.model_dump_json(by_alias=True, exclude_none=True)))
     else:
         print(flow.text)
+
+
+@flows_app.command("import")
+def flows_import(path: Annotated[Path, typer.Argument(help="A flow, or a folder of flows.")]) -> None:
+    """Publish flows from files, also those that were edited in the studio; every revision is kept."""
+    from bot.errors import FlowError
+    from bot.flow_library import publish, save, stored
+    from bot.model_wiring import utc_now
+
+    made = installation()
+    flows, problems = load_flows(path) if path.is_dir() else ({}, [])
+    if not path.is_dir():
+        flow = read_flow(path)
+        flows = {flow.id: flow}
+    if problems:
+        raise FlowError(problems)
+
+    async def work() -> list[str]:
+        done = []
+        async with transaction(made) as session:
+            present = {each.flow.id: each for each in await stored(session)}
+            for flow in flows.values():
+                before = present.get(flow.id)
+                if before and before.published == before.newest and before.flow.version == flow.version:
+                    continue
+                newest = before.newest if before else None
+                revision = await save(session, flow.text, expected=newest, by="import", at=utc_now())
+                await publish(session, flow.id, revision.number, at=utc_now())
+                done.append(flow.id)
+        return done
+
+    done = run(work())
+    print(f"{len(done)} flows published: {', '.join(done)}" if done else "Nothing has changed")
+
+
+@flows_app.command("export")
+def flows_export(folder: Path) -> None:
+    """Write the published flows as files, byte for byte as they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    flows = installation(quiet=True).flows.flows
+    for flow in flows.values():
+        (folder / f"{flow.id}.yml").write_text(flow.text, "utf-8", newline="")
+    print(f"{len(flows)} flows in {folder}")
 
 
 @flows_app.command("schema")

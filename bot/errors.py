@@ -21,6 +21,8 @@ OtvetError
 ├── MacroError         a macro is broken: title, problem
 ├── FlowError          a flow can't be used: problems, each with file, line and remedy
 ├── LookupFileError    lookups.yml can't be used: path, line
+├── UnknownFlowError   there is no such flow, or no such revision of it: flow_id
+├── StaleFlowError     somebody has saved the flow since: flow_id, expected, newest
 ├── FlowRunError       a flow's words or conditions break while it runs: flow, step
 ├── NoGapError         there is no such group of open messages: gap_id
 ├── GapActError        an editor's act on a group is refused: gap_id; says why and what to do
@@ -224,3 +226,21 @@ class LookupFileError(OtvetError):
         super().__init__(f"{path}{f':{line}' if line else ''}: {problem}")
         self.path = path
         self.line = line
+
+
+class UnknownFlowError(OtvetError):
+    def __init__(self, flow_id: str) -> None:
+        super().__init__(f"there is no such flow or revision: {flow_id}. `otvet flows list` shows the flows")
+        self.flow_id = flow_id
+
+
+class StaleFlowError(OtvetError):
+    """Nothing was saved: the text that was changed is no longer the present one."""
+
+    def __init__(self, flow_id: str, expected: int | None, newest: int | None) -> None:
+        now = f"revision {newest} was saved meanwhile" if newest else "it is gone"
+        since = f"you changed revision {expected}, but {now}" if expected else "there is one of this name already"
+        super().__init__(f"flow {flow_id}: {since}. Look at it, and make your change there")
+        self.flow_id = flow_id
+        self.expected = expected
+        self.newest = newest

@@ -43,6 +43,7 @@ async def serve(installation: Installation, host: str, port: int, role: Role = R
     assistant = installation.assistant(channels)
     monitor = installation.monitor(channels, answers=role is not Role.WEB)
     parts: dict[str, Coroutine[Any, Any, None]] = {"live updates": installation.shared.run()}
+    parts["flows"] = installation.follow_flows()
     if role is not Role.WEB:
         await asyncio.to_thread(installation.understander)
         parts |= {"assistant": assistant.run(), "models": installation.follow()}

@@ -30,7 +30,8 @@ from bot.demo_shop import DemoShop
 from bot.desk_feed import DeskFeed
 from bot.errors import SettingsError
 from bot.flow_check import Known
-from bot.flow_format import Flow, load_flows
+from bot.flow_format import Flow
+from bot.flow_library import FlowBase
 from bot.flow_stories import Stage
 from bot.flow_timers import FLOW, FlowTimers
 from bot.flow_turns import FlowBook
@@ -88,6 +89,8 @@ FORUM_TICK_SECONDS = 0.25
 """Agents in Telegram wait for what their messages lead to."""
 GAPS_SECONDS = 20.0
 """How often it is looked for what the assistant did not settle."""
+FLOWS_SECONDS = 2.0
+"""How often every process looks whether flows were published: one small row."""
 DESK_SECONDS = 5.0
 """How often it is looked whom a waiting ticket can be given to, and which clocks are due."""
 
@@ -165,12 +168,30 @@ class Installation(ModelWiring):
         )
 
     @cached_property
+    def flow_base(self) -> FlowBase:
+        return FlowBase(
+            url=self.settings.database,
+            folder=self.flows_folder,
+            common=self.common_values,
+            clock=utc_now,
+            progress=self.progress,
+        )
+
+    @property
     def flows(self) -> FlowBook:
-        """The flows that may be run; what is wrong with the others is told."""
-        found, problems = load_flows(self.flows_folder)
-        for problem in problems:
-            self.progress(f"Warning: {problem}")
-        return FlowBook(found, common=self.common_values)
+        """The flows that may be run. Blocks the first time."""
+        return self.flow_base.book
+
+    async def follow_flows(self) -> None:
+        """Keep up with flows that any process publishes, until cancelled."""
+        while True:
+            try:
+                if await self.flow_base.refresh(self.database.sessions):
+                    log.info("flows.changed", flows=len(self.flows.flows))
+            except Exception:
+                # Edge: the flows in use go on.
+                log.exception("flows.refresh_failed")
+            await asyncio.sleep(FLOWS_SECONDS)
 
     @cached_property
     def lookup_file(self) -> LookupFile:
@@ -557,6 +578,7 @@ class Installation(ModelWiring):
         return await self.attachments.store(chunks(), name)
 
     def assistant(self, channels: Sequence[Channel], clock: Callable[[], datetime] = utc_now) -> Assistant:
+        self.flows  # noqa: B018 - read before anything waits for it
         turns = Turns(
             understander=self.understander,
             replies=self.replies,
@@ -605,6 +627,7 @@ class Installation(ModelWiring):
 
     @cached_property
     def timers(self) -> Timers:
+        self.flows  # noqa: B018 - read before anything waits for it
         tick = FORUM_TICK_SECONDS if self.settings.forum_groups else TICK_SECONDS
         timers = Timers(self.database.sessions, utc_now, tick_seconds=tick)
         timers.register(CLOSING, self.windows.remind)
