@@ -113,8 +113,8 @@ async def test_a_draft_is_met_by_nobody_and_a_withdrawn_flow_begins_no_more(plac
 async def test_what_cannot_be_saved_is_refused_with_the_reason(place: Place) -> None:
     await place.publish(GOOD)
     async with place.sessions.begin() as session:
-        with pytest.raises(StaleFlowError, match="revision 1 was saved meanwhile"):
-            await save(session, OTHER, expected=0, by="Bob", at=place.clock())
+        with pytest.raises(StaleFlowError, match="you changed revision 3, but revision 1 was saved"):
+            await save(session, OTHER, expected=3, by="Bob", at=place.clock())
         with pytest.raises(StaleFlowError, match="one of this name already"):
             await save(session, OTHER, expected=None, by="Bob", at=place.clock())
         with pytest.raises(FlowError):
