@@ -403,6 +403,25 @@ def agents_invite(
     print(f"{url.rstrip('/')}/desk/welcome/{run(work())}")
 
 
+@agents_app.command("telegram")
+def agents_telegram(
+    name: Annotated[str, typer.Argument(help="An agent with an account at the web desk.")],
+    unlink: Annotated[bool, typer.Option("--unlink", help="Take it back: he can do nothing there any more.")] = False,
+) -> None:
+    """A code by which an agent shows the bot who he is, so that he can answer in the group: for 15 minutes, once."""
+
+    async def work() -> str | None:
+        here = installation()
+        async with transaction(here) as session:
+            if unlink:
+                await here.forum_people.unlink_agent(session, name, who(""))
+                return None
+            return await here.forum_people.code_for(session, name)
+
+    code = run(work())
+    print(f"/link {code}    (to be sent to the bot in a private chat, within 15 minutes)" if code else "Unlinked.")
+
+
 @agents_app.command("presence")
 def agents_presence(name: str, presence: str) -> None:
     """auto (by the schedule), online, away or offline. Who leaves keeps nothing that has to be answered."""

@@ -11,8 +11,9 @@ from sqlalchemy import func, select
 
 from bot.breaker import troubles
 from bot.channels.terminal import TerminalChannel
-from bot.errors import OtvetError, StorageError
+from bot.errors import DeliveryError, OtvetError, StorageError
 from bot.flow_format import Action
+from bot.forum_records import ForumPerson, ForumTopic
 from bot.helpdesk import SYNC, HelpDeskLink
 from bot.hooks import hook_figures
 from bot.ledger import InboxRow, InboxState, OutboxRow
@@ -48,6 +49,7 @@ async def examine(installation: Installation) -> list[Check]:
         ("model", _model),
         ("rasa", _rasa),
         ("telegram", _telegram),
+        ("forum", _forum),
         ("whatsapp", _whatsapp),
         ("platforms", _platforms),
         ("attachments", _attachments),
@@ -197,6 +199,38 @@ async def _telegram(installation: Installation) -> Check:
         return Check("telegram", False, str(error), "check OTVET_TELEGRAM_TOKEN and the way to api.telegram.org")
     finally:
         await channel.close()
+
+
+async def _forum(installation: Installation) -> Check:
+    if not installation.settings.forum_groups:
+        return Check("forum", True, "off: OTVET_FORUM_GROUPS is not set")
+    forum, faults, found = installation.forum, [], []
+    for group_id in forum.groups:
+        try:
+            state = await forum.api.state(group_id)
+        except DeliveryError as error:
+            faults.append(f"{group_id}: {error}: add the bot to the group, and correct OTVET_FORUM_GROUPS")
+            continue
+        if not state.is_forum:
+            faults.append(f"{state.title}: turn Topics on in the group's settings")
+        if not state.is_admin:
+            faults.append(f"{state.title}: make the bot an administrator")
+        elif not state.manages_topics:
+            faults.append(f"{state.title}: let the bot, as an administrator, manage topics")
+        found.append(state.title)
+    await installation.migrate()
+    async with installation.database.sessions.reading() as session:
+        people = await session.scalar(select(func.count(ForumPerson.telegram_id)))
+        waiting = await session.scalar(
+            select(func.count(ForumTopic.ticket_id)).where(ForumTopic.watched, ~ForumTopic.opened)
+        )
+        homeless = await forum.homeless(session)
+    detail = f"{', '.join(found) or 'no group'}; {people} people linked, {waiting} tickets wait for their topic"
+    if homeless:
+        faults.append(f"no group takes the tickets of {', '.join(homeless)}: name the teams, or a group without teams")
+    if faults:
+        return Check("forum", False, f"{detail}; {'; '.join(faults)}", "see the message, then run this again")
+    return Check("forum", True, detail)
 
 
 async def _webhook(installation: Installation) -> Check:

@@ -24,8 +24,7 @@ from zoneinfo import ZoneInfo
 
 import structlog
 from aiogram.utils.formatting import Bold, Italic, Text
-from sqlalchemy import Text as SqlText
-from sqlalchemy import cast, func, or_, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -61,7 +60,7 @@ from bot.forum_text import (
     version_of,
     whole_transcript,
 )
-from bot.forum_words import words
+from bot.forum_words import COMMANDS, words
 from bot.shared import Shared
 from bot.timers import Timers, send_errand
 from bot.work import Sessions
@@ -82,6 +81,8 @@ REFUSED = timedelta(seconds=60)
 """How soon a group is tried again that takes nothing."""
 LAST_WORDS = timedelta(seconds=5)
 """What is said so soon after a ticket's end still belongs to it."""
+ALBUM = timedelta(seconds=1.5)
+"""How long an album waits for its next picture."""
 MAX_FILE_TRIES = 3
 MAX_MESSAGES = 60
 ADOPTED = 200
@@ -162,6 +163,8 @@ class Forum:
         self._zone = zone
         self._breakers = Breakers(sessions, clock)
         self._pace_scale = pace_scale
+        self.idle = asyncio.Event()
+        """Set whenever a group had nothing to do."""
         self._icons: Mapping[str, str] | None = None
         self._turns: Counter[int] = Counter()
         self._file_tries: Counter[tuple[int, int]] = Counter()
@@ -175,6 +178,13 @@ class Forum:
         named = [group.id for group in self.groups.values() if ticket.team in group.teams]
         found = named or [group.id for group in self.groups.values() if not group.teams]
         return found[ticket.id % len(found)] if found else None
+
+    async def homeless(self, session: AsyncSession) -> list[str]:
+        """The teams with live tickets that no group takes."""
+        rows = await session.scalars(select(Ticket.team).where(Ticket.status.in_(LIVE)).distinct())
+        named = frozenset[str]().union(*(group.teams for group in self.groups.values()))
+        open_to_all = any(not group.teams for group in self.groups.values())
+        return [] if open_to_all else sorted(set(rows) - named)
 
     async def heard(self, session: AsyncSession, ticket: Ticket, entry: HistoryEntry) -> None:
         """A `Listener` of the tickets."""
@@ -203,6 +213,7 @@ class Forum:
         while time.monotonic() < end:
             step = await self._next(group_id)
             if step is None:
+                self.idle.set()
                 return self._clock() + LOOK
             if wait := await self._place(group_id):
                 if wait > LONGEST_WAIT_SECONDS:
@@ -211,6 +222,9 @@ class Forum:
                 continue  # more may have been said meanwhile, which can be told together
             try:
                 await self._breakers.call(address, step)
+                if group_id not in self._greeted:
+                    self._greeted.add(group_id)
+                    await self._offer_commands(group_id)
                 self._refused.discard(group_id)
                 metrics.FORUM_CALLS.labels("done").inc()
             except GroupRefusedError as error:
@@ -227,6 +241,14 @@ class Forum:
                     return self._clock() + timedelta(seconds=error.retry_after_seconds)
                 return self._clock() + AWAY
         return self._clock()
+
+    async def _offer_commands(self, group_id: int) -> None:
+        """Have Telegram show what can be written in the group. A courtesy."""
+        which = 0 if self.lang == "ru" else 1
+        try:
+            await self.api.set_commands(group_id, {name: both[which] for name, both in COMMANDS.items()})
+        except DeliveryError as error:
+            log.info("forum.courtesy_failed", problem=str(error))
 
     async def _place(self, group_id: int) -> float:
         """Seconds to wait for a place within Telegram's limits; 0: it is taken."""
@@ -311,6 +333,8 @@ class Forum:
                 ticket = await conversations.get_ticket(session, ticket_id)
                 conversation = await conversations.get_conversation(session, ticket.conversation_id)
                 block = await self._block(session, topic, ticket, conversation)
+            if block.pieces and self._grows(block.pieces[-1]):
+                continue  # its next picture may be on its way
             if block.pieces:
                 return partial(self._tell, ticket_id, block)
             if (block.seen_id, block.seen_entry_id) != (topic.seen_id, topic.seen_entry_id):
@@ -382,8 +406,11 @@ class Forum:
         album = str((message.context or {}).get("album") or "") or None
         pieces = [Piece(text, message_id=message.id, version=version_of(message)) for text in texts]
         pieces[0] = replace(pieces[0], reply_to_id=message.reply_to_id)
-        pieces[-1] = replace(pieces[-1], files=files, album=album)
+        pieces[-1] = replace(pieces[-1], files=files, album=album, at=message.created_at)
         return pieces
+
+    def _grows(self, piece: Piece) -> bool:
+        return bool(piece.album) and piece.at is not None and self._clock() < piece.at + ALBUM
 
     def _entry_pieces(self, entry: HistoryEntry) -> list[Piece]:
         line = happened(entry, self._desk.tickets.topics, self.lang)
@@ -545,7 +572,7 @@ class Forum:
                 ForumTopic.watched,
                 ForumPost.group_id == ForumTopic.group_id,
                 ForumPost.thread_id == ForumTopic.thread_id,
-                or_(cast(Message.edits, SqlText) != "[]", Message.deleted_at.is_not(None)),
+                Message.changed_at.is_not(None),
             )
             .order_by(ForumItem.id)
         )

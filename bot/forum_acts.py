@@ -11,7 +11,7 @@ from typing import Any
 from bot.agent_desk import AgentDesk
 from bot.channels.telegram_forum import Buttons
 from bot.channels.telegram_forum_updates import Deed
-from bot.forum_words import words
+from bot.forum_words import COMMANDS, words
 from bot.macros import VARIABLES, render_macro
 from bot.seat import Draft, Seat
 from handoff import queue
@@ -22,25 +22,6 @@ LABEL_CHARS = 40
 MAX_DATA_BYTES = 64
 """Of a button."""
 SHOWN_TICKETS = 20
-COMMANDS = {
-    "take": ("взять себе", "take it"),
-    "assign": ("назначить: /assign Имя", "give it to: /assign Name"),
-    "note": ("заметка для своих", "a note for colleagues"),
-    "transfer": ("передать: /transfer тема причина", "pass it on: /transfer topic why"),
-    "hold": ("отложить: /hold [задача] [дни]", "put on hold: /hold [task] [days]"),
-    "resume": ("продолжить", "go on"),
-    "finish": ("ответ дан, спросить клиента", "last word said, ask the customer"),
-    "resolve": ("решено", "resolve"),
-    "close": ("закрыть без решения: /close причина", "close unresolved: /close why"),
-    "return": ("вернуть ассистенту", "back to the assistant"),
-    "escalate": ("на уровень выше: /escalate подробности", "a level higher: /escalate details"),
-    "reopen": ("открыть снова", "open again"),
-    "macro": ("шаблоны", "macros"),
-    "menu": ("кнопки", "buttons"),
-    "queue": ("кто ждёт ответа", "who waits"),
-    "help": ("как здесь работать", "how to work here"),
-}
-"""Command → what it does, in Russian and in English."""
 
 
 class Unclear(Exception):  # noqa: N818 - told to the agent as it is

@@ -39,12 +39,19 @@ class ForumPeople:
 
     async def code_for(self, session: AsyncSession, agent: str) -> str:
         """The same by an agent's name. Raises AgentNotFoundError where he has no account."""
-        account = await session.scalar(
-            select(Account).join(Agent, Agent.id == Account.agent_id).where(Agent.name == agent, Account.active)
+        return await self.code(session, await self._account_of(session, agent))
+
+    async def unlink_agent(self, session: AsyncSession, agent: str, by: str) -> None:
+        """Raises AgentNotFoundError."""
+        await self.unlink(session, await self._account_of(session, agent), by)
+
+    async def _account_of(self, session: AsyncSession, agent: str) -> int:
+        found: int | None = await session.scalar(
+            select(Account.id).join(Agent, Agent.id == Account.agent_id).where(Agent.name == agent, Account.active)
         )
-        if account is None:
+        if found is None:
             raise AgentNotFoundError(agent)
-        return await self.code(session, account.id)
+        return found
 
     async def link(self, session: AsyncSession, telegram_id: int, name: str, code: str) -> Viewer | None:
         """Use a code; None for one that is not good. An account has one owner in Telegram, and he one account."""

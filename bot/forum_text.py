@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from aiogram.utils.formatting import Bold, ExpandableBlockQuote, Italic, Strikethrough, Text
@@ -46,6 +47,7 @@ class Piece:
     version: int = 0
     reply_to_id: int | None = None
     album: str | None = None
+    at: datetime | None = None
     reaction: str | None = None
     """An emoji to be put under the message `reply_to_id`; empty: taken away."""
     line: dict[str, object] = field(default_factory=dict)

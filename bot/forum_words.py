@@ -163,6 +163,26 @@ REASONS: dict[str, tuple[str, str]] = {
     "answered_elsewhere": ("ответили мимо стола", "answered past the desk"),
 }
 
+COMMANDS = {
+    "take": ("взять себе", "take it"),
+    "assign": ("назначить: /assign Имя", "give it to: /assign Name"),
+    "note": ("заметка для своих", "a note for colleagues"),
+    "transfer": ("передать: /transfer тема причина", "pass it on: /transfer topic why"),
+    "hold": ("отложить: /hold [задача] [дни]", "put on hold: /hold [task] [days]"),
+    "resume": ("продолжить", "go on"),
+    "finish": ("ответ дан, спросить клиента", "last word said, ask the customer"),
+    "resolve": ("решено", "resolve"),
+    "close": ("закрыть без решения: /close причина", "close unresolved: /close why"),
+    "return": ("вернуть ассистенту", "back to the assistant"),
+    "escalate": ("на уровень выше: /escalate подробности", "a level higher: /escalate details"),
+    "reopen": ("открыть снова", "open again"),
+    "macro": ("шаблоны", "macros"),
+    "menu": ("кнопки", "buttons"),
+    "queue": ("кто ждёт ответа", "who waits"),
+    "help": ("как здесь работать", "how to work here"),
+}
+"""Command → what it does, in Russian and in English."""
+
 
 def words(key: str, lang: str, **values: object) -> str:
     return _in(WORDS[key], lang).format(**values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from bot.channels.whatsapp import WINDOW, WhatsAppChannel
 from bot.database import migrate, open_database
 from bot.demo_shop import DemoShop
 from bot.desk_feed import DeskFeed
-from bot.errors import SettingsError
+from bot.errors import DeliveryError, SettingsError
 from bot.flow_check import Known
 from bot.flow_format import Flow
 from bot.flow_library import FlowBase
@@ -456,6 +457,12 @@ class Installation(ModelWiring):
             shop={"ru": self.settings.shop_ru, "en": self.settings.shop_en},
         )
 
+    async def forum_bot(self) -> str:
+        """The name of the bot in the agents' groups; empty while Telegram can't be reached."""
+        with contextlib.suppress(DeliveryError):
+            return await self.forum.api.username()
+        return ""
+
     @cached_property
     def forum_people(self) -> ForumPeople:
         return ForumPeople(self.accounts, utc_now)
@@ -485,6 +492,8 @@ class Installation(ModelWiring):
             templates=self.templates,
             articles=self.find_articles,
             flows=lambda lang: [(flow.id, flow.title(lang)) for flow in self.flows.flows.values()],
+            forum_people=self.forum_people if self.settings.forum_groups else None,
+            forum_bot=self.forum_bot if self.settings.forum_groups else None,
         )
 
     def studio_web(self, desk: DeskWeb) -> StudioWeb:

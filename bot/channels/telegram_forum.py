@@ -254,7 +254,7 @@ class ForumApi:
 
     async def username(self) -> str:
         with delivery_errors():
-            return (await self._bot.get_me(request_timeout=REQUEST_SECONDS)).username or ""
+            return (await self._bot.me()).username or ""  # asked once
 
     def fetch(self, attachment: InboundAttachment) -> Any:
         """The bytes of a file that was sent in a group."""

@@ -31,6 +31,7 @@ from bot.accounts import Accounts, SignedIn
 from bot.agent_desk import AgentDesk
 from bot.channels.site import SiteChannel
 from bot.desk_feed import DeskFeed
+from bot.forum_people import ForumPeople
 from bot.ledger import Sessions
 from bot.message_templates import MessageTemplates
 from bot.seat import Seat, Tally
@@ -85,6 +86,10 @@ class DeskWeb:
     articles: SearchArticles = _no_articles
     flows: Callable[[str], Sequence[tuple[str, str]]] = lambda _lang: ()
     """Language → id and title of the flows that an agent may start."""
+    forum_people: ForumPeople | None = None
+    """Who is who in the agents' groups in Telegram; None: there are none."""
+    forum_bot: Callable[[], Awaitable[str]] | None = None
+    """The name of the bot in them; empty while Telegram can't be reached."""
     max_streams: int = 1000
     tally: Tally = field(default_factory=Tally)
 
@@ -249,6 +254,8 @@ ACTIONS: dict[str, str] = {
     "invited": N_("invited"),
     "invitation_taken_back": N_("took an invitation back"),
     "joined": N_("joined"),
+    "telegram_linked": N_("linked Telegram"),
+    "telegram_unlinked": N_("unlinked Telegram"),
     "person_changed": N_("changed a person"),
     "moved": N_("went on in another channel"),
     "linked": N_("joined customers"),

@@ -119,7 +119,33 @@ def create_router(web: DeskWeb) -> APIRouter:
 
     @router.get("/me")
     async def me_page(request: Request, me: Me) -> Response:
-        return web.page(request, "me.html", me, problem="", done="", least=LEAST_PASSWORD)
+        return await own_page(request, me)
+
+    async def own_page(request: Request, me: SignedIn, status: int = 200, **values: Any) -> Response:
+        linked, bot = None, ""
+        if web.forum_people is not None:
+            async with web.sessions.reading() as session:
+                linked = await web.forum_people.linked(session, me.viewer.account_id)
+            bot = await web.forum_bot() if web.forum_bot is not None else ""
+        shown = {"problem": "", "done": "", "code": "", "least": LEAST_PASSWORD, **values}
+        telegram = linked.name if linked else ""
+        return web.page(request, "me.html", me, status, telegram=telegram, bot=bot, **shown)
+
+    @router.post("/me/telegram")
+    async def telegram_code(request: Request, me: Me) -> Response:
+        """A code by which the bot knows whose account somebody in Telegram has."""
+        if web.forum_people is None:
+            raise Refusal("invalid")
+        async with web.sessions.begin() as session:
+            code = await web.forum_people.code(session, me.viewer.account_id)
+        return await own_page(request, me, code=code)
+
+    @router.post("/me/telegram/unlink")
+    async def telegram_unlink(me: Me) -> Response:
+        if web.forum_people is not None:
+            async with web.sessions.begin() as session:
+                await web.forum_people.unlink(session, me.viewer.account_id, me.viewer.name)
+        return RedirectResponse(f"{PREFIX}/me", 303)
 
     @router.post("/me")
     async def change_me(
@@ -155,7 +181,7 @@ def create_router(web: DeskWeb) -> APIRouter:
         try:
             await web.accounts.change_password(me, old, new)
         except SignInError as error:
-            return web.page(request, "me.html", me, 422, problem=error.code, done="", least=LEAST_PASSWORD)
-        return web.page(request, "me.html", me, problem="", done="password", least=LEAST_PASSWORD)
+            return await own_page(request, me, 422, problem=error.code)
+        return await own_page(request, me, done="password")
 
     return router

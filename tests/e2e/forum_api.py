@@ -60,6 +60,8 @@ class Group:
         self.moments: list[float] = []
         self.refusals: list[web.Response] = []
         """What the next calls that write are answered."""
+        self.astray: set[int] = set()
+        """Topics that were just deleted: what is for them lands in the general one, and all seems well."""
         self.lost = 0
         """So many next messages are put down, but their answers get lost on the way."""
         self.numbers = count(1)
@@ -72,7 +74,7 @@ class Group:
         return max(
             thread
             for thread, topic in self.topics.items()
-            if topic.title.startswith(f"№ {ticket_id} ") and not topic.gone
+            if topic.title.startswith(f"№ {ticket_id} ") and not topic.gone and thread not in self.astray
         )
 
 
@@ -385,6 +387,9 @@ class ForumBotApi(BotApi):
 
     def _write(self, group: Group, form: dict[str, Any], text: str, kind: str, kept: dict[str, Any]) -> Written:
         number = next(group.numbers)
+        if form.get("message_thread_id") in group.astray:
+            form = {key: value for key, value in form.items() if key != "message_thread_id"}
+            kept = {key: value for key, value in kept.items() if key != "message_thread_id"}
         reply = (form.get("reply_parameters") or {}).get("message_id")
         written = Written(number, form.get("message_thread_id"), BOT["id"], text, dict(kept), kind, reply)  # type: ignore[arg-type]
         group.messages[number] = written

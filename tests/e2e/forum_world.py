@@ -130,6 +130,14 @@ class ForumWorld(TelegramWorld):
         async with self.sessions() as session:
             return await session.scalar(select(ForumTopic).where(ForumTopic.ticket_id == number))
 
+    async def settled(self) -> None:
+        """Wait until every group has been looked at twice, with nothing to do."""
+        async with asyncio.timeout(15):
+            for _ in range(2):
+                self.forum.idle.clear()
+                self.clock.advance(2)
+                await self.forum.idle.wait()
+
     def said(self, thread: int) -> list[Written]:
         """What the bot wrote in a topic."""
         return [each for each in self.group.of(thread) if each.sender == 42]
