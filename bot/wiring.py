@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from bot.accounts import Accounts
 from bot.addresses import Allowed
 from bot.agent_desk import ELSEWHERE, SURVEY, AgentDesk
+from bot.article_means import ArticleMeans
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore, StoredFile
 from bot.bucket import Bucket
@@ -497,7 +498,19 @@ class Installation(ModelWiring):
         )
 
     def studio_web(self, desk: DeskWeb) -> StudioWeb:
-        return StudioWeb(desk=desk)
+        return StudioWeb(desk=desk, articles=self.article_means)
+
+    @cached_property
+    def article_means(self) -> ArticleMeans:
+        return ArticleMeans(
+            files=self.articles.files,
+            incoming=self.settings.var / "incoming",
+            clock=self.articles.clock,
+            audiences=sorted(self.articles.audiences),
+            replies=self.replies,
+            index=lambda: self.understander().index if self.store.live_id() is not None else None,
+            changed=self.show_changes,
+        )
 
     async def find_articles(self, words: str, lang: str, limit: int) -> list[ArticleOffer]:
         """What the knowledge base has for an agent; nothing while this process has no model."""

@@ -52,6 +52,8 @@ class Finding:
     message: str
     remedy: str
     others: tuple[str, ...] = ()
+    at: str = ""
+    """The link or the question that it is about."""
 
     def __str__(self) -> str:
         where = (
@@ -91,7 +93,7 @@ def _finding(
     kind: Kind, article: Article, message: str, remedy: str, *, at: str = "", others: Sequence[str] = ()
 ) -> Finding:
     line = _line_of(article.path, at or article.title)
-    return Finding(kind, article.id, article.lang, article.path, line, message, remedy, tuple(others))
+    return Finding(kind, article.id, article.lang, article.path, line, message, remedy, tuple(others), at)
 
 
 def _links(articles: Sequence[Article]) -> Iterator[Finding]:

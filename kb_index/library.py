@@ -126,7 +126,8 @@ class Library:
         limit: int | None = None,
         offset: int = 0,
     ) -> list[Stored]:
-        """Articles ordered by id and language. words: part of the id or the title; behind: only outdated versions."""
+        """Articles ordered by id and language. words: part of the id, the title or the text; behind: only outdated
+        versions."""
         wanted: list[ColumnElement[bool]] = []
         if status:
             wanted.append(ArticleRow.status == status)
@@ -137,12 +138,10 @@ class Library:
         if behind:
             wanted.append(ArticleRow.behind.is_not(None))
         if words:
-            wanted.append(
-                or_(
-                    ArticleRow.article_id.icontains(words, autoescape=True),
-                    ArticleRow.title.icontains(words, autoescape=True),
-                )
-            )
+            # SQLite folds the case of Latin letters alone.
+            forms = {words, words.lower(), words.upper(), words.capitalize()}
+            columns = (ArticleRow.article_id, ArticleRow.title, ArticleRow.body)
+            wanted.append(or_(*(column.icontains(form, autoescape=True) for form in forms for column in columns)))
         query = select(ArticleRow).where(and_(True, *wanted)).order_by(ArticleRow.article_id, ArticleRow.lang)
         return [_stored(row) for row in await self._session.scalars(query.limit(limit).offset(offset))]
 

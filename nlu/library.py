@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nlu.errors import ExampleRefused, IntentNameRefused, StaleIntent, UnknownExample, UnknownIntent
@@ -100,9 +100,10 @@ async def find_intents(session: AsyncSession, *, words: str = "") -> list[Stored
     """Ordered by name. words: a part of the name or of an example."""
     wanted: list[ColumnElement[bool]] = []
     if words:
-        saying = select(ExampleRow.intent_id).where(
-            ExampleRow.removed_at.is_(None), ExampleRow.text.icontains(words, autoescape=True)
-        )
+        # SQLite folds the case of Latin letters alone.
+        forms = {words, words.lower(), words.upper(), words.capitalize()}
+        said = or_(*(ExampleRow.text.icontains(form, autoescape=True) for form in forms))
+        saying = select(ExampleRow.intent_id).where(ExampleRow.removed_at.is_(None), said)
         wanted.append(IntentRow.name.icontains(words, autoescape=True) | IntentRow.id.in_(saying))
     rows = (await session.scalars(_present(IntentRow).where(*wanted).order_by(IntentRow.name))).all()
     counted = await session.execute(

@@ -54,6 +54,11 @@ class Agent:
         """A form of the studio, as a page sends it."""
         return self.web.post(f"/studio{path}", data={"csrf": self.csrf, **(data or {})}, **options)
 
+    def post_studio(self, path: str, data: dict[str, Any]) -> httpx.Response:
+        """As htmx sends it."""
+        headers = {"X-CSRF": self.csrf, "HX-Request": "true"}
+        return self.web.post(f"/studio{path}", data=data, headers=headers)
+
     def reply(self, ticket_id: int, text: str, *, key: str = "", seen: int = 10**9, **fields: Any) -> httpx.Response:
         form = {"key": key or uuid4().hex, "text": text, "seen": seen, "seen_agent": seen, **fields}
         return self.post(f"/tickets/{ticket_id}/reply", form)

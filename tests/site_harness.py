@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 import uvicorn
 from desks import open_desk
 from fastapi import FastAPI
+from kb_samples import LetterEncoder
 
 from bot.accounts import Accounts
 from bot.agent_desk import SURVEY
+from bot.article_means import ArticleMeans
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore
 from bot.channels.site import SiteChannel
@@ -25,6 +27,7 @@ from bot.database import open_database
 from bot.desk_feed import DeskFeed
 from bot.dialogue import Candidate, Outcome, Policy, Understanding
 from bot.language import detect
+from bot.ledger import Sessions
 from bot.macros import load_starters
 from bot.message_templates import load_templates
 from bot.replies import Replies
@@ -38,6 +41,10 @@ from bot.web.desk_base import ArticleOffer, DeskWeb
 from bot.web.studio_base import StudioWeb
 from handoff.records import Base, Reason
 from kb_index import records as articles
+from kb_index.article_files import ArticleFiles
+from kb_index.articles import Article
+from kb_index.library import published
+from kb_index.search import SearchIndex
 from nlu import records as intents
 
 DATA = Path(__file__).parent.parent / "data"
@@ -106,6 +113,27 @@ class Clock:
         self.ahead += timedelta(seconds=seconds)
 
 
+class Knowledge:
+    """The published articles as they are searched, with an encoder that needs no model."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._index: SearchIndex | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def index(self) -> SearchIndex | None:
+        return self._index
+
+    def follow(self) -> None:
+        async def read() -> list[Article]:
+            async with self._sessions.reading() as session:
+                return await published(session, datetime.now(UTC))
+
+        assert self.loop is not None
+        articles = asyncio.run_coroutine_threadsafe(read(), self.loop).result(20)
+        self._index = self._index.updated(articles) if self._index else SearchIndex.build(articles, LetterEncoder())
+
+
 class Site:
     """One assistant with its site chat on one database."""
 
@@ -159,7 +187,19 @@ class Site:
             articles=find_articles,
             templates=load_templates(DATA / "templates.yml"),
         )
-        self.studio = StudioWeb(desk=desk)
+        self.knowledge = Knowledge(self.sessions)
+        self.studio = StudioWeb(
+            desk=desk,
+            articles=ArticleMeans(
+                files=ArticleFiles(var / "article-files"),
+                incoming=var / "incoming",
+                clock=self.clock,
+                audiences=["all", "business"],
+                replies=replies,
+                index=self.knowledge.index,
+                changed=self.knowledge.follow,
+            ),
+        )
         self.app: FastAPI = create_app(
             desk=desk,
             studio=self.studio,
@@ -180,6 +220,7 @@ class Site:
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         await self.prepare()
+        self.knowledge.loop = asyncio.get_running_loop()
         work = [asyncio.create_task(self.channel.shared.run())]
         if self._works:
             work += [asyncio.create_task(each.run()) for each in (self.assistant, self.feed, self.timers)]

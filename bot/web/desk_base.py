@@ -45,6 +45,8 @@ PREFIX = "/desk"
 STUDIO = "/studio"
 COOKIE = "otvet_desk"
 LANGUAGES = ("ru", "en")
+MAX_FIELD_BYTES = 8 * 2**20
+"""Of a form; `BodyLimit` says what a whole one may have."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -113,7 +115,8 @@ class DeskWeb:
         if me is None:
             raise Unknown(request.url.path)
         if request.method not in ("GET", "HEAD"):
-            given = request.headers.get("x-csrf") or str((await request.form()).get("csrf", ""))
+            form = await request.form(max_part_size=MAX_FIELD_BYTES)  # kept for whoever asks for it again
+            given = request.headers.get("x-csrf") or str(form.get("csrf", ""))
             if not hmac.compare_digest(given.encode(), me.csrf.encode()):
                 raise Refusal("foreign_form")
         return me
@@ -154,6 +157,7 @@ class DeskWeb:
             )
         )
         headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store", "Vary": "HX-Request"}
+        headers["Referrer-Policy"] = "same-origin"  # a setting leads back to where it was changed
         return HTMLResponse(html, status, headers)
 
     def told(self, answer: Response, me: SignedIn, what: str, **values: Any) -> Response:

@@ -66,6 +66,12 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         "Это последний администратор: сначала назначьте другого.",
         "This is the last administrator: make another one first.",
     ),
+    "changed_meanwhile": (
+        409,
+        "Кто-то уже изменил это. Обновите страницу и повторите.",
+        "Somebody else has changed this. Reload the page and try again.",
+    ),
+    "unusable": (422, "Так сохранить нельзя: проверьте текст.", "This can't be saved so: check the text."),
     "too_slow": (408, "Запрос шёл слишком долго.", "The request took too long to arrive."),
     "too_large": (413, "Файл или сообщение больше допустимого.", "The file or message is larger than allowed."),
     "invalid": (422, "Сообщение не подходит по форме.", "The message has a wrong form."),

@@ -7,10 +7,14 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import Response
 
 from bot.accounts import SignedIn
+from bot.web import studio_articles
+from bot.web.desk import problem
 from bot.web.desk_base import ACTIONS
 from bot.web.studio_base import PREFIX, Part, StudioWeb
+from kb_index.errors import KnowledgeBaseError, StaleArticleError, UnknownArticleError
+from nlu.errors import NluError, StaleIntent, UnknownExample, UnknownIntent
 
-PARTS: tuple[Part, ...] = ()
+PARTS: tuple[Part, ...] = (studio_articles.PART,)
 """In the order of the navigation: gaps, review, articles, intents, flows, versions, playground."""
 
 
@@ -18,9 +22,17 @@ def add_studio(app: FastAPI, web: StudioWeb) -> None:
     """Give the application its studio. Needs the desk's handlers of errors (`add_desk`)."""
     app.state.studio_parts = PARTS
     app.include_router(create_router(web))
+    app.add_exception_handler(KnowledgeBaseError, _on_error)
+    app.add_exception_handler(NluError, _on_error)
     for part in PARTS:
         app.include_router(part.create_router(web))
         ACTIONS.update(part.actions)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    gone = isinstance(error, UnknownArticleError | UnknownIntent | UnknownExample)
+    stale = isinstance(error, StaleArticleError | StaleIntent)
+    return problem(request, "not_found" if gone else "changed_meanwhile" if stale else "unusable")
 
 
 def create_router(web: StudioWeb) -> APIRouter:

@@ -15,6 +15,7 @@ from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.accounts import SignedIn
+from bot.article_means import ArticleMeans
 from bot.web.desk_base import STUDIO, DeskWeb, is_partial, translations
 from handoff.access import Permission
 
@@ -55,6 +56,7 @@ class StudioWeb:
     """All that the studio's pages need; `bot.serve` and the tests make it."""
 
     desk: DeskWeb
+    articles: ArticleMeans
 
     @property
     def clock(self) -> Callable[[], datetime]:

@@ -19,7 +19,7 @@ document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.suc
 // A form with data-guard asks before it is left with changes, and cannot be sent twice.
 
 let dirty = false;
-document.addEventListener("input", (event) => { if (event.target.closest("form[data-guard]")) dirty = true; });
+document.addEventListener("input", (event) => { if (event.target.closest("form[data-guard]") && !event.target.matches("[data-unkept]")) dirty = true; });
 document.addEventListener("submit", (event) => {
   const form = event.target;
   dirty = false;
@@ -31,3 +31,33 @@ document.addEventListener("submit", (event) => {
 });
 window.addEventListener("beforeunload", (event) => { if (dirty) event.preventDefault(); });
 window.addEventListener("pageshow", () => { for (const form of $$("form[data-sent]")) delete form.dataset.sent; });
+
+// What is written in a form with data-keep outlives a lost session, a crash and a refusal.
+
+for (const form of $$("form[data-keep]")) {
+  const key = `otvet-studio:${document.body.dataset.account}:${form.dataset.keep}`;
+  const fields = () => [...form.elements].filter((each) => each.name && each.type !== "hidden" && !each.readOnly && !("unkept" in each.dataset) && /^(INPUT|TEXTAREA|SELECT)$/.test(each.tagName));
+  const value = (each) => (each.type === "checkbox" ? String(each.checked) : each.value);
+  const state = () => Object.fromEntries(fields().map((each) => [each.name, value(each)]));
+  const drop = () => localStorage.removeItem(key);
+  const bar = $("[data-kept]", form);
+  let kept = null, timer = 0;
+  try { kept = JSON.parse(localStorage.getItem(key)); } catch { /* nothing that can be read */ }
+  const present = state();
+  if (kept && $("[data-said]")) drop(); // it was saved
+  else if (kept && bar && Object.entries(kept).some(([name, text]) => name in present && present[name] !== text)) bar.hidden = false;
+  form.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(() => localStorage.setItem(key, JSON.stringify(state())), 400); });
+  form.addEventListener("submit", () => localStorage.setItem(key, JSON.stringify(state())));
+  form.addEventListener("click", (event) => {
+    if (event.target.closest("[data-drop]")) { drop(); bar.hidden = true; }
+    if (!event.target.closest("[data-bring]")) return;
+    for (const each of fields()) {
+      if (!(each.name in kept)) continue;
+      if (each.type === "checkbox") each.checked = kept[each.name] === "true";
+      else each.value = kept[each.name];
+      each.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+    bar.hidden = true;
+  });
+  form.addEventListener("keydown", (event) => { if (event.key === "Enter" && event.target.matches("[data-unkept]")) event.preventDefault(); });
+}
