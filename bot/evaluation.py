@@ -9,10 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bot.dialogue import Answer, Clarify, Decision, DialogueState, Handoff, StartFlow, Utterance, decide
+from bot.dialogue import (
+    Answer,
+    Clarify,
+    Decision,
+    DialogueState,
+    Handoff,
+    Outcome,
+    StartFlow,
+    Utterance,
+    decide,
+)
 from bot.errors import OtvetError
 from bot.language import LANGUAGES
-from bot.understanding import Understander
+from bot.understanding import Understander, Understood
 from handoff.records import Owner
 from handoff.routing import UNCLEAR, Topics, route
 
@@ -38,7 +48,7 @@ class Verdict:
 
     question: Question
     action: str
-    """answer, clarify, handoff or reply (small talk, a question back without articles)."""
+    """answer, clarify, flow, handoff or reply (small talk, a question back without articles)."""
     articles: tuple[str, ...]
     topic: str | None
     """Of a handoff, the topic of its ticket."""
@@ -98,21 +108,29 @@ def load_questions(path: Path) -> list[Question]:
 
 def judge(questions: Iterable[Question], understander: Understander, topics: Topics) -> list[Verdict]:
     """Put each question to the assistant as the first message of a conversation."""
-    return [judge_one(question, understander, topics) for question in questions]
+    questions = list(questions)
+    return [
+        verdict_on(question, understood, understander, topics)
+        for question, understood in zip(questions, understand_all(questions, understander), strict=True)
+    ]
 
 
-def judge_one(question: Question, understander: Understander, topics: Topics) -> Verdict:
-    remembered = question.lang if question.lang in LANGUAGES else None
-    understood = understander.understand(question.text, remembered)
+def understand_all(questions: Sequence[Question], understander: Understander) -> list[Understood]:
+    return understander.understand_all([(q.text, q.lang if q.lang in LANGUAGES else None) for q in questions])
+
+
+def verdict_on(
+    question: Question, understood: Understood, understander: Understander, topics: Topics, *, tickets: bool = True
+) -> Verdict:
+    """tickets: also find out where one would go that was not handed off, which takes as long as all else."""
     utterance = Utterance(kind="text", text=question.text, lang=understood.lang)
     decision = decide(DialogueState(), Owner.ASSISTANT, utterance, understood.parts, {}, understander.policy)
     whole = understood.parts[0]
-    action, articles, topic = _outcome(decision)
+    action, articles, topic = _outcome(decision, whole.outcome)
     for handoff in (item for item in decision.actions if isinstance(item, Handoff)):
         by_intent = (handoff.topic, handoff.confidence or 0.0) if handoff.topic else None
         topic = route(topics, understander.topics, [question.text], by_intent=by_intent).topic.id
-    ticket_topic = topic or route(topics, understander.topics, [question.text]).topic.id
-    confidence = max([whole.confidence, *(c.confidence for c in whole.candidates[:1])])
+    ticket_topic = topic or (route(topics, understander.topics, [question.text]).topic.id if tickets else "")
     best = next(iter(whole.candidates), None)
     return Verdict(
         question=question,
@@ -121,20 +139,21 @@ def judge_one(question: Question, understander: Understander, topics: Topics) ->
         topic=topic,
         ticket_topic=ticket_topic,
         rule=decision.rule,
-        confidence=confidence,
+        confidence=max([whole.confidence, *(c.confidence for c in whole.candidates[:1])]),
         intent=whole.intent,
         best=best.article_id if best else None,
         best_confidence=best.confidence if best else 0.0,
     )
 
 
-def _outcome(decision: Decision) -> tuple[str, tuple[str, ...], str | None]:
+def _outcome(decision: Decision, outcome: Outcome) -> tuple[str, tuple[str, ...], str | None]:
+    """outcome: of the intent, for a flow may stand for an article."""
     answered = tuple(item.candidate.article_id for item in decision.actions if isinstance(item, Answer))
     if answered:
         return "answer", answered, None
     for item in decision.actions:
         if isinstance(item, StartFlow):
-            return "flow", (), None
+            return "flow", (outcome.article,) if outcome.article else (), None
         if isinstance(item, Clarify):
             return "clarify", tuple(candidate.article_id for candidate in item.candidates), None
         if isinstance(item, Handoff):

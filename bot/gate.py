@@ -97,7 +97,7 @@ def is_right(asked: Asked, deed: Deed, *, strict: bool = False) -> bool:
     """strict: an article among several to choose from is not enough."""
     match asked.expects:
         case Expecting.ARTICLE:
-            given = deed.action == "answer" or (deed.action == "clarify" and not strict)
+            given = deed.action in ("answer", "flow") or (deed.action == "clarify" and not strict)
             return given and bool(set(deed.articles) & set(asked.right))
         case Expecting.INTENT:
             return deed.intent in asked.right and deed.action not in ("answer", "clarify")

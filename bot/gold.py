@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.errors import GoldError
-from bot.evaluation import Question, Verdict, judge_one, load_questions
+from bot.evaluation import Question, load_questions, understand_all, verdict_on
 from bot.gate import Asked, Deed, Source
 from bot.gate_records import Expecting, GoldQuestion
 from bot.language import LANGUAGES, detect
@@ -198,9 +198,10 @@ async def _judged_by_customers(
 
 def ask(asked: Sequence[Asked], understander: Understander, topics: Topics) -> dict[str, Deed]:
     """What a version does with each question, as the first message of a conversation. Blocks."""
+    questions = [Question(each.text, each.lang, frozenset(), None, "") for each in asked]
     understander.foresee([each.text for each in asked])
-    return {each.key: Deed.of(_verdict(each, understander, topics)) for each in asked}
-
-
-def _verdict(asked: Asked, understander: Understander, topics: Topics) -> Verdict:
-    return judge_one(Question(asked.text, asked.lang, frozenset(), None, ""), understander, topics)
+    found = understand_all(questions, understander)
+    return {
+        each.key: Deed.of(verdict_on(question, understood, understander, topics, tickets=False))
+        for each, question, understood in zip(asked, questions, found, strict=True)
+    }
