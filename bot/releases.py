@@ -18,6 +18,9 @@ from bot.gate import REPORT, Report
 from bot.gate_records import Release
 from bot.ledger import Sessions
 from bot.training import KNOWLEDGE, Knowledge
+from bot.turn import Turns
+from bot.understanding import Understander
+from kb_index.articles import Article
 from kb_index.errors import KnowledgeBaseError
 from kb_index.library import Library
 from nlu.errors import ModelDamaged
@@ -71,6 +74,18 @@ class Done:
     version: str
     articles: tuple[Published, ...] = ()
     left: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelMeans:
+    """What pages about versions need; only processes that may load models have it."""
+
+    store: ModelStore
+    releases: Releases
+    view: Callable[[str | None, Sequence[Article]], Understander]
+    """A version as it would answer with these drafts published; None: the live one. Blocks."""
+    turns: Callable[[Callable[[], Understander]], Turns]
+    """Turns that ask this understander."""
 
 
 class Releases:

@@ -586,29 +586,24 @@ class Turns:
                     **({"flow": asdict(action.flow)} if action.flow else {}),
                 }
                 guarded, shown = False, dict(options)
-            elif isinstance(action, Answer):
-                text = self._replies.render("answer", lang, {"text": action.candidate.text})
-                options = self._labels(action.options, lang)
-                record |= {"article_id": action.candidate.article_id, "article_confidence": action.candidate.confidence}
-                step, topic = Step.ANSWERED, action.candidate.topic or None
-            elif isinstance(action, Clarify):
-                text = self._replies.render("clarify", lang)
-                options = self._labels(action.options, lang)
-                record |= {"action": "clarify", "articles": [item.article_id for item in action.candidates]}
-                step = Step.ASKED
-            elif isinstance(action, Tell):
-                text = self._replies.join(action.parts, lang, {"limit_mb": self._limit_mb})
-                guarded = not hands_off  # what a flow says as it hands over is part of that
-                options = self._labels(action.options, lang)
-                record |= {"action": "clarify" if action.waits else "answer", "flow_step": action.step}
-                step, topic = Step.ASKED if action.waits else Step.ANSWERED, decision.state.topic
             else:
-                assert isinstance(action, Say)  # noqa: S101 - the others were replaced while the turn was thought out
-                guarded = action.template != "greeting"  # who answers and what becomes of the data is always said
-                text = self._replies.render(action.template, lang, {"limit_mb": self._limit_mb, **action.values})
-                options = self._labels(action.options, lang)
-                record |= {"action": "clarify" if action.options else "answer", "reply": action.template}
-                step = _STEPS.get(action.template)
+                text, options = self.words(action, lang)
+                if isinstance(action, Answer):
+                    found = action.candidate
+                    record |= {"article_id": found.article_id, "article_confidence": found.confidence}
+                    step, topic = Step.ANSWERED, found.topic or None
+                elif isinstance(action, Clarify):
+                    record |= {"action": "clarify", "articles": [item.article_id for item in action.candidates]}
+                    step = Step.ASKED
+                elif isinstance(action, Tell):
+                    guarded = not hands_off  # what a flow says as it hands over is part of that
+                    record |= {"action": "clarify" if action.waits else "answer", "flow_step": action.step}
+                    step, topic = Step.ASKED if action.waits else Step.ANSWERED, decision.state.topic
+                elif isinstance(action, Say):
+                    # Who answers and what becomes of the data is always said.
+                    guarded = action.template != "greeting"
+                    record |= {"action": "clarify" if action.options else "answer", "reply": action.template}
+                    step = _STEPS.get(action.template)
             shown |= {token: label for token, label in options.items() if token in shown}
             said = await ledger.say(
                 session,
@@ -629,6 +624,23 @@ class Turns:
         if plan.state.flow is not None or decision.state.flow is not None:
             book = self._flows()
             await watch(session, conversation, plan.state.flow, decision.state.flow, book, self._clock())
+
+    def words(self, action: Action, lang: str) -> tuple[str, dict[str, str]]:
+        """What the customer reads, and the choices below it. Of a handoff neither: its words need the ticket.
+        Raises ReplyError."""
+        values = {"limit_mb": self._limit_mb}
+        match action:
+            case Answer():
+                text = self._replies.render("answer", lang, {"text": action.candidate.text})
+            case Clarify():
+                text = self._replies.render("clarify", lang)
+            case Tell():
+                text = self._replies.join(action.parts, lang, values)
+            case Say():
+                text = self._replies.render(action.template, lang, {**values, **action.values})
+            case _:
+                return "", {}
+        return text, self._labels(action.options, lang)
 
     async def _picture(self, name: str) -> list[StoredFile]:
         if self._flow_picture is None:

@@ -51,7 +51,7 @@ from bot.model_wiring import ModelWiring, shipped_data, utc_now
 from bot.monitor import Monitor
 from bot.notifications import NOTIFY, UNASSIGNED, Notices
 from bot.proof import Proofs
-from bot.releases import Releases
+from bot.releases import ModelMeans, Releases
 from bot.replies import Replies
 from bot.seat import OUTGOING, fire_outgoing
 from bot.settings import lookup_secrets
@@ -61,6 +61,7 @@ from bot.timers import TICK_SECONDS, Timers
 from bot.training_jobs import Jobs
 from bot.transcriber import CommandTranscriber, HttpTranscriber, Transcriber
 from bot.turn import Turns
+from bot.understanding import Understander
 from bot.uploads import StoredUploads
 from bot.web.desk_base import ArticleOffer, DeskWeb
 from bot.web.studio_base import StudioWeb
@@ -498,7 +499,8 @@ class Installation(ModelWiring):
         )
 
     def studio_web(self, desk: DeskWeb) -> StudioWeb:
-        return StudioWeb(desk=desk, articles=self.article_means)
+        means = ModelMeans(self.store, self.releases, self.view, lambda understander: self.turns(understander))
+        return StudioWeb(desk=desk, articles=self.article_means, models=means)
 
     @cached_property
     def article_means(self) -> ArticleMeans:
@@ -599,10 +601,13 @@ class Installation(ModelWiring):
 
         return await self.attachments.store(chunks(), name)
 
-    def assistant(self, channels: Sequence[Channel], clock: Callable[[], datetime] = utc_now) -> Assistant:
+    def turns(
+        self, understander: Callable[[], Understander] | None = None, clock: Callable[[], datetime] = utc_now
+    ) -> Turns:
+        """understander: by default the live version."""
         self.flows  # noqa: B018 - read before anything waits for it
-        turns = Turns(
-            understander=self.understander,
+        return Turns(
+            understander=understander or self.understander,
             replies=self.replies,
             agent_desk=self.agent_desk(clock),
             clock=clock,
@@ -614,9 +619,11 @@ class Installation(ModelWiring):
             # Threads that wait for one another's interpreter lock slow all down; those that wait for Rasa don't.
             model_threads=None if self.settings.nlu_engine == "rasa" else max(1, (os.cpu_count() or 1) // 2),
         )
+
+    def assistant(self, channels: Sequence[Channel], clock: Callable[[], datetime] = utc_now) -> Assistant:
         return Assistant(
             sessions=self.database.sessions,
-            turns=turns,
+            turns=self.turns(clock=clock),
             channels=channels,
             attachments=self.attachments,
             clock=clock,

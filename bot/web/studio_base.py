@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.accounts import SignedIn
 from bot.article_means import ArticleMeans
+from bot.releases import ModelMeans
 from bot.web.desk_base import STUDIO, DeskWeb, is_partial, translations
 from handoff.access import Permission
 
@@ -57,6 +58,8 @@ class StudioWeb:
 
     desk: DeskWeb
     articles: ArticleMeans
+    models: ModelMeans | None = None
+    """None: pages about versions and answers say that there are none here."""
 
     @property
     def clock(self) -> Callable[[], datetime]:
