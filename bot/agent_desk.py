@@ -31,6 +31,7 @@ from bot.errors import EditRefusedError, FileRefusedError
 from bot.language import DEFAULT
 from bot.notifications import Notices
 from bot.replies import Replies
+from bot.shadow import settle
 from bot.timers import cancel_timer, set_timer
 from handoff import desk
 from handoff.customers import Customers, Way
@@ -127,6 +128,7 @@ class AgentDesk:
         for file in files:
             self.check_file(conversation.channel, file)
         message = await self.tickets.reply(session, ticket, text, agent=agent, now=now)
+        await settle(session, ticket_id, text, by=agent, at=now)
         if files:
             await _attach(session, message, files)
         if quote is not None:

@@ -19,7 +19,9 @@ from bot.agent_desk import AgentDesk
 from bot.attachments import StoredFile
 from bot.desk_records import AuditEntry, Macro, Outgoing, OutgoingState, SavedView
 from bot.errors import EditRefusedError, FileRefusedError, MacroError, StaleReplyError
+from bot.gate_records import ShadowDraft
 from bot.macros import check_macro
+from bot.shadow import draft_of
 from bot.timers import cancel_timer, set_timer
 from handoff import queue
 from handoff.access import Permission, Viewer, reach
@@ -196,6 +198,11 @@ class Seat:
             )
             for agent, load in await list_agents(self._session)
         ]
+
+    async def shadow_draft(self, ticket_id: int) -> ShadowDraft | None:
+        """The answer that the assistant has drafted, while nobody has answered."""
+        await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        return await draft_of(self._session, ticket_id)
 
     async def under_way(self, ticket_id: int) -> Sequence[Outgoing]:
         """Replies to this ticket that can still be taken back, and the viewer's own that were refused lately."""

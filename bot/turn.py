@@ -26,6 +26,7 @@ from bot.dialogue import (
     MORE,
     Action,
     Answer,
+    Candidate,
     Clarify,
     Decision,
     DialogueState,
@@ -43,6 +44,7 @@ from bot.language import DEFAULT, LANGUAGES, detect
 from bot.ledger import InboxState, Incoming, Sessions
 from bot.lookups import Asker
 from bot.replies import Replies
+from bot.shadow import keep_draft, shadowed
 from bot.understanding import Understander, Understood
 from handoff import desk
 from handoff.lifecycle import TicketStatus
@@ -169,6 +171,8 @@ class Plan:
     """Set when the customer's word is not for the assistant."""
     pictures: Mapping[str, Sequence[StoredFile]] = field(default_factory=dict)
     """Article, or picture of a flow → the files, where an answer shows some."""
+    draft: Candidate | None = None
+    """What a person gets to send in place of the assistant."""
 
 
 _UTTERED: Mapping[str, Literal["text", "start", "choice", "attachment"]] = {
@@ -323,6 +327,7 @@ class Turns:
         )
         decision = await self._looked_up(decision, first, lang, book)
         decision = await self._with_articles(decision, understander, lang)
+        decision, draft = await self._drafted(sessions, decision)
         record = {
             "rule": decision.rule,
             "choice": first.choice,
@@ -344,7 +349,23 @@ class Turns:
         for action in decision.actions:
             if isinstance(action, Tell) and action.picture:
                 shown[action.picture] = await self._picture(action.picture)
-        return Plan(situation, lang, state, decision, record, routed, to_desk, shown)
+        return Plan(situation, lang, state, decision, record, routed, to_desk, shown, draft)
+
+    async def _drafted(self, sessions: Sessions, decision: Decision) -> tuple[Decision, Candidate | None]:
+        """Of a topic that people answer themselves: a handoff in place of the answer, and the answer as a draft."""
+        offered = [action.candidate for action in decision.actions if isinstance(action, Answer)]
+        offered += [action.candidates[0] for action in decision.actions if isinstance(action, Clarify)]
+        if not offered:
+            return decision, None
+        async with sessions.reading() as session:
+            topics = await shadowed(session)
+        draft = next((candidate for candidate in offered if candidate.topic in topics), None)
+        if draft is None:
+            return decision, None
+        kept = tuple(action for action in decision.actions if isinstance(action, Say) and not action.options)
+        handoff = Handoff(Reason.SHADOW, draft.topic, draft.confidence)
+        state = DialogueState(greeted=True, topic=draft.topic)
+        return Decision((*kept, handoff), state, "shadow"), draft
 
     async def _looked_up(self, decision: Decision, first: InboundMessage, lang: str, book: FlowBook) -> Decision:
         """The decision when everything that its flow wants is looked up."""
@@ -575,6 +596,10 @@ class Turns:
             if isinstance(action, Handoff):
                 assert plan.routed is not None  # noqa: S101 - whoever plans a handoff also routes it
                 ticket = await self._hand_off(session, conversation, action.reason, plan.routed)
+                if plan.draft is not None:
+                    drafted, _ = self.words(Answer(plan.draft, {}), lang)
+                    version = str(plan.record.get("model_version", ""))
+                    keep_draft(session, ticket.id, plan.draft, text=drafted, version=version, at=self._clock())
                 text = await self._announcement(session, ticket, lang)
                 options = self._labels(BACK, lang)
                 record |= {

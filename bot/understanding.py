@@ -157,7 +157,7 @@ class Understander:
 
     def understand_all(self, asked: Sequence[tuple[str, str | None]]) -> list[Understood]:
         """Many (text, remembered language), each as by itself, in the same order; several times faster."""
-        parts = [self._parts(text) for text, _ in asked]
+        parts = [self.parts(text) for text, _ in asked]
         predicted = iter(self._predict([part for some in parts for part in some]))
         found = []
         for (text, remembered_lang), some in zip(asked, parts, strict=True):
@@ -178,7 +178,7 @@ class Understander:
             found.append(Understood(lang, (whole, *(part for part, _ in rest)), record))
         return found
 
-    def _parts(self, text: str) -> list[str]:
+    def parts(self, text: str) -> list[str]:
         """The text, then its sentences where they are several; nothing of one that is too long."""
         if len(text) > self.policy.max_text_chars:
             return []
@@ -187,7 +187,7 @@ class Understander:
 
     def foresee(self, texts: Sequence[str]) -> None:
         """Have what searches will ask for encoded at once, several times faster, by encoders that remember."""
-        self.index.queries_of([_searched(part) for text in texts for part in self._parts(text)])
+        self.index.queries_of([_searched(part) for text in texts for part in self.parts(text)])
 
     def search(self, text: str, lang: str | None, limit: int) -> tuple[Hit, ...]:
         """Articles for a text, with what the intents say for them as evidence."""
@@ -201,6 +201,10 @@ class Understander:
             evidence = evidence_of(self.classifier.predict([self.index.readings(text)[-1]])[0], self.outcomes)
         lang = lang or detect(self.index.readings(text)[-1])
         return explain(self.index, _searched(text), lang=lang, limit=limit, evidence=evidence)
+
+    def classify(self, text: str) -> IntentPrediction | None:
+        """What the intents make of a text; None where there are none."""
+        return self._predict([text])[0]
 
     def _predict(self, texts: Sequence[str]) -> Sequence[IntentPrediction | None]:
         """The classifier encodes all of them at once, on all cores; the search finds the same vectors in the encoder's

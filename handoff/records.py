@@ -114,6 +114,8 @@ class Reason(StrEnum):
     """The answer was given, and did not reach the customer."""
     ANSWERED_ELSEWHERE = "answered_elsewhere"
     """A person answered from the company's own phone, past the desk."""
+    SHADOW = "shadow"
+    """The assistant knows an answer and only drafts it: people want to send those of this topic themselves."""
 
 
 class Delivery(StrEnum):

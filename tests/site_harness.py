@@ -188,8 +188,10 @@ class Site:
             templates=load_templates(DATA / "templates.yml"),
         )
         self.knowledge = Knowledge(self.sessions)
+        models = web.pop("models", None)
         self.studio = StudioWeb(
             desk=desk,
+            models=models(self) if models else None,
             articles=ArticleMeans(
                 files=ArticleFiles(var / "article-files"),
                 incoming=var / "incoming",

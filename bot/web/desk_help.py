@@ -68,13 +68,18 @@ def create_router(web: DeskWeb) -> APIRouter:
         """Replies that the knowledge base suggests. An agent reads and sends them: nothing goes out by itself."""
         async with web.seat(me, writing=False) as seat:
             packet = await seat.refresh(ticket_id)
+            drafted = await seat.shadow_draft(ticket_id)
         asked = question(packet)
-        found = await web.articles(asked, packet.lang, SUGGESTED)
+        found = [
+            each
+            for each in await web.articles(asked, packet.lang, SUGGESTED)
+            if each.id != (drafted and drafted.article_id)
+        ]
         name = macro_values(packet, me, web)["first_name"]
         words = translations("ru" if packet.lang == "ru" else "en").gettext
         hello = words(GREETING[0]) % {"name": name} if name else words(GREETING[1])
         drafts = [(article, f"{hello}\n\n{article.text}") for article in found]
-        return web.page(request, "_drafts.html", me, drafts=drafts, asked=asked)
+        return web.page(request, "_drafts.html", me, drafts=drafts, asked=asked, drafted=drafted)
 
     # The page of the macros
 

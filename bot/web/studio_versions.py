@@ -17,14 +17,18 @@ from bot.errors import GoldError, RefusedError
 from bot.gate import Change, Reason, Report
 from bot.gate_records import Expecting, Release, TrainingJob, TrainingState
 from bot.gold import NewGold, add_gold, list_gold, remove_gold
+from bot.language import LANGUAGES
+from bot.masking import mask
 from bot.releases import MOST_REASON, ModelMeans, load_report
+from bot.shadow import READY_DRAFTS, READY_SHARE, drafts_by_topic, switch
 from bot.training_jobs import ask, cancel, current, newest
 from bot.web.desk_base import N_
 from bot.web.guards import Refusal
 from bot.web.studio_base import PREFIX, Part, StudioWeb, Waiting, words
 from handoff.access import Role
 from kb_index.library import Library
-from nlu.errors import ModelDamaged, ModelNotFound
+from nlu.errors import ModelDamaged, ModelNotFound, NluError
+from nlu.library import NewExample, add_examples, find_intents
 from nlu.models import InUse, ModelVersion
 
 HERE = f"{PREFIX}/versions"
@@ -280,6 +284,58 @@ def create_router(web: StudioWeb) -> APIRouter:
                 web.record(session, me, "gold_removed", text=row.text[:200], protected=row.protected)
         return web.go(request, f"{HERE}/questions", me, N_("Removed."))
 
+    # Topics that the assistant only drafts for
+
+    @router.get("/shadow")
+    async def shadow(request: Request, me: Me) -> Response:
+        topics = web.desk.desk.tickets.topics
+        async with web.reading() as session:
+            found = await drafts_by_topic(session, [topic for topic in topics.all if topic != topics.default.id])
+        return web.page(
+            request,
+            "version_shadow.html",
+            me,
+            found=found,
+            ready_share=READY_SHARE,
+            ready_drafts=READY_DRAFTS,
+            **_words(me),
+        )
+
+    @router.post("/shadow")
+    async def switch_shadow(
+        request: Request, me: Me, topic: Annotated[str, Form()] = "", on: Annotated[str, Form()] = ""
+    ) -> Response:
+        if topic not in web.desk.desk.tickets.topics.all:
+            raise Refusal("invalid")
+        async with web.writing() as session:
+            if await switch(session, topic, on=bool(on), by=me.viewer.name, at=web.clock()):
+                web.record(session, me, "shadow_on" if on else "shadow_off", topic=topic)
+        said = (
+            N_("From now on the assistant only drafts here.") if on else N_("From now on the assistant answers here.")
+        )
+        return web.go(request, f"{HERE}/shadow", me, said)
+
+    @router.post("/examples")
+    async def add_example(
+        request: Request,
+        me: Me,
+        intent: Annotated[str, Form()] = "",
+        text: Annotated[str, Form()] = "",
+        lang: Annotated[str, Form()] = "",
+        back: Annotated[str, Form()] = "",
+    ) -> Response:
+        target = back if back.startswith(f"{HERE}/") and "//" not in back else HERE
+        try:
+            async with web.writing() as session:
+                new = NewExample(mask(text), lang if lang in LANGUAGES else None)
+                added = await add_examples(session, intent, [new], by=me.viewer.name, at=web.clock())
+                web.record(session, me, "example_from_gate", intent=intent, added=len(added.added))
+        except NluError:
+            return web.go(request, target, me, N_("Not added: there is no such intent, or the text is no example."))
+        if not added.added:
+            return web.go(request, target, me, N_("Not added: these words are an example already."))
+        return web.go(request, target, me, N_("Added. The next candidate learns it."))
+
     # One version
 
     @router.get("/{version_id}")
@@ -290,6 +346,7 @@ def create_router(web: StudioWeb) -> APIRouter:
         changes = [each for each in report.changes if kind in ("", each.kind)] if report else []
         async with web.reading() as session:
             asked = {row.text for row in await list_gold(session)}
+            intents = [intent.name for intent in await find_intents(session)] if changes else []
         outdated = report is not None and report.against not in (in_use.live, None) and version_id != in_use.live
         return web.page(
             request,
@@ -304,6 +361,7 @@ def create_router(web: StudioWeb) -> APIRouter:
             more=max(0, len(changes) - SHOWN),
             kind=kind,
             kept=asked,
+            intents=intents,
             shares=SHARES,
             may_override=me.viewer.role is Role.ADMIN,
             suggestion=_suggestion,
@@ -475,6 +533,9 @@ PART = Part(
         "version_tried": N_("put a version on trial"),
         "trial_ended": N_("ended a trial"),
         "version_rolled_back": N_("went back to the version before"),
+        "shadow_on": N_("let the assistant only draft for a topic"),
+        "shadow_off": N_("let the assistant answer a topic"),
+        "example_from_gate": N_("made an example of a message"),
         "gold_added": N_("kept a gold question"),
         "gold_removed": N_("removed a gold question"),
     },
