@@ -499,7 +499,7 @@ class Installation(ModelWiring):
         )
 
     def studio_web(self, desk: DeskWeb) -> StudioWeb:
-        means = ModelMeans(self.store, self.releases, self.view, lambda understander: self.turns(understander))
+        means = ModelMeans(self.store, self.releases, self.view, self._playing_turns)
         return StudioWeb(desk=desk, articles=self.article_means, models=means)
 
     @cached_property
@@ -513,6 +513,10 @@ class Installation(ModelWiring):
             index=lambda: self.understander().index if self.store.live_id() is not None else None,
             changed=self.show_changes,
         )
+
+    def _playing_turns(self, understander: Callable[[], Understander]) -> Turns:
+        """An editor who plays a customer sees no orders of real ones."""
+        return self.turns(understander, looks_up=False)
 
     async def find_articles(self, words: str, lang: str, limit: int) -> list[ArticleOffer]:
         """What the knowledge base has for an agent; nothing while this process has no model."""
@@ -602,9 +606,13 @@ class Installation(ModelWiring):
         return await self.attachments.store(chunks(), name)
 
     def turns(
-        self, understander: Callable[[], Understander] | None = None, clock: Callable[[], datetime] = utc_now
+        self,
+        understander: Callable[[], Understander] | None = None,
+        clock: Callable[[], datetime] = utc_now,
+        *,
+        looks_up: bool = True,
     ) -> Turns:
-        """understander: by default the live version."""
+        """understander: by default the live version. looks_up: whether flows may ask other systems."""
         self.flows  # noqa: B018 - read before anything waits for it
         return Turns(
             understander=understander or self.understander,
@@ -615,7 +623,7 @@ class Installation(ModelWiring):
             stored=self._stored_picture,
             flows=lambda: self.flows,
             flow_picture=self._flow_picture,
-            lookups=self.lookups,
+            lookups=self.lookups if looks_up else None,
             # Threads that wait for one another's interpreter lock slow all down; those that wait for Rasa don't.
             model_threads=None if self.settings.nlu_engine == "rasa" else max(1, (os.cpu_count() or 1) // 2),
         )

@@ -85,7 +85,7 @@ DEEDS = {
     "flow": N_("begins a flow"),
 }
 ACTS = {
-    "published": N_("published"),
+    "published": N_("put live"),
     "tried": N_("tried out"),
     "ended": N_("ended the trial of"),
     "rolled_back": N_("went back to"),
