@@ -75,23 +75,27 @@ class GapKeeper:
 
     async def keep(self, *, anew: bool = False) -> Kept:
         """One round. anew: also what nobody has shaped is grouped from scratch. One at a time in an installation."""
-        article_of = await asyncio.to_thread(self._article_of)
-        collected = 0
-        while True:
-            async with self._sessions.begin() as session:
-                collected += await collect(session, article_of=article_of)
-                more = await behind(session)
-            if not more:
-                break
-        encoded = await self._encode()
-        grouped = await self._group(anew=anew)
+        collected = await self.collect()
+        encoded = await self.encode()
+        grouped = await self.group(anew=anew)
         async with self._sessions.reading() as session:
             messages, groups = (await session.execute(_OPEN_COUNTS)).one()
         if collected or grouped:
             log.info("gaps.kept", collected=collected, encoded=encoded, grouped=grouped, groups=groups)
         return Kept(collected, encoded, grouped, messages, groups)
 
-    async def _encode(self) -> int:
+    async def collect(self) -> int:
+        """Read the transcripts on to their end; how many questions are new."""
+        article_of = await asyncio.to_thread(self._article_of)
+        collected = 0
+        while True:
+            async with self._sessions.begin() as session:
+                collected += await collect(session, article_of=article_of)
+                if not await behind(session):
+                    return collected
+
+    async def encode(self) -> int:
+        """Make the vectors that are missing, or are another encoder's; how many. They are kept."""
         encoder = await asyncio.to_thread(self._encoder)
         mark = encoder.fingerprint[:16]
         done = 0
@@ -120,7 +124,8 @@ class GapKeeper:
                 )
             done += len(rows)
 
-    async def _group(self, *, anew: bool) -> int:
+    async def group(self, *, anew: bool = False) -> int:
+        """Put what has vectors into groups; how many messages went to another one."""
         now = self._clock()
         async with self._sessions.reading() as session:
             loose = Question.gap_id.is_(None), Question.vector.is_not(None), Question.ended != Ended.ANSWERED

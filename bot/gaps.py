@@ -189,6 +189,16 @@ async def sheet(session: AsyncSession, gap_id: int, *, now: datetime) -> Sheet:
     return Sheet(line, await follow(session, rows), [rows[at].id for at in _typical(rows)], acts)
 
 
+async def last_act(session: AsyncSession, gap_id: int) -> GapAct:
+    """What was done to a group last, and not undone."""
+    found: GapAct | None = await session.scalar(
+        select(GapAct).where(GapAct.gap_id == gap_id, GapAct.undone_at.is_(None)).order_by(GapAct.id.desc()).limit(1)
+    )
+    if found is None:
+        raise NoGapError(gap_id)
+    return found
+
+
 def _typical(rows: Sequence[Question], most: int = 10) -> list[int]:
     """Places of the rows, each text once."""
     usable = list({row.text.casefold(): at for at, row in reversed(list(enumerate(rows)))}.values())
