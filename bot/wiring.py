@@ -151,7 +151,7 @@ class Installation(ModelWiring):
         return Known(
             articles={article.id for article in self.seed.articles.articles},
             topics=set(self.topics.all),
-            lookups=None,
+            lookups=self.lookup_file.names,
             pictures=(folder or self.flows_folder) / "pictures",
             common=set(self.common_values["en"]),
             intents={intent: outcome.flow for intent, outcome in outcomes.items() if outcome.flow},

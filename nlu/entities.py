@@ -224,11 +224,12 @@ class _Message:
         words = list(_WORDS_BEFORE.finditer(before))[-4:]
         if _UNIT_AFTER.match(after):
             return 0.0
+        least = 0.5 if asked else 0.0
         for distance, word in enumerate(reversed(words)):
             if cues.match(word.group()):
                 return 4.0 - 0.5 * distance
             if distance < 2 and self.text[start:end].isdecimal() and _OTHER_BEFORE.match(word.group()):
-                return 0.0
+                return least
         if _SIGN_BEFORE.search(before):
             return 3.0
         if any(cues.match(word.group()) for word in list(_WORDS_BEFORE.finditer(after))[:1]):
@@ -250,10 +251,11 @@ _OTHER_BEFORE: Final = re.compile(
     r"coupon|promo|receipt|invoice|office|locker|cost|price|paid|pay|charged|worth|serial|street|tracking|ending)\w*$"
 )
 _UNIT_AFTER: Final = re.compile(
-    r"\s?(?:%|°|\*)|\s{0,2}-?(?:ти|х)?\s?(?:вт|ватт|квт|мач|гц|литр|л|см|мм|м|км|кг|г|гр|грамм|шт|штук|раз|балл|бонус|"
-    r"дн|день|недел|месяц|минут|мин|час|ч|год|лет|г|об|оборот|человек|товар|позици|процент|рубл|руб|тыс|"
-    r"w|watt|mah|hz|liter|litre|cm|mm|m|km|kg|g|pcs|pieces|times|points|bonus|day|week|month|minute|min|hour|"
-    r"year|rpm|people|items|percent|rub|street|st|road|rd|avenue|ave|lane|px|gb|mb|tb|гб|мб|тб)(?:[а-яa-z]*)(?!\w)"
+    r"\s?(?:%|°|\*)|-?(?:ти|х|и)?[\s-]{0,2}(?:(?:вт|квт|мач|гц|л|см|мм|м|км|кг|г|гр|шт|мин|час|ч|гб|мб|тб|руб|р|"
+    r"w|kw|mah|hz|l|cm|mm|m|km|kg|g|pcs|rpm|px|gb|mb|tb|rub|st|rd|ave|btu)(?!\w)|"
+    r"(?:ватт|литр|грамм|штук|балл|бонус|дней|дня|недел|месяц|минут|часов|часа|лет(?!\w)|год|оборот|человек|товар|позици|"
+    r"процент|рубл|тыс|watt|lit(?:er|re)|piece|times(?!\w)|points?(?!\w)|bonus|days?(?!\w)|weeks?(?!\w)|month|minute|hours?(?!\w)|"
+    r"years?(?!\w)|people|items?(?!\w)|percent|roubles?|street|road|avenue|lane))"
 )
 _SIGN_BEFORE: Final = re.compile(r"(?:№|#|\bn|\bno\.?|\bn°)\s?$")
 _IN_YEAR: Final = re.compile(r"\b(?:в|с|до|за|in|since|from|of)\s+$")

@@ -55,6 +55,9 @@ def told(text: str, *, asked: str | None = None, slots: dict[str, SlotType] = SL
         ("карта *4477, заказ 7781, код из смс 9023", "7781"),
         ("позвоните +7 916 123-45-67 по заказу 4521", "4521"),
         ("заказал 15.03.2026, номер 4521", "4521"),
+        ("4521 где?", "4521"),
+        ("4521 мне когда привезут", "4521"),
+        ("4521 still nothing", "4521"),
     ],
 )
 def test_an_order_number_is_found_among_other_numbers(text: str, number: str) -> None:
