@@ -49,10 +49,10 @@ def rows(done: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
 
 
 def test_a_question_is_answered_and_a_wish_for_a_person_becomes_a_ticket_with_everything(otvet: Run) -> None:
-    answer, handoff = rows(otvet("chat", "--json", stdin="Где мой заказ?\nпозовите человека\n".encode()))
+    answer, handoff = rows(otvet("chat", "--json", stdin="Как отменить заказ?\nпозовите человека\n".encode()))
     assert answer["action"] == "answer"
-    assert answer["article_id"] == "order-status"
-    assert answer["intent"] == "order_status"
+    assert answer["article_id"] == "order-cancel"
+    assert answer["intent"] == "order_cancel"
     assert 0.5 < answer["confidence"] <= 1
     assert {"article_id", "title", "confidence"} <= set(answer["hits"][0])
     assert handoff["action"] == "handoff"
@@ -63,11 +63,11 @@ def test_a_question_is_answered_and_a_wish_for_a_person_becomes_a_ticket_with_ev
     assert listed["ticket_id"] == handoff["ticket_id"]
     packet = json.loads(otvet("tickets", "show", str(handoff["ticket_id"]), "--json").stdout)
     assert [message["author"] for message in packet["transcript"]] == ["customer", "assistant", "customer", "assistant"]
-    assert packet["transcript"][0]["text"] == "Где мой заказ?"
+    assert packet["transcript"][0]["text"] == "Как отменить заказ?"
     assert packet["transcript"][1]["decision"]["thresholds"]
     assert packet["transcript"][1]["decision"]["model_version"]
-    assert (packet["reason"], packet["subject"]) == ("asked_for_person", "Где мой заказ?")
-    assert "Где мой заказ?" in otvet("tickets", "show", str(handoff["ticket_id"])).stdout.decode()
+    assert (packet["reason"], packet["subject"]) == ("asked_for_person", "Как отменить заказ?")
+    assert "Как отменить заказ?" in otvet("tickets", "show", str(handoff["ticket_id"])).stdout.decode()
 
     otvet("tickets", "reply", str(handoff["ticket_id"]), "Уже едет")
     otvet("tickets", "resolve", str(handoff["ticket_id"]))
@@ -199,7 +199,7 @@ def test_serve_answers_in_the_site_chat_and_stops_when_asked(server: str) -> Non
 
 
 def test_a_report_counts_what_was_handed_off_and_prints_tables(otvet: Run) -> None:
-    otvet("chat", "--json", stdin="Где мой заказ?\nпозовите человека\n".encode())
+    otvet("chat", "--json", stdin="Как отменить заказ?\nпозовите человека\n".encode())
     found = json.loads(otvet("report", "--json", "--by", "topic", "--by", "hour").stdout)
     assert (found["tickets"], found["handed_off"], found["contained"]) == (1, 1.0, 0.0)
     assert found["people"]["running"] == 1.0
