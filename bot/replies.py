@@ -120,6 +120,13 @@ class Replies:
                     log.error("reply.broken", template=template, lang=tried, error=str(error))
         raise problem or ReplyError(template, lang, "there is no such template: add the file")
 
+    def names(self) -> list[str]:
+        """Templates that an intent may lead to: all but the labels of buttons, in any language."""
+        found = {
+            Path(name).stem for each in self._environments for name in each.list_templates() if name.count("/") == 1
+        }
+        return sorted(name for name in found if not name.startswith("label_"))
+
     def join(self, parts: Iterable[str | Lead], lang: str, values: Mapping[str, Any] | None = None) -> str:
         """One message of a flow: its own words, and templates where it names them. Raises ReplyError."""
         said = (

@@ -137,15 +137,20 @@ async def examples_of(session: AsyncSession, name: str) -> list[StoredExample]:
     return [_stored_example(each, row.name) for each in found]
 
 
-async def standing(session: AsyncSession, texts: Iterable[str]) -> dict[str, StoredExample]:
-    """Text → an example with the same words, for those that there is one of."""
+async def standing(session: AsyncSession, texts: Iterable[str], *, intent: str = "") -> dict[str, StoredExample]:
+    """Text → an example with the same words, for those that there is one of; where several intents have it, that of
+    `intent`."""
     keys = {example_key(text): text for text in texts}
     rows = await session.execute(
         select(ExampleRow, IntentRow.name)
         .join(IntentRow, IntentRow.id == ExampleRow.intent_id)
         .where(ExampleRow.key.in_(keys), ExampleRow.removed_at.is_(None), IntentRow.removed_at.is_(None))
     )
-    return {keys[row.key]: _stored_example(row, name) for row, name in rows}
+    found: dict[str, StoredExample] = {}
+    for row, name in rows:
+        if keys[row.key] not in found or name == intent:
+            found[keys[row.key]] = _stored_example(row, name)
+    return found
 
 
 # Changing
@@ -230,7 +235,7 @@ async def add_examples(
         raise ExampleRefused("", f"{len(examples)} at once are too many: at most {MAX_AT_ONCE}")
     cleaned = [replace(each, text=clean_example(each.text)) for each in examples]
     plain = [strip_entities(each.text)[0] for each in cleaned]
-    stands = await standing(session, plain)
+    stands = await standing(session, plain, intent=row.name)
     added: list[ExampleRow] = []
     already: list[str] = []
     elsewhere: list[StoredExample] = []

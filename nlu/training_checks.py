@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -34,9 +34,16 @@ class Finding:
     message: str
     remedy: str
     fault: bool = False
+    kind: str = ""
+    """`twice`, `contradiction`, `few`, `none`, `none_in`, `near` or `foreign`."""
+    intent: str = ""
+    text: str = ""
+    """Of the example that it is about, if it is about one; `other` is the example that it is compared with."""
+    lang: str | None = None
+    other: Example | None = None
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}: " if self.file else ""
+        place = f"{self.file}:{self.line}: " if self.file and self.line else ""
         return f"{place}{self.message}. {self.remedy}"
 
 
@@ -68,11 +75,13 @@ def _repeated(examples: Sequence[Example]) -> Iterator[Finding]:
                 f"{example.text!r} is an example of {example.intent!r}, in {_place(earlier, example)} of "
                 f"{earlier.intent!r}",
                 "Leave it under one intent, or join the intents.",
+                "contradiction",
                 fault=True,
+                other=earlier,
             )
         elif earlier.lang == example.lang:  # «ok» may stand in the files of two languages
             message = f"{example.text!r} stands in {_place(earlier, example)} already"
-            yield _finding(example, message, "Delete one of the two.")
+            yield _finding(example, message, "Delete one of the two.", "twice", other=earlier)
 
 
 def _few(data: TrainingData) -> Iterator[Finding]:
@@ -84,19 +93,21 @@ def _few(data: TrainingData) -> Iterator[Finding]:
             continue
         own = [lang for lang in langs if (name, lang) in counts]
         if not own:
-            yield Finding(None, 0, f"intent {name!r} has no examples", "Add examples, or delete the intent.")
+            remedy = "Add examples, or delete the intent."
+            yield Finding(None, 0, f"intent {name!r} has no examples", remedy, kind="none", intent=name)
         anywhere = next((first[name, lang] for lang in own), None)
         for lang in sorted(langs - set(own), key=str) if anywhere else ():
-            yield _finding(
-                anywhere, f"intent {name!r} has no examples in {lang or 'files without a language'}", "Add examples."
-            )
+            message = f"intent {name!r} has no examples in {lang or 'files without a language'}"
+            yield replace(_finding(anywhere, message, "Add examples.", "none_in"), text="", lang=lang)
         for lang in own:
             if counts[name, lang] < FEWEST_EXAMPLES:
-                yield _finding(
+                found = _finding(
                     first[name, lang],
                     f"intent {name!r} has {counts[name, lang]} examples{f' in {lang}' if lang else ''}",
                     f"Add wordings that customers use, up to {FEWEST_EXAMPLES} at least.",
+                    "few",
                 )
+                yield replace(found, text="")
 
 
 def _near(examples: Sequence[Example], encoder: Encoder | None) -> Iterator[Finding]:
@@ -124,6 +135,8 @@ def _near(examples: Sequence[Example], encoder: Encoder | None) -> Iterator[Find
                 f"{example.text!r} ({example.intent}) is nearly {other_example.text!r} ({other_example.intent}, "
                 f"{_place(other_example, example)})",
                 "Leave it under one intent, or word it so that the difference shows.",
+                "near",
+                other=other_example,
             )
 
 
@@ -135,16 +148,15 @@ def _foreign_language(examples: Sequence[Example]) -> Iterator[Finding]:
         words = len(example.text.split())
         move = "Move it to the file of its language."
         if example.lang == "ru" and not cyrillic and latin and words > 1:
-            yield _finding(example, f"{example.text!r} is not Russian", move)
+            yield _finding(example, f"{example.text!r} is not Russian", move, "foreign")
         elif example.lang == "en" and cyrillic > latin:
-            yield _finding(example, f"{example.text!r} is not English", move)
+            yield _finding(example, f"{example.text!r} is not English", move, "foreign")
         elif example.lang is None and words > 1 and (cyrillic > 0) != (latin > 0):
             script = "Cyrillic" if cyrillic else "Latin"
             if script != mostly.get(example.file, script):
                 message = f"{example.text!r} is in {script} letters, most of its file is not"
-                yield _finding(
-                    example, message, "Put each language in a file of its own, named like ru.yml and en.yml."
-                )
+                remedy = "Put each language in a file of its own, named like ru.yml and en.yml."
+                yield _finding(example, message, remedy, "foreign")
 
 
 def _scripts_of_files(examples: Sequence[Example]) -> dict[Path | None, str]:
@@ -163,13 +175,25 @@ def _letters(text: str) -> tuple[int, int]:
     return sum("а" <= each <= "я" for each in folded), sum("a" <= each <= "z" for each in folded)
 
 
-def _finding(example: Example | None, message: str, remedy: str, *, fault: bool = False) -> Finding:
-    return Finding(example.file if example else None, example.line if example else 0, message, remedy, fault)
+def _finding(
+    example: Example | None,
+    message: str,
+    remedy: str,
+    kind: str,
+    *,
+    fault: bool = False,
+    other: Example | None = None,
+) -> Finding:
+    if example is None:
+        return Finding(None, 0, message, remedy, fault, kind)
+    return Finding(
+        example.file, example.line, message, remedy, fault, kind, example.intent, example.text, example.lang, other
+    )
 
 
 def _place(example: Example, seen_from: Example) -> str:
     """Where an example stands; its folder is named where two files have the same name."""
-    if example.file is None:
+    if example.file is None or not example.line:
         return f"intent {example.intent!r}"
     same_name = seen_from.file and seen_from.file != example.file and seen_from.file.name == example.file.name
     name = f"{example.file.parent.name}/{example.file.name}" if same_name else example.file.name

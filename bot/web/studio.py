@@ -7,14 +7,20 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import Response
 
 from bot.accounts import SignedIn
-from bot.web import studio_articles, studio_gaps, studio_playground, studio_versions
+from bot.web import studio_articles, studio_gaps, studio_intents, studio_playground, studio_versions
 from bot.web.desk import problem
 from bot.web.desk_base import ACTIONS
 from bot.web.studio_base import PREFIX, Part, StudioWeb
 from kb_index.errors import KnowledgeBaseError, StaleArticleError, UnknownArticleError
 from nlu.errors import NluError, StaleIntent, UnknownExample, UnknownIntent
 
-PARTS: tuple[Part, ...] = (studio_gaps.PART, studio_articles.PART, studio_versions.PART, studio_playground.PART)
+PARTS: tuple[Part, ...] = (
+    studio_gaps.PART,
+    studio_articles.PART,
+    studio_intents.PART,
+    studio_versions.PART,
+    studio_playground.PART,
+)
 """In the order of the navigation: gaps, review, articles, intents, flows, versions, playground."""
 
 
