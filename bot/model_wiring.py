@@ -591,9 +591,7 @@ class ModelWiring:
                 topics=self.topics,
                 intents=classifier,
                 outcomes=outcomes,
-                topic_of=routes["topics"],
                 encoder=encoder,
-                companion=companion,
             )
         ranker = path / "ranker.json"
         index = self.index.with_encoder(encoder)

@@ -256,7 +256,6 @@ def train(
             outcomes=outcomes,
             topic_of=topic_of,
             encoder=encoder,
-            companion=companion,
             seed=random_seed,
             progress=progress,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -180,12 +181,16 @@ def route(
 
 
 def count_keywords(topics: Topics, texts: Sequence[str]) -> dict[str, int]:
-    """Topic → how many of its keywords' occurrences begin a word; topics without any are left out."""
+    """Topic → how many words begin with one of its keywords; topics without any are left out."""
     text = "\n".join(texts).lower()
     counts = {
-        topic.id: sum(
-            len(re.findall(rf"\b{re.escape(keyword)}", text)) for words in topic.keywords.values() for keyword in words
-        )
+        topic.id: len(_beginnings(keywords).findall(text))
         for topic in topics.all.values()
+        if (keywords := tuple(word for words in topic.keywords.values() for word in words))
     }
     return {topic: count for topic, count in counts.items() if count}
+
+
+@lru_cache(maxsize=1000)
+def _beginnings(keywords: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, keywords))})")

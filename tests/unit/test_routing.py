@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from test_tickets import TICKETS, Room, room  # noqa: F401 - a fixture
 
 from bot.corrections import as_example
 from bot.masking import mask
-from bot.topic_model import TopicModel
+from bot.topic_model import TopicModel, _fit, _kernel, _newest, _Rows
 from bot.training import Seed, _taught, load_seed
 from bot.understanding import topics_of
 from bot.wiring import Installation
@@ -57,12 +59,11 @@ def school(demo: Installation, tmp_path_factory: pytest.TempPathFactory) -> Scho
     taught, outcomes = _taught(seed)
     version = demo.store.live()
     assert version is not None
-    folder = version.path / "intents"
-    intents = IntentClassifier.load(folder, demo.encoder, demo.companion)
     encoder = RememberingEncoder(demo.encoder, demo.settings.var / "encoder" / "training-vectors.npz")
     assert demo.companion is not None
     kept = demo.settings.var / "encoder" / "training-vectors-companion.npz"
     companion = RememberingEncoder(demo.companion, kept)
+    intents = IntentClassifier.load(version.path / "intents", encoder, companion)
 
     def train(more: Sequence[Example], tickets: Sequence[Example] = seed.tickets) -> TopicModel:
         made = TopicModel.train(
@@ -74,7 +75,6 @@ def school(demo: Installation, tmp_path_factory: pytest.TempPathFactory) -> Scho
             outcomes=outcomes,
             topic_of=topics_of(outcomes, seed.articles.articles),
             encoder=encoder,
-            companion=companion,
         )
         assert made is not None
         return made
@@ -122,29 +122,54 @@ def test_probabilities_of_unseen_tickets_can_be_believed(model: TopicModel) -> N
     unsure = [each for each in model.rehearsed if each.probability < 0.6]
     assert sum(each.right for each in sure) / len(sure) > 0.9
     assert sum(each.right for each in unsure) / len(unsure) < 0.7
+    assert sum(each.topic in each.named for each in model.rehearsed) / len(model.rehearsed) > 0.9, "or the runner-up"
     for lang in ("ru", "en"):
         figures = model.figures(lang)
         assert (figures["tickets_routed_right"] or 0) > 0.8
         assert (figures["tickets_to_be_clarified"] or 0) <= 0.1
 
 
+def test_a_left_out_ticket_is_judged_as_if_it_and_those_like_it_had_never_been_learnt() -> None:
+    random = np.random.default_rng(0)
+    meaning = random.normal(size=(12, 30))
+    meaning[3] = meaning[7] + 0.05
+    meaning /= np.linalg.norm(meaning, axis=1, keepdims=True)
+    labels = np.arange(12) % 3
+
+    def rows(of: Sequence[int]) -> _Rows:
+        nothing = np.zeros((len(of), 1))
+        return _Rows(meaning[of], csr_matrix(nothing), nothing, nothing)
+
+    _, left_out = _fit(rows(range(12)), labels, 3)
+    for gone in ([0], [3, 7]):
+        kept = [row for row in range(12) if row not in gone]
+        coefficients, _ = _fit(rows(kept), labels[kept], 3)
+        expected = _kernel(rows(gone), rows(kept)) @ coefficients
+        assert left_out[gone] == pytest.approx(expected)
+
+
+def test_of_too_many_tickets_of_a_topic_the_newest_are_learnt() -> None:
+    told = [("a1", "a", "en"), ("b1", "b", "en"), ("a2", "a", "en"), ("a3", "a", None)]
+    assert [text for text, _, _ in _newest(told, 2)] == ["b1", "a2", "a3"]
+
+
 def test_a_version_keeps_its_routing_and_says_when_it_is_damaged(demo: Installation, tmp_path: Path) -> None:
     live = demo.store.live()
     assert live is not None
-    assert {"topics/pool.json", "topics/head.npz"} <= set(live.manifest["files"]), "each with its hash"
+    assert {"topics/routing.json", "topics/lesson.npz", "topics/words.npz"} <= set(live.manifest["files"]), (
+        "each with its hash"
+    )
     assert live.manifest["tickets"] > 800
     understander = demo.understander()
     assert isinstance(understander.topics, TopicModel)
-    (tmp_path / "pool.json").write_text("{}")
+    (tmp_path / "routing.json").write_text("{}")
     with pytest.raises(ModelDamaged, match="Train again"):
         TopicModel.load(
             tmp_path,
             topics=demo.topics,
             intents=understander.classifier,  # type: ignore[arg-type]
             outcomes={},
-            topic_of={},
             encoder=demo.encoder,
-            companion=None,
         )
 
 
