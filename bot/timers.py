@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from bot.metrics import ERRANDS_DONE, TIMERS
-from bot.work import Sessions
+from bot.work import InProcessWork, Sessions
 from handoff.records import Base, BigId
 
 log = structlog.get_logger()
@@ -139,6 +139,19 @@ class Timers:
 
     async def run(self) -> None:
         """Fire what is due, time and again, until cancelled. Errands that are cut short then are done again."""
+        work = self._sessions.work
+        if isinstance(work, InProcessWork):
+            await work.exclusively("timers", self._run_alone)
+        else:
+            await self._run()
+
+    async def _run_alone(self) -> None:
+        """Where one process does all, whoever had claimed an errand before is dead: nobody waits for his lease."""
+        async with self._sessions.begin() as session:
+            await session.execute(update(Timer).where(Timer.claimed_until.is_not(None)).values(claimed_until=None))
+        await self._run()
+
+    async def _run(self) -> None:
         standing = False
         try:
             while True:

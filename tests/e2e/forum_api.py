@@ -65,6 +65,8 @@ class Group:
         self.lost = 0
         """So many next messages are put down, but their answers get lost on the way."""
         self.numbers = count(1)
+        self.written = 0
+        """Calls that count towards the minute's messages."""
 
     def of(self, thread: int) -> list[Written]:
         return [each for each in self.messages.values() if each.thread == thread]
@@ -371,6 +373,7 @@ class ForumBotApi(BotApi):
             seconds = max(1, round(self.minute_seconds - (now - group.moments[0])))
             return refused(429, f"Too Many Requests: retry after {seconds}", retry_after=seconds)
         group.moments += [now] * messages
+        group.written += messages
         self.most_a_minute = max(self.most_a_minute, len(group.moments))
         return None
 

@@ -39,6 +39,7 @@ OLGA, IVAN, STRANGER = 501, 502, 999
 
 class ForumWorld(TelegramWorld):
     def __init__(self, var: Path, api: ForumBotApi, *, groups: str = str(GROUP), lang: str = "en") -> None:
+        """api: the stand-in; in a process of its own, something with its `base` and `minute_seconds`."""
         super().__init__(var, api, elsewhere=self._elsewhere)
         self.forum_api = api
         shared = LocalShared()
@@ -102,6 +103,8 @@ class ForumWorld(TelegramWorld):
     ) -> None:
         """Somebody with an account, whom Telegram's id is known of."""
         async with self.sessions.begin() as session:
+            if await session.scalar(select(Agent.id).where(Agent.name == name)):
+                return  # a world before this one hired him
             agent = Agent(name=name, teams=list(teams), langs=[], notify=[], created_at=datetime.now(UTC))
             session.add(agent)
             await session.flush()
