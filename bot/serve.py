@@ -21,6 +21,7 @@ from bot.monitor import Monitor
 from bot.web.app import create_app
 from bot.web.desk_base import DeskWeb
 from bot.wiring import Installation
+from nlu.dates import prepare as prepare_days
 
 log = structlog.get_logger()
 
@@ -46,6 +47,7 @@ async def serve(installation: Installation, host: str, port: int, role: Role = R
     parts["flows"] = installation.follow_flows()
     if role is not Role.WEB:
         await asyncio.to_thread(installation.understander)
+        await asyncio.to_thread(prepare_days)
         parts |= {"assistant": assistant.run(), "models": installation.follow()}
         parts |= {"articles": installation.follow_articles(), "timers": installation.timers.run()}
         if (shop := installation.demo_shop) is not None:

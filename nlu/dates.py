@@ -107,7 +107,7 @@ def find_days(
     for span in sorted(found, key=lambda each: (each.start, -each.end)):
         if not kept or span.start >= kept[-1].end:
             kept.append(span)
-    if asked and relative and not kept and len(folded) <= _ANSWER_CHARS and (day := _whole(folded, now, prefer)):
+    if asked and relative and not kept and _MAY_BE_DAY.match(folded) and (day := _whole(folded, now, prefer)):
         kept.append(DaySpan(day, 0, len(text)))
     return kept
 
@@ -357,6 +357,11 @@ def _known(word: str, known: tuple[str, ...]) -> str | None:
 _NO_SLIPS: Final = frozenset(("марте", "среди", "сразу", "могла", "marsh", "since"))
 
 
+def prepare() -> None:
+    """Load the library, which takes most of a second, before anybody waits for it."""
+    _library("2 days ago", datetime(2026, 1, 1))  # noqa: DTZ001 - any day
+
+
 def _library(phrase: str, now: datetime) -> date:
     found = _parsed(phrase, "en", now, PARSERS=["relative-time"])
     if found is None:
@@ -374,7 +379,7 @@ def _whole(text: str, now: datetime, prefer: Prefer) -> date | None:
 
 
 _YEARS: Final = 10
-_ANSWER_CHARS: Final = 40
+_MAY_BE_DAY: Final = re.compile(r"(?=.*\d).{1,40}$")
 
 
 def _parsed(text: str, lang: str, now: datetime, **more: Any) -> date | None:

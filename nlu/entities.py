@@ -222,12 +222,14 @@ class _Message:
         """How much speaks for the code at text[start:end]; 0: something else is counted or meant by it."""
         before, after = self.folded[max(0, start - 60) : start], self.folded[end : end + 40]
         words = list(_WORDS_BEFORE.finditer(before))[-4:]
-        if _UNIT_AFTER.match(after):
+        if _UNIT_AFTER.match(after) or _STREET_AFTER.match(after):
             return 0.0
         least = 0.5 if asked else 0.0
         for distance, word in enumerate(reversed(words)):
             if cues.match(word.group()):
                 return 4.0 - 0.5 * distance
+            if _POINTS_BEFORE.match(word.group()) and not asked:
+                return 0.0
             if distance < 2 and self.text[start:end].isdecimal() and _OTHER_BEFORE.match(word.group()):
                 return least
         if _SIGN_BEFORE.search(before):
@@ -244,12 +246,14 @@ _NUMBER_CUES: Final = (
     *("zakaz", "nomer", "order", "ordr", "oder", "number", "num", "no", "nr", "parcel", "package", "purchase"),
 )
 _OTHER_BEFORE: Final = re.compile(
-    r"(?:код|пин|карт|индекс|кв|квартир|дом|корп|стр|ул|паспорт|артикул|модел|балл|бонус|телефон|тел|сертификат|"
+    r"(?:код|пин|карт|индекс|кв|квартир|дом|корп|стр|ул|паспорт|артикул|модел|выпуск|телефон|тел|сертификат|"
     r"промокод|купон|чек|счет|офис|подъезд|домофон|почтомат|постамат|стои|цен|сумм|плат|оплат|заплат|списал|снял|"
     r"серийн|сери|инн|трек|"
-    r"code|pin|card|postcode|zip|flat|apartment|apt|house|building|passport|sku|model|points|bonus|phone|voucher|"
+    r"code|pin|card|postcode|zip|flat|apartment|apt|house|building|passport|sku|model|phone|voucher|"
     r"coupon|promo|receipt|invoice|office|locker|cost|price|paid|pay|charged|worth|serial|street|tracking|ending)\w*$"
 )
+_POINTS_BEFORE: Final = re.compile(r"(?:балл|бонус|points?$|bonus)")
+_STREET_AFTER: Final = re.compile(r"\s[a-z]+\s(?:street|st|road|rd|avenue|ave|lane)\b")
 _UNIT_AFTER: Final = re.compile(
     r"\s?(?:%|°|\*)|-?(?:ти|х|и)?[\s-]{0,2}(?:(?:вт|квт|мач|гц|л|см|мм|м|км|кг|г|гр|шт|мин|час|ч|гб|мб|тб|руб|р|"
     r"w|kw|mah|hz|l|cm|mm|m|km|kg|g|pcs|rpm|px|gb|mb|tb|rub|st|rd|ave|btu)(?!\w)|"
