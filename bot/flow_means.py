@@ -54,5 +54,3 @@ def begun(scripted: Scripted, stage: Stage) -> set[str]:
         found |= {step.start, step.active_loop, outcome.flow if outcome else None}
         found |= {stage.book.by_article.get(step.article or "")}
     return {each for each in found if each}
-
-

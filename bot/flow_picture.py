@@ -76,9 +76,8 @@ def edges_of(flow: Flow, lang: str) -> list[Edge]:
             continue
         if isinstance(step, Choose):
             found += [Edge(name, each.next, words(each.label, lang)) for each in step.options if each.next]
-        onward = [
-            Edge(name, way.then, way.if_) if isinstance(way, If) else Edge(name, way.else_) for way in _ways(step)
-        ]
+        ways = step.next if isinstance(step.next, list) else ()
+        onward = [Edge(name, way.then, way.if_) if isinstance(way, If) else Edge(name, way.else_) for way in ways]
         if isinstance(step.next, str):
             onward = [Edge(name, step.next)]
         closed = onward and not onward[-1].label

@@ -34,7 +34,8 @@ from bot.errors import DeliveryError, SettingsError
 from bot.flow_check import Known
 from bot.flow_format import Flow
 from bot.flow_library import FlowBase
-from bot.flow_stories import Stage
+from bot.flow_means import FlowMeans
+from bot.flow_stories import Stage, load_stories
 from bot.flow_timers import FLOW, FlowTimers
 from bot.flow_turns import FlowBook
 from bot.forum_people import ForumPeople
@@ -500,7 +501,7 @@ class Installation(ModelWiring):
 
     def studio_web(self, desk: DeskWeb) -> StudioWeb:
         means = ModelMeans(self.store, self.releases, self.view, self._playing_turns)
-        return StudioWeb(desk=desk, articles=self.article_means, models=means)
+        return StudioWeb(desk=desk, articles=self.article_means, models=means, flows=self.flow_means)
 
     @cached_property
     def article_means(self) -> ArticleMeans:
@@ -517,6 +518,16 @@ class Installation(ModelWiring):
     def _playing_turns(self, understander: Callable[[], Understander]) -> Turns:
         """An editor who plays a customer sees no orders of real ones."""
         return self.turns(understander, looks_up=False)
+
+    @property
+    def flow_means(self) -> FlowMeans:
+        return FlowMeans(
+            book=lambda: self.flows,
+            known=self.flows_known,
+            stage=self.flow_stage,
+            stories=lambda: load_stories(self.flows_folder / "tests")[0],
+            changed=self.flow_base.refresh,
+        )
 
     async def find_articles(self, words: str, lang: str, limit: int) -> list[ArticleOffer]:
         """What the knowledge base has for an agent; nothing while this process has no model."""

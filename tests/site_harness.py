@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -21,11 +21,17 @@ from bot.accounts import Accounts
 from bot.agent_desk import SURVEY
 from bot.article_means import ArticleMeans
 from bot.assistant import Assistant
-from bot.attachments import AttachmentStore
+from bot.attachments import AttachmentStore, StoredFile
 from bot.channels.site import SiteChannel
 from bot.database import open_database
 from bot.desk_feed import DeskFeed
 from bot.dialogue import Candidate, Outcome, Policy, Understanding
+from bot.flow_check import Known
+from bot.flow_format import load_flows
+from bot.flow_library import FlowBase, take_files
+from bot.flow_means import FlowMeans
+from bot.flow_stories import Stage, load_stories
+from bot.flow_turns import FlowBook
 from bot.language import detect
 from bot.ledger import Sessions
 from bot.macros import load_starters
@@ -35,7 +41,7 @@ from bot.seat import OUTGOING, fire_outgoing
 from bot.shared import LocalShared
 from bot.timers import Timers
 from bot.turn import Turns
-from bot.understanding import Understander, Understood
+from bot.understanding import Understander, Understood, outcome_of
 from bot.web.app import create_app
 from bot.web.desk_base import ArticleOffer, DeskWeb
 from bot.web.studio_base import StudioWeb
@@ -46,6 +52,7 @@ from kb_index.articles import Article
 from kb_index.library import published
 from kb_index.search import SearchIndex
 from nlu import records as intents
+from nlu.training_data import load_intents
 
 DATA = Path(__file__).parent.parent / "data"
 ARTICLES = {
@@ -155,12 +162,21 @@ class Site:
         understander = Keywords()
         replies = Replies((DATA / "replies",), {"ru": {**common, "shop": "Клён"}, "en": common})
         self.desk = open_desk(replies, self.clock)
+        self.flows = FlowBase(
+            url="",
+            folder=DATA / "flows",
+            common={"ru": common, "en": common},
+            clock=self.clock,
+            progress=print,
+        )
         turns = Turns(
             understander=lambda: understander,
             replies=replies,
             agent_desk=self.desk,
             clock=self.clock,
             limit_mb=20,
+            flows=lambda: self.flows.book,
+            flow_picture=self._flow_picture,
         )
         self.assistant = Assistant(
             sessions=self.sessions,
@@ -201,6 +217,7 @@ class Site:
                 index=self.knowledge.index,
                 changed=self.knowledge.follow,
             ),
+            flows=self._flow_means(replies, common),
         )
         self.app: FastAPI = create_app(
             desk=desk,
@@ -218,6 +235,28 @@ class Site:
         async with self.engine.begin() as connection:
             for tables in (Base.metadata, articles.Base.metadata, intents.Base.metadata):
                 await connection.run_sync(tables.create_all)
+        async with self.sessions.begin() as session:
+            await take_files(session, load_flows(DATA / "flows")[0], at=self.clock())
+        await self.flows.refresh(self.sessions)
+
+    async def _flow_picture(self, name: str) -> StoredFile:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield (DATA / "flows" / "pictures" / name).read_bytes()
+
+        return await self.channel.store.store(chunks(), name)
+
+    def _flow_means(self, replies: Replies, common: Mapping[str, Any]) -> FlowMeans:
+        intents = load_intents(DATA / "intents").intents
+        outcomes = {name: outcome_of(spec) for name, spec in intents.items()}
+        started = {name: outcome.flow for name, outcome in outcomes.items() if outcome.flow}
+        both = {"ru": common, "en": common}
+        return FlowMeans(
+            book=lambda: self.flows.book,
+            known=lambda: Known(common=common, intents=started, topics=set(self.desk.tickets.topics.all)),
+            stage=lambda flows: Stage(FlowBook(flows, common=both), replies, outcomes, self.clock()),
+            stories=lambda: load_stories(DATA / "flows" / "tests")[0],
+            changed=self.flows.refresh,
+        )
 
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.accounts import SignedIn
 from bot.article_means import ArticleMeans
+from bot.flow_means import FlowMeans
 from bot.intent_means import IntentChecks
 from bot.releases import ModelMeans
 from bot.web.desk_base import STUDIO, DeskWeb, is_partial, translations
@@ -62,6 +63,7 @@ class StudioWeb:
     models: ModelMeans | None = None
     """None: pages about versions and answers say that there are none here."""
     intent_checks: IntentChecks = field(default_factory=IntentChecks)
+    flows: FlowMeans | None = None
 
     @property
     def clock(self) -> Callable[[], datetime]:

@@ -97,7 +97,10 @@ def create_router(web: StudioWeb) -> APIRouter:
             request,
             "flow.html",
             me,
-            **{"flow_id": flow_id, "text": shown.text, "revision": newest.number, "shown": shown.number},
+            flow_id=flow_id,
+            text=shown.text,
+            revision=newest.number,
+            shown=shown.number,
             **{"published": live, "past": past, **values},
         )
 
