@@ -72,6 +72,11 @@ def create_router(web: StudioWeb) -> APIRouter:
         flow, problems = await asyncio.to_thread(means().examine, text)
         return {"flow": flow, "problems": problems, "picture": _picture(flow, problems, me)}
 
+    def page(request: Request, me: SignedIn, status: int = 200, **values: Any) -> Response:
+        """A flow's page. shown: the revision whose text stands there, while `revision` is the newest."""
+        known = {"refused": "", "theirs": "", "failed": (), "past": (), "note": "", "published": None}
+        return web.page(request, "flow.html", me, status, **{**known, "shown": values["revision"], **values})
+
     @router.get("")
     async def flows(request: Request, me: Me) -> Response:
         async with web.reading() as session:
@@ -83,7 +88,7 @@ def create_router(web: StudioWeb) -> APIRouter:
     @router.get("/new")
     async def new(request: Request, me: Me) -> Response:
         values = await examined(NEW, me)
-        return web.page(request, "flow.html", me, flow_id="", text=NEW, revision=None, published=None, **values)
+        return page(request, me, flow_id="", text=NEW, revision=None, **values)
 
     @router.get("/{flow_id}")
     async def one(request: Request, flow_id: str, me: Me, revision: int | None = None) -> Response:
@@ -93,9 +98,8 @@ def create_router(web: StudioWeb) -> APIRouter:
             past = await revisions(session, flow_id)
         values = await examined(shown.text, me)
         live = next((each.number for each in past if each.published_at and not each.retired_at), None)
-        return web.page(
+        return page(
             request,
-            "flow.html",
             me,
             flow_id=flow_id,
             text=shown.text,
@@ -128,19 +132,19 @@ def create_router(web: StudioWeb) -> APIRouter:
         text = text.replace("\r\n", "\n")
         values = await examined(text, me)
         flow: Flow | None = values["flow"]
-        shown = {"flow_id": flow_id, "text": text, "revision": revision, "published": None, "note": note, **values}
+        shown = {"flow_id": flow_id, "text": text, "revision": revision, "note": note, **values}
         if flow is None:
-            return web.page(request, "flow.html", me, 422, **shown)
+            return page(request, me, 422, **shown)
         if flow_id and flow.id != flow_id:
             problem = words(me)(N_("The flow's id is its name for ever: make a new one to rename it."))
-            return web.page(request, "flow.html", me, 422, **shown, refused=problem)
+            return page(request, me, 422, **shown, refused=problem)
         if then and any(each.level == "error" for each in values["problems"]):
             problem = words(me)(N_("It can't be published while it has errors. It can be saved."))
-            return web.page(request, "flow.html", me, 422, **shown, refused=problem)
+            return page(request, me, 422, **shown, refused=problem)
         if then == "publish":
             failed = [each for each in await asyncio.to_thread(means().rehearse, flow) if each.failure]
             if failed:
-                return web.page(request, "flow.html", me, 422, **shown, failed=failed)
+                return page(request, me, 422, **shown, failed=failed)
         try:
             async with web.writing() as session:
                 made = await save(session, text, expected=revision, by=me.viewer.name, at=web.clock(), note=note)
@@ -151,7 +155,7 @@ def create_router(web: StudioWeb) -> APIRouter:
         except StaleFlowError as error:
             async with web.reading() as session:
                 theirs = await get_revision(session, flow.id)
-            return web.page(request, "flow.html", me, 409, **{**shown, "revision": error.newest}, theirs=theirs.text)
+            return page(request, me, 409, **{**shown, "revision": error.newest}, theirs=theirs.text)
         if then:
             await means().changed(web.desk.sessions)
         said = N_("Published: customers meet it from now on.") if then else N_("Saved as a draft.")

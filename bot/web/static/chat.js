@@ -188,7 +188,7 @@ function onLive() {
   scrollDown();
 }
 
-const greet = () => post({ client_id: uuid(), kind: "start", lang }).then(() => newest || awaitReply(), () => {});
+const greet = () => post({ client_id: uuid(), kind: "start", text: (new URLSearchParams(location.search).get("start") || "").slice(0, 64), lang }).then(() => newest || awaitReply(), () => {});
 
 async function post(body) {
   const response = await fetch("/api/chat/messages", {
