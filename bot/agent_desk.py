@@ -36,7 +36,7 @@ from bot.timers import cancel_timer, set_timer
 from handoff import desk
 from handoff.customers import Customers, Way
 from handoff.errors import TicketStateError
-from handoff.lifecycle import TicketStatus
+from handoff.lifecycle import LIVE, TicketStatus
 from handoff.packet import Packet, packet
 from handoff.records import (
     NOTE,
@@ -203,6 +203,41 @@ class AgentDesk:
         message.edits = [*message.edits, {"text": message.text, "at": self._clock().isoformat(), "by": agent}]
         message.text, message.changed_at = text, self._clock()
         await session.flush()
+        return message
+
+    async def react(
+        self, session: AsyncSession, ticket_id: int, message_id: int, emoji: str, *, agent: str
+    ) -> Message | None:
+        """Put an emoji under what the customer wrote; empty: take it back. None where his platform has no such thing,
+        and for what is not his. Raises TicketStateError when the ticket has ended."""
+        ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
+        conversation = await desk.lock_conversation(session, ticket.conversation_id)
+        if ticket.status not in LIVE:
+            raise TicketStateError(ticket.id, ticket.status, "answered")
+        target = await session.get(Message, message_id)
+        capabilities = self._capabilities.get(conversation.channel)
+        if (
+            target is None
+            or target.conversation_id != conversation.id
+            or target.author is not Author.CUSTOMER
+            or not target.external_id
+            or capabilities is None
+            or not capabilities.reactions
+        ):
+            return None
+        message = Message(
+            conversation_id=conversation.id,
+            author=Author.AGENT,
+            agent_name=agent,
+            kind="reaction",
+            text=emoji,
+            reply_to_id=target.id,
+            sent_at=now,
+            created_at=now,
+        )
+        session.add(message)
+        await session.flush()
+        await ledger.queue(session, conversation, message, guarded=False, now=now)
         return message
 
     def _check_edit(self, conversation: Conversation, message: Message, text: str) -> None:

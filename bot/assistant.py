@@ -27,6 +27,7 @@ from bot.channels.base import (
     Option,
     OutboundAttachment,
     OutboundMessage,
+    Reactions,
     ReadMarks,
     fit,
 )
@@ -63,6 +64,7 @@ SHORT_WAIT_SECONDS = 0.5
 """For a platform's limit, instead of putting the message back."""
 PATIENCE_STEP_SECONDS = 0.4
 """How often it is looked whether a customer who may be typing on has added something."""
+REACTION = "reaction"
 SPOKEN = frozenset({"voice", "video_note"})
 MAX_TRANSCRIPTS = 200
 ANSWERED_KINDS = frozenset({"text", "choice", "attachment"})
@@ -314,6 +316,15 @@ class Assistant:
         try:
             parts = fit(_outbound(claim, await self._files(claim)), channel.capabilities)
             self._breakers.of(address).check()
+            if claim.message.kind == REACTION:
+                await self._keep_pace(channel, address, claim)
+                assert isinstance(channel, Reactions)  # noqa: S101 - as for edits
+                if not await self._may_send(address):
+                    return await self._hold(address, claim)
+                await self._breakers.call(
+                    address, partial(channel.react, address, claim.quote or "", claim.message.text)
+                )
+                parts = ()
             if claim.is_edit:
                 await self._keep_pace(channel, address, claim)
                 assert isinstance(channel, Edits)  # noqa: S101 - whoever queues an edit asks the capabilities

@@ -66,7 +66,7 @@ from bot.timers import Timers, send_errand
 from bot.work import Sessions
 from handoff import desk as conversations
 from handoff.lifecycle import LIVE
-from handoff.records import Attachment, AttachmentState, Conversation, HistoryEntry, Message, Ticket
+from handoff.records import Attachment, AttachmentState, Author, Conversation, HistoryEntry, Message, Ticket
 
 log = structlog.get_logger()
 
@@ -393,7 +393,7 @@ class Forum:
 
     def _pieces(self, message: Message, customer: str | None) -> list[Piece]:
         """Nothing for what needs no telling."""
-        if message.kind in SILENT_KINDS:
+        if message.kind in SILENT_KINDS or (message.kind == "reaction" and message.author is not Author.CUSTOMER):
             return []
         if message.kind == "reaction":
             return [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -388,6 +388,13 @@ class ForumIntake:
         return Result()
 
     async def _reaction(self, session: AsyncSession, seat: Seat, deed: Deed) -> Result:
+        """An emoji under a post goes under the customer's last message in it."""
+        target = await self._quoted(session, replace(deed, reply_to=deed.telegram_id))
+        post = await session.scalar(
+            select(ForumPost).where(ForumPost.group_id == deed.group_id, ForumPost.telegram_id == deed.telegram_id)
+        )
+        if target is not None and post is not None:
+            await seat.react(post.ticket_id, target, deed.text)
         return Result()
 
     async def _press(self, session: AsyncSession, seat: Seat, deed: Deed) -> Result:

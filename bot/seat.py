@@ -390,6 +390,14 @@ class Seat:
         await self._desk.edit(self._session, ticket_id, message_id, text, agent=self.viewer.name)
         self._record("edited", ticket_id, message=message_id)
 
+    async def react(self, ticket_id: int, message_id: int, emoji: str) -> bool:
+        """Put an emoji under what the customer wrote; whether that is possible. Raises TicketStateError."""
+        await self._reach(ticket_id)
+        done = await self._desk.react(self._session, ticket_id, message_id, emoji, agent=self.viewer.name)
+        if done is not None:
+            self._record("reacted", ticket_id, message=message_id)
+        return done is not None
+
     async def note(self, ticket_id: int, text: str) -> None:
         await self._reach(ticket_id)
         message = await self._desk.note(self._session, ticket_id, text, agent=self.viewer.name)

@@ -180,6 +180,8 @@ class Capabilities:
     quotes: bool = False
     edits: bool = False
     """Whether what was sent can be changed where the customer sees it (`Edits`)."""
+    reactions: bool = False
+    """Whether an emoji can be put under a customer's message (`Reactions`)."""
     typing: bool = False
     chat_pace: Pace | None = None
     """How fast one customer may be written to."""
@@ -265,6 +267,14 @@ class Edits(Protocol):
 
     async def edit(self, address: Address, external_id: str, message: OutboundMessage) -> None:
         """Change a fitted message to what it says now. To repeat it does no harm. Raises DeliveryError."""
+
+
+@runtime_checkable
+class Reactions(Protocol):
+    """A channel in which an emoji can be put under what a customer wrote."""
+
+    async def react(self, address: Address, external_id: str, emoji: str) -> None:
+        """An empty emoji takes it back. To repeat it does no harm. Raises DeliveryError."""
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from aiogram.client.session.base import BaseSession
 from aiogram.client.telegram import PRODUCTION, TelegramAPIServer
 from aiogram.exceptions import ClientDecodeError, TelegramBadRequest
 from aiogram.methods import EditMessageCaption, EditMessageText, SendMessage, TelegramMethod
-from aiogram.types import InputFile, LinkPreviewOptions, Message, ReplyParameters
+from aiogram.types import InputFile, LinkPreviewOptions, Message, ReactionTypeEmoji, ReplyParameters
 from aiogram.utils.formatting import Text
 from aiogram.utils.token import TokenValidationError
 from aiohttp import ClientResponseError
@@ -211,6 +211,17 @@ class TelegramChannel:
                     raise
             except ClientDecodeError:
                 log.info("telegram.strange_answer", method="edit")
+
+    async def react(self, address: Address, external_id: str, emoji: str) -> None:
+        """Put an emoji under a message, one of those that Telegram knows as reactions."""
+        target = Target.of(address)
+        with delivery_errors():
+            await self._bot(address).set_message_reaction(
+                target.chat_id,
+                int(external_id),
+                [ReactionTypeEmoji(emoji=emoji)] if emoji else [],
+                request_timeout=REQUEST_SECONDS,
+            )
 
     async def working(self, address: Address, external_id: str) -> None:
         """Show "typing…" for the next five seconds or until a message is sent."""

@@ -22,6 +22,7 @@ CAPABILITIES = Capabilities(
     max_caption_chars=960,  # of 1024: the rest is for an agent's name
     quotes=True,
     edits=True,
+    reactions=True,
     typing=True,
     # 30 a second in all, about one a second to a chat with short bursts, 20 a minute to a group: no window of that
     # length gets more.

@@ -48,6 +48,7 @@ class WhatsAppChannel:
         media=api.MEDIA,
         max_caption_chars=960,  # of 1024, likewise
         quotes=True,
+        reactions=True,
         typing=True,
         chat_pace=Pace(every_seconds=6, burst=45),
         account_pace=Pace(every_seconds=1 / 80, burst=80),

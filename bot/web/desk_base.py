@@ -236,6 +236,7 @@ ACTIONS: dict[str, str] = {
     "replied": N_("replied"),
     "took_back": N_("took a reply back"),
     "edited": N_("changed a reply"),
+    "reacted": N_("put a reaction"),
     "noted": N_("wrote a note"),
     "took": N_("took it"),
     "assigned": N_("gave it to"),

@@ -238,6 +238,33 @@ class TestBothWays:
         asked = next(each for each in world.said(thread) if "found where?" in each.text)
         assert asked.reply_to == reply
 
+    async def test_reactions_go_both_ways(self, world: ForumWorld) -> None:
+        thread = await handed_off(world)
+        await world.forum_api.put(text_update(2, "thank you in advance"))
+        await world.when(lambda: any("in advance" in each.text for each in world.said(thread)))
+        told = next(each for each in world.said(thread)[1:] if "in advance" in each.text)
+        await world.forum_api.reacts(GROUP, told.number, "❤")
+        await world.when(lambda: any(call == "setMessageReaction" for call, _ in world.forum_api.calls))
+        [put] = [form for call, form in world.forum_api.calls if call == "setMessageReaction"]
+        assert (put["chat_id"], put["message_id"], put["reaction"][0]["emoji"]) == (CUSTOMER, 20, "❤")
+        reply = await world.forum_api.says(GROUP, thread, "We do what we can")
+        await world.when(lambda: any("what we can" in text for text in world.got(CUSTOMER)))
+        number = next(n for n, each in enumerate(world.forum_api.sent, 1) if "what we can" in str(each.get("text")))
+        for update, emoji in enumerate(("🔥", "🦄"), 3):
+            reaction = {
+                "chat": {"id": CUSTOMER, "type": "private"},
+                "message_id": number,
+                "user": {"id": CUSTOMER, "is_bot": False, "first_name": "Анна"},
+                "date": 5,
+                "old_reaction": [],
+                "new_reaction": [{"type": "emoji", "emoji": emoji}],
+            }
+            await world.forum_api.put({"update_id": update, "message_reaction": reaction})
+            if emoji == "🔥":
+                await world.when(lambda: world.group.messages[reply].reaction == "🔥")
+        # What Telegram does not know as a reaction is told in words.
+        await world.when(lambda: any("put 🦄 under" in each.text for each in world.said(thread)))
+
     async def test_files_and_albums_go_both_ways(self, world: ForumWorld) -> None:
         thread = await handed_off(world)
         for number in (91, 92, 93):
