@@ -19,6 +19,7 @@ from bot.dialogue import (
     Action,
     Answer,
     Candidate,
+    Clarify,
     Decision,
     DialogueState,
     FlowRecord,
@@ -202,6 +203,10 @@ def _shown(value: Any, name: str, flow: Flow | None, lang: str) -> str:
     return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
 
 
+def _is_unsure(action: Action) -> bool:
+    return isinstance(action, Clarify) or (isinstance(action, Handoff) and action.reason is Reason.LOW_CONFIDENCE)
+
+
 @dataclass(frozen=True)
 class _Turn:
     state: DialogueState
@@ -224,7 +229,7 @@ class _Turn:
 
     def perhaps_start(self, decision: Decision, under: FlowState | None = None) -> Decision:
         """Put the first steps of a flow in the place of its start."""
-        decision = self.instead_of_article(decision)
+        decision = self.by_number(self.instead_of_article(decision))
         wanted = next((action for action in decision.actions if isinstance(action, StartFlow)), None)
         if wanted is None:
             return decision
@@ -250,6 +255,27 @@ class _Turn:
         actions = tuple(StartFlow(flow, said) if isinstance(each, Answer) else each for each in decision.actions)
         kept = replace(decision.state, options={}, answered=self.state.answered)
         return replace(decision, actions=actions, state=kept)
+
+    def by_number(self, decision: Decision) -> Decision:
+        """Whoever names an order's number asks about that order. So a flow that wants it begins where its article is
+        the likeliest of several, or its intent is likelier than not, in place of a question back or a person."""
+        unsure = next((each for each in decision.actions if _is_unsure(each)), None)
+        if unsure is None or not self.understood:
+            return decision
+        whole = self.understood[0]
+        best = next(iter(whole.candidates), None)
+        likely = [best.article_id] if best and best.confidence >= self.policy.clarify[self.lang] else []
+        if whole.outcome.article and whole.confidence >= self.policy.even:
+            likely.append(whole.outcome.article)
+        flow = next((self.book.by_article[each] for each in likely if each in self.book.by_article), None)
+        if flow is None:
+            return decision
+        slots = self.book.flows[flow].file.slots
+        told = first_slots(self.book.flows[flow], self.utterance.text, self.around)
+        if not any(slots[name].type == "number" for name in told):
+            return decision
+        actions = tuple(StartFlow(flow, self.utterance.text) if each is unsure else each for each in decision.actions)
+        return replace(decision, actions=actions, state=replace(decision.state, options={}), rule="flow_by_number")
 
     def without_flow(self, before: tuple[Action, ...]) -> Decision:
         """An intent or button names a flow that is not there: what it said is decided without it."""
