@@ -54,11 +54,14 @@ class Piece:
 
 
 def title(ticket_id: int, status: TicketStatus, subject: str, lang: str) -> str:
+    """A topic's title: number, state and as much of the subject as there is room for."""
     subject = " ".join(subject.split())
     whole = f"№ {ticket_id} · {state_word(status, lang)} · {subject}"
-    while utf16_units(whole) > MAX_TITLE_CHARS:
-        whole = whole[: len(whole) - 1 - max(0, (utf16_units(whole) - MAX_TITLE_CHARS) // 2)].rstrip("…").rstrip() + "…"
-    return whole
+    if utf16_units(whole) <= MAX_TITLE_CHARS:
+        return whole
+    while utf16_units(whole) > MAX_TITLE_CHARS - 1:
+        whole = whole[:-1]
+    return whole.rstrip() + "…"
 
 
 def icon(status: TicketStatus, known: Mapping[str, str]) -> str:

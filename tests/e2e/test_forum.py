@@ -381,3 +381,29 @@ class TestTwoDesks:
         notes = [m for m in await world.transcript(CUSTOMER) if m.kind == "note" and m.agent_name == "Olga"]
         assert any(note.text == "he called twice" for note in notes)
         assert not any("he called twice" in text for text in world.got(CUSTOMER))
+
+
+async def test_many_customers_at_once_are_each_told_once_and_in_order_within_the_limits(tmp_path: Path) -> None:
+    """In small; `python -m benchmarks.forum` does it with 200, and kills the process."""
+    customers, groups = range(100, 110), (GROUP, GROUP - 1)
+    async with at_work(tmp_path, groups=",".join(map(str, groups)), minute=2.0) as world:
+        api, number = world.forum_api, 1
+        for said in ("a person please", "first", "second"):
+            for customer in customers:
+                await api.put(text_update(number, f"{said} {customer}", customer))
+                number += 1
+            await asyncio.sleep(1.5)
+
+        def told(customer: int) -> str:
+            topics = [(group, thread) for group in groups for thread in api.group(group).topics]
+            wholes = ("\n".join(each.text for each in api.group(g).of(t) if each.sender == 42) for g, t in topics)
+            return next((whole for whole in wholes if f"first {customer}" in whole), "")
+
+        await world.when(lambda: all(f"second {customer}" in told(customer) for customer in customers), 60)
+        await world.settled()
+        for customer in customers:
+            whole = told(customer)
+            lines = [line for line in whole.splitlines() if line.endswith((f"first {customer}", f"second {customer}"))]
+            assert [line.split()[-2] for line in lines if "“" not in line] == ["first", "second"], whole
+        assert api.violations == []
+        assert all(len(api.group(group).topics) == 5 for group in groups)
