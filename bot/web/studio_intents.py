@@ -2,6 +2,7 @@
 
 # No postponed annotations: FastAPI reads those of the routes below, and they name things of their function.
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -28,6 +29,7 @@ from nlu.training_checks import Finding
 from nlu.training_writer import to_rasa
 
 MOST_CHARS = 200_000
+_PHONE = re.compile(r"(?:\d[\s().\-]{0,2}){9,}")
 SHOWN = 300
 OUTCOMES = {
     "": N_("the search answers"),
@@ -177,7 +179,7 @@ def create_router(web: StudioWeb) -> APIRouter:
             fresh=fresh,
             articles=[(each.article.id, each.article.title) for each in articles],
             reply_names=web.articles.replies.names(),
-            personal={each.id for each in examples if mask(each.text) != each.text},
+            personal={each.id for each in examples if _tells_who(each.text)},
             **{"problem": "", "typed": "", "elsewhere": (), "new_name": intent.name, "theirs": None, **values},
             **common(me),
         )
@@ -390,6 +392,12 @@ def create_router(web: StudioWeb) -> APIRouter:
         return web.go(request, address_of(example.intent), me, N_("Taken back."))
 
     return router
+
+
+def _tells_who(text: str) -> bool:
+    """Whether a mail address, a user's name or a telephone number seems to stand in it."""
+    masked = mask(text)
+    return "<email>" in masked or "<user>" in masked or bool(_PHONE.search(text))
 
 
 def _langs(examples: Sequence[StoredExample]) -> list[str | None]:

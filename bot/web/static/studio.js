@@ -45,7 +45,7 @@ for (const form of $$("form[data-keep]")) {
   try { kept = JSON.parse(localStorage.getItem(key)); } catch { /* nothing that can be read */ }
   const present = state();
   if (kept && $("[data-said]")) drop(); // it was saved
-  else if (kept && bar && Object.entries(kept).some(([name, text]) => name in present && present[name] !== text)) bar.hidden = false;
+  else if (kept && bar && !("carried" in form.dataset) && Object.entries(kept).some(([name, text]) => name in present && present[name] !== text)) bar.hidden = false;
   form.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(() => localStorage.setItem(key, JSON.stringify(state())), 400); });
   form.addEventListener("submit", () => localStorage.setItem(key, JSON.stringify(state())));
   form.addEventListener("click", (event) => {
