@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--var", type=Path, required=True)
     parser.add_argument("--half", choices=("dev", "test"), default="test")
     chosen = parser.parse_args()
-    installation = Installation(Settings(_env_file=None, var=chosen.var, data=ROOT / "data"))  # type: ignore[call-arg]
+    installation = Installation(Settings(_env_file=None, var=chosen.var, data=ROOT / "data"))
     understander, book = installation.understander(), installation.flows
     questions = load_questions(ROOT / "data" / "eval" / f"dialogue.{chosen.half}.jsonl")
     counts = {"with flows": Counter[str](), "without": Counter[str]()}
@@ -41,7 +41,7 @@ def main() -> None:
         for name, flows in (("with flows", book), ("without", NO_FLOWS)):
             state, policy = DialogueState(greeted=True), understander.policy
             decision = decide_turn(state, Owner.ASSISTANT, said, understood.parts, {}, policy, flows, utc_now())
-            begun = decision.state.flow or (decision.look_up and decision.state.flow)
+            begun = decision.state.flow
             right = bool(begun) and bool(question.articles & set(book.flows[begun.flow].file.articles))
             if name == "with flows" and begun:
                 started["right" if right else "wrong"] += 1
