@@ -67,17 +67,7 @@ class GapActs:
         gap = await self._open(gap_id)
         self._need_texts(gap_id, texts)
         articles = Library(self._session, author=self._by, now=self._now)
-        versions = {stored.article.lang: stored for stored in await articles.versions(article_id)}
-        if not versions:
-            raise GapActError(gap_id, "no_article", f"there is no article {article_id}")
-        added: list[list[str]] = []
-        for lang, stored in versions.items():
-            mine = [t for t in texts if t.lang == lang or (t.lang not in versions and lang == next(iter(versions)))]
-            known = {question.casefold() for question in stored.article.questions}
-            new = [text for text in dict.fromkeys(teachable(t.text) for t in mine) if text.casefold() not in known]
-            if new:
-                await self._write_questions(articles, article_id, lang, [*stored.article.questions, *new])
-                added += [[lang, text] for text in new]
+        added = await give_questions(articles, article_id, texts, gap_id)
         details = {"article_id": article_id, "examples": len(added)}
         self._settle(gap, Settlement.QUESTION, details, {"questions": [article_id, added]})
         return len(added)
@@ -235,20 +225,9 @@ class GapActs:
                 await articles.set_status(article_id, lang, "archived", expected_revision=revision)
         if given := before.get("questions"):
             article_id, added = given
-            for stored in await articles.versions(article_id):
-                taken = {text for lang, text in added if lang == stored.article.lang}
-                kept = [question for question in stored.article.questions if question not in taken]
-                if len(kept) < len(stored.article.questions):
-                    await self._write_questions(articles, article_id, stored.article.lang, kept)
+            await take_questions(articles, article_id, added)
 
     # Inside
-
-    async def _write_questions(self, articles: Library, article_id: str, lang: str, questions: Sequence[str]) -> None:
-        present = await articles.revision(article_id, lang)
-        text = change_text(present.text, questions=tuple(questions))
-        await articles.save(
-            article_id, lang, text, expected_revision=present.number, note="customers' questions", minor=True
-        )
 
     async def _teach(self, intent: str, texts: Sequence[Text]) -> Added:
         new = [NewExample(teachable(each.text), each.lang) for each in texts]
@@ -293,6 +272,40 @@ class GapActs:
         if gap.state is not GapState.OPEN:
             raise GapActError(gap_id, "settled", "somebody has dealt with it already: look at it again")
         return gap
+
+
+async def give_questions(articles: Library, article_id: str, texts: Sequence[Text], gap_id: int = 0) -> list[list[str]]:
+    """Give an article questions, each to the version in its language or else to the first; [language, text] of those
+    that it did not have. Raises GapActError where there is no such article."""
+    versions = {stored.article.lang: stored for stored in await articles.versions(article_id)}
+    if not versions:
+        raise GapActError(gap_id, "no_article", f"there is no article {article_id}")
+    added: list[list[str]] = []
+    for lang, stored in versions.items():
+        mine = [t for t in texts if t.lang == lang or (t.lang not in versions and lang == next(iter(versions)))]
+        known = {question.casefold() for question in stored.article.questions}
+        new = [text for text in dict.fromkeys(teachable(t.text) for t in mine) if text.casefold() not in known]
+        if new:
+            await _write_questions(articles, article_id, lang, [*stored.article.questions, *new])
+            added += [[lang, text] for text in new]
+    return added
+
+
+async def take_questions(articles: Library, article_id: str, added: Sequence[Sequence[str]]) -> None:
+    """Take out what `give_questions` added, as far as it still stands there."""
+    for stored in await articles.versions(article_id):
+        taken = {text for lang, text in added if lang == stored.article.lang}
+        kept = [question for question in stored.article.questions if question not in taken]
+        if len(kept) < len(stored.article.questions):
+            await _write_questions(articles, article_id, stored.article.lang, kept)
+
+
+async def _write_questions(articles: Library, article_id: str, lang: str, questions: Sequence[str]) -> None:
+    present = await articles.revision(article_id, lang)
+    text = change_text(present.text, questions=tuple(questions))
+    await articles.save(
+        article_id, lang, text, expected_revision=present.number, note="customers' questions", minor=True
+    )
 
 
 def teachable(text: str) -> str:

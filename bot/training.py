@@ -25,6 +25,7 @@ from kb_index.search import Confirmed, SearchIndex, with_confirmed
 from nlu.encoder import Encoder
 from nlu.errors import ModelDamaged
 from nlu.intents import IntentClassifier, IntentPrediction
+from nlu.label_doubts import LabelDoubt, doubtful
 from nlu.library import fingerprint
 from nlu.library_files import parse_files, read_files
 from nlu.models import ModelStore, ModelVersion
@@ -35,6 +36,8 @@ from nlu.training_writer import to_rasa
 
 Progress = Callable[[str], None]
 KNOWLEDGE = "knowledge.json"
+DOUBTS = "doubts.json"
+DOUBTED = TypeAdapter(tuple[LabelDoubt, ...])
 TAUGHT = "taught.json"
 TAUGHT_ROWS = TypeAdapter(tuple[tuple[str, str, str | None], ...])
 """What a version learnt: (text, intent or `article:ID`, language)."""
@@ -264,6 +267,8 @@ def train(
         Knowledge(confirmed_by(seed), tuple(drafts)).save(draft.path / KNOWLEDGE)
         (draft.path / TAUGHT).write_bytes(TAUGHT_ROWS.dump_json(tuple((e.text, e.intent, e.lang) for e in taught)))
         if classifier:
+            doubts = doubtful(taught, classifier.cross_predict())
+            (draft.path / DOUBTS).write_bytes(DOUBTED.dump_json(tuple(doubts)))
             (draft.path / "intents").mkdir()
             classifier.save(draft.path / "intents")
         if topics:
@@ -321,6 +326,12 @@ def _taught(seed: Seed) -> tuple[list[Example], dict[str, Outcome]]:
                 known.add(text.casefold())
                 taught.append(Example(text, label, article.lang))
     return taught, outcomes
+
+
+def read_doubts(folder: Path) -> tuple[LabelDoubt, ...]:
+    """The examples of a version that are probably labelled wrongly; none of one that an older release trained."""
+    path = folder / DOUBTS
+    return DOUBTED.validate_json(path.read_bytes()) if path.exists() else ()
 
 
 def taught_data(seed: Seed) -> tuple[TrainingData, TrainingData]:

@@ -236,6 +236,14 @@ class Understander:
             hit.article_id, hit.title, readable(text), hit.topic or "", hit.confidence, hit.lang, more, shown
         )
 
+    def rank(self, text: str, lang: str, articles: int = 3) -> list[tuple[str, float]]:
+        """The intents that a text may mean with their probabilities, the likeliest first, and after them `article:ID`
+        of those that the search finds and none of these intents leads to."""
+        intents = list(self.classifier.predict([self.index.readings(text)[-1]])[0].ranking) if self.classifier else []
+        led = {self.outcomes[name].article for name, _ in intents if name in self.outcomes}
+        found = {hit.article_id: hit.confidence for hit in self.search(text, lang or None, articles)}
+        return [*intents, *((f"article:{name}", chance) for name, chance in found.items() if name not in led)]
+
     def candidate(self, article_id: str, lang: str, *, whole: bool = False, asked: str = "") -> Candidate | None:
         """An article by its id, as it is shown when the customer chooses it: of a long one the passage that fits
         what he asked, or the beginning, unless he wants the whole."""

@@ -54,11 +54,13 @@ from bot.notifications import NOTIFY, UNASSIGNED, Notices
 from bot.proof import Proofs
 from bot.releases import ModelMeans, Releases
 from bot.replies import Replies
+from bot.review import ReviewMeans
 from bot.seat import OUTGOING, fire_outgoing
 from bot.settings import lookup_secrets
 from bot.shared import LocalShared, Shared
 from bot.shifts import SHIFTS, Shifts
 from bot.timers import TICK_SECONDS, Timers
+from bot.training import read_doubts
 from bot.training_jobs import Jobs
 from bot.transcriber import CommandTranscriber, HttpTranscriber, Transcriber
 from bot.turn import Turns
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
     from bot.forum import Forum
     from bot.forum_intake import ForumIntake
     from handoff.records import HistoryEntry, Ticket
+from nlu.label_doubts import LabelDoubt
 
 log = structlog.get_logger()
 
@@ -501,7 +504,20 @@ class Installation(ModelWiring):
 
     def studio_web(self, desk: DeskWeb) -> StudioWeb:
         means = ModelMeans(self.store, self.releases, self.view, self._playing_turns)
-        return StudioWeb(desk=desk, articles=self.article_means, models=means, flows=self.flow_means)
+        review = ReviewMeans(self.rank_intents, self.label_doubts)
+        return StudioWeb(desk=desk, articles=self.article_means, models=means, flows=self.flow_means, review=review)
+
+    async def rank_intents(self, text: str, lang: str) -> list[tuple[str, float]]:
+        """What a text may mean by the live version; nothing while there is none."""
+        if self.store.live_id() is None:
+            return []
+        return await asyncio.to_thread(lambda: self.understander().rank(text, lang))
+
+    async def label_doubts(self) -> tuple[LabelDoubt, ...]:
+        """Of the live version's training data."""
+        if (version := self.store.live_id()) is None:
+            return ()
+        return await asyncio.to_thread(read_doubts, self.store.show(version).path)
 
     @cached_property
     def article_means(self) -> ArticleMeans:

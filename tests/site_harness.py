@@ -37,6 +37,7 @@ from bot.ledger import Sessions
 from bot.macros import load_starters
 from bot.message_templates import load_templates
 from bot.replies import Replies
+from bot.review import NO_MODELS
 from bot.seat import OUTGOING, fire_outgoing
 from bot.shared import LocalShared
 from bot.timers import Timers
@@ -208,6 +209,7 @@ class Site:
         self.studio = StudioWeb(
             desk=desk,
             models=models(self) if models else None,
+            review=web.pop("review", NO_MODELS),
             articles=ArticleMeans(
                 files=ArticleFiles(var / "article-files"),
                 incoming=var / "incoming",

@@ -7,7 +7,15 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import Response
 
 from bot.accounts import SignedIn
-from bot.web import studio_articles, studio_flows, studio_gaps, studio_intents, studio_playground, studio_versions
+from bot.web import (
+    studio_articles,
+    studio_flows,
+    studio_gaps,
+    studio_intents,
+    studio_playground,
+    studio_review,
+    studio_versions,
+)
 from bot.web.desk import problem
 from bot.web.desk_base import ACTIONS
 from bot.web.studio_base import PREFIX, Part, StudioWeb
@@ -16,6 +24,7 @@ from nlu.errors import NluError, StaleIntent, UnknownExample, UnknownIntent
 
 PARTS: tuple[Part, ...] = (
     studio_gaps.PART,
+    studio_review.PART,
     studio_articles.PART,
     studio_intents.PART,
     studio_flows.PART,

@@ -19,6 +19,7 @@ from bot.article_means import ArticleMeans
 from bot.flow_means import FlowMeans
 from bot.intent_means import IntentChecks
 from bot.releases import ModelMeans
+from bot.review import NO_MODELS, ReviewMeans
 from bot.web.desk_base import STUDIO, DeskWeb, is_partial, translations
 from handoff.access import Permission
 
@@ -60,6 +61,7 @@ class StudioWeb:
 
     desk: DeskWeb
     articles: ArticleMeans
+    review: ReviewMeans = NO_MODELS
     models: ModelMeans | None = None
     """None: pages about versions and answers say that there are none here."""
     intent_checks: IntentChecks = field(default_factory=IntentChecks)
