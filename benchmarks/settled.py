@@ -42,7 +42,7 @@ def main() -> None:
             state, policy = DialogueState(greeted=True), understander.policy
             decision = decide_turn(state, Owner.ASSISTANT, said, understood.parts, {}, policy, flows, utc_now())
             begun = decision.state.flow
-            right = bool(begun) and bool(question.articles & set(book.flows[begun.flow].file.articles))
+            right = begun is not None and bool(question.articles & set(book.flows[begun.flow].file.articles))
             if name == "with flows" and begun:
                 started["right" if right else "wrong"] += 1
             if not question.articles & set(book.by_article):
