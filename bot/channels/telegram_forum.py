@@ -67,6 +67,23 @@ class Sent:
     """Where it really is. Of a topic that was just deleted, Telegram has put messages into the general one."""
 
 
+class _GetRawChat(TelegramMethod[dict[str, Any]]):
+    """getChat without aiogram's parse, which refuses a chat for a field that nobody needs."""
+
+    __returning__ = dict[str, Any]
+    __api_method__ = "getChat"
+
+    chat_id: int
+
+
+class _GetRawMember(TelegramMethod[dict[str, Any]]):
+    __returning__ = dict[str, Any]
+    __api_method__ = "getChatMember"
+
+    chat_id: int
+    user_id: int
+
+
 class ForumApi:
     """One bot in the agents' groups. Every method raises DeliveryError: TopicGoneError, TopicClosedError and
     GroupRefusedError where the topic or the group is the reason."""
@@ -243,13 +260,15 @@ class ForumApi:
     async def state(self, group_id: int) -> GroupState:
         """What the group allows us."""
         with _topic_errors(), delivery_errors():
-            chat = await self._bot.get_chat(group_id, request_timeout=REQUEST_SECONDS)
-            member = await self._bot.get_chat_member(group_id, self._bot.id, request_timeout=REQUEST_SECONDS)
+            chat = await self._bot(_GetRawChat(chat_id=group_id), request_timeout=REQUEST_SECONDS)
+            member = await self._bot(
+                _GetRawMember(chat_id=group_id, user_id=self._bot.id), request_timeout=REQUEST_SECONDS
+            )
         return GroupState(
-            title=chat.title or str(group_id),
-            is_forum=bool(chat.is_forum),
-            is_admin=member.status in ("administrator", "creator"),
-            manages_topics=bool(getattr(member, "can_manage_topics", False)),
+            title=str(chat.get("title") or group_id),
+            is_forum=bool(chat.get("is_forum")),
+            is_admin=member.get("status") in ("administrator", "creator"),
+            manages_topics=bool(member.get("can_manage_topics")),
         )
 
     async def username(self) -> str:

@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bot_api import refused, text_update
+from bot_api import TOKEN, refused, served, text_update
+from forum_api import ForumBotApi
 from forum_world import GROUP, IVAN, STRANGER, ForumWorld, at_work
 
+from bot.doctor import Check
+from bot.doctor import _forum as doctor_of_forum
+from bot.errors import SettingsError
+from bot.settings import Settings
+from bot.wiring import Installation
 from handoff.access import Role
 from handoff.lifecycle import TicketStatus
 from handoff.records import Agent
@@ -407,3 +413,54 @@ async def test_many_customers_at_once_are_each_told_once_and_in_order_within_the
             assert [line.split()[-2] for line in lines if "“" not in line] == ["first", "second"], whole
         assert api.violations == []
         assert all(len(api.group(group).topics) == 5 for group in groups)
+
+
+async def test_a_ticket_of_another_team_goes_on_in_that_teams_group(tmp_path: Path) -> None:
+    other = GROUP - 1
+    async with at_work(tmp_path, groups=f"{GROUP},{other}=payments") as world:
+        thread = await handed_off(world)
+        await world.forum_api.says(GROUP, thread, "/transfer payment charged twice")
+        there = world.forum_api.group(other)
+        await world.when(lambda: any("charged twice" in each.text for each in there.messages.values()))
+        await world.when(lambda: world.group.topics[thread].closed)
+        assert any("passed to another group" in each.text for each in world.said(thread))
+        await world.forum_api.put(text_update(2, "and where are you now?"))
+        await world.when(lambda: any("where are you now" in each.text for each in there.messages.values()))
+        assert not any("where are you now" in each.text for each in world.said(thread))
+        await world.forum_api.says(GROUP, thread, "hello?")  # who writes in the old topic is told where it goes on
+        await world.when(lambda: any("goes on in https://t.me/c/" in each.text for each in world.said(thread)))
+
+
+async def test_the_doctor_tells_what_a_group_lacks_and_the_whole_program_is_put_together(tmp_path: Path) -> None:
+    api = ForumBotApi()
+    group = api.group(GROUP)
+    async with served(api):
+        settings = Settings(
+            var=tmp_path,
+            telegram_token=TOKEN,
+            telegram_api=api.base,
+            forum_groups=f"{GROUP},-77=payments",
+            _env_file=None,
+        )
+
+        async def forum_check() -> Check:
+            installation = Installation(settings)
+            try:
+                assert installation.timers
+                assert installation.forum_intake
+                return await doctor_of_forum(installation)
+            finally:
+                await installation.close()
+
+        found = await forum_check()
+        assert not found.ok
+        assert "-77: Bad Request: chat not found" in found.detail
+        assert "Support" in found.detail
+        group.is_forum = group.is_admin = False
+        found = await forum_check()
+        assert "turn Topics on" in found.detail
+        assert "make the bot an administrator" in found.detail
+        with pytest.raises(SettingsError, match="there is no team nobody"):
+            _ = Installation(settings.model_copy(update={"forum_groups": f"{GROUP}=nobody"})).forum
+        with pytest.raises(SettingsError, match="OTVET_FORUM_BOT"):
+            _ = Installation(settings.model_copy(update={"forum_bot": "777"})).forum
