@@ -285,9 +285,9 @@ class Problem:
         return f"{self.path}:{self.line or 1}: {self.level}: {self.problem}. {self.remedy}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Flow:
-    """A flow that can be run. Two of one version are the same, whatever their layout and comments."""
+    """A flow that can be run. Two of one `version` are the same, whatever their layout and comments."""
 
     file: FlowFile
     text: str = field(repr=False)

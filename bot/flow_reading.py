@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from bot.flow_format import Choose, Collect, Flow, Guide, Slot
@@ -106,15 +108,21 @@ def first_slots(flow: Flow, text: str, around: Around) -> dict[str, Any]:
     return {name: value for name, (value, _, _) in _found(flow, text, around, None).items()}
 
 
-def _found(flow: Flow, text: str, around: Around, asked: str | None) -> dict[str, tuple[Any, int, int]]:
+def _found(flow: Flow, text: str, around: Around, asked: str | None) -> Mapping[str, tuple[Any, int, int]]:
     """Slot → its value, and where in the text it stands."""
+    return _find(flow, text, around.lang, around.now, asked)
+
+
+@lru_cache(maxsize=128)
+def _find(flow: Flow, text: str, lang: str, now: datetime, asked: str | None) -> Mapping[str, tuple[Any, int, int]]:
+    """A turn reads its text twice: to see whether a model has to be asked, and to decide."""
     wanted = {
         name: _slot_type(slot)
         for name, slot in flow.file.slots.items()
         if name == asked or not (slot.only_when_asked or slot.type in ("text", "yes_no", "file", "data"))
         if slot.type not in ("file", "data")
     }
-    found = find_entities(text, around.lang, wanted, around.now, asked=asked)
+    found = find_entities(text, lang, wanted, now, asked=asked)
     values = {each.slot: (each.value, each.start, each.end) for each in found}
     if asked in values and asked and flow.file.slots[asked].type == "text" and not re.search(r"\w", values[asked][0]):
         del values[asked]

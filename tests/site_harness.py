@@ -87,6 +87,8 @@ class Keywords(Understander):
         elif "return" in low:
             both = self._found("return-period", 0.45), self._found("return-how", 0.4)
             found = Understanding(text, candidates=both)
+        elif "set up" in low or "настро" in low:
+            found = Understanding(text, "device_setup", 0.99, Outcome(flow="setup-guide"))
         lang = detect(text, remembered_lang)
         return Understood(lang, (found,), {"lang": lang, "model_version": self.version})
 
@@ -106,6 +108,17 @@ async def find_articles(words: str, lang: str, limit: int) -> list[ArticleOffer]
         if any(word in f"{name} {text}".lower() for word in words.lower().split())
     ]
     return found[:limit]
+
+
+def demo_flows(common: Mapping[str, Any]) -> FlowBook:
+    return FlowBook(load_flows(DATA / "flows")[0], common={"ru": common, "en": common})
+
+
+async def flow_picture(store: AttachmentStore, name: str) -> StoredFile:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield (DATA / "flows" / "pictures" / name).read_bytes()
+
+    return await store.store(chunks(), name)
 
 
 class Clock:
@@ -177,7 +190,7 @@ class Site:
             clock=self.clock,
             limit_mb=20,
             flows=lambda: self.flows.book,
-            flow_picture=self._flow_picture,
+            flow_picture=partial(flow_picture, store),
         )
         self.assistant = Assistant(
             sessions=self.sessions,
@@ -240,12 +253,6 @@ class Site:
         async with self.sessions.begin() as session:
             await take_files(session, load_flows(DATA / "flows")[0], at=self.clock())
         await self.flows.refresh(self.sessions)
-
-    async def _flow_picture(self, name: str) -> StoredFile:
-        async def chunks() -> AsyncIterator[bytes]:
-            yield (DATA / "flows" / "pictures" / name).read_bytes()
-
-        return await self.channel.store.store(chunks(), name)
 
     def _flow_means(self, replies: Replies, common: Mapping[str, Any]) -> FlowMeans:
         intents = load_intents(DATA / "intents").intents

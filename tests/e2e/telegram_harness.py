@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import uvicorn
 from bot_api import TOKEN, BotApi
 from desks import open_desk
 from fastapi import FastAPI
-from site_harness import DATA, Clock, Keywords, free_port
+from site_harness import DATA, Clock, Keywords, demo_flows, flow_picture, free_port
 from sqlalchemy import select
 
 from bot.assistant import Assistant
@@ -46,7 +47,16 @@ class TelegramWorld:
         mind = Keywords()
         replies = Replies((DATA / "replies",), {"ru": COMMON, "en": COMMON})
         self.desk = open_desk(replies, self.clock)
-        turns = Turns(understander=lambda: mind, replies=replies, agent_desk=self.desk, clock=self.clock, limit_mb=20)
+        book = demo_flows(COMMON)
+        turns = Turns(
+            understander=lambda: mind,
+            replies=replies,
+            agent_desk=self.desk,
+            clock=self.clock,
+            limit_mb=20,
+            flows=lambda: book,
+            flow_picture=partial(flow_picture, self.store),
+        )
         self.assistant = Assistant(
             sessions=self.sessions,
             turns=turns,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -13,7 +14,7 @@ import uvicorn
 from desks import open_desk
 from fastapi import FastAPI
 from graph_api import PHONE, SECRET, TOKEN, VERIFY, GraphApi, graph_api
-from site_harness import DATA, Clock, Keywords, free_port
+from site_harness import DATA, Clock, Keywords, demo_flows, flow_picture, free_port
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -58,12 +59,15 @@ class WhatsAppWorld:
         mind = Keywords()
         replies = Replies((DATA / "replies",), {"ru": COMMON, "en": COMMON})
         self.desk = open_desk(replies, clock)
+        book = demo_flows(COMMON)
         turns = Turns(
             understander=lambda: mind,
             replies=replies,
             agent_desk=self.desk,
             clock=clock,
             limit_mb=20,
+            flows=lambda: book,
+            flow_picture=partial(flow_picture, self.store),
         )
         self.assistant = Assistant(
             sessions=self.sessions,
