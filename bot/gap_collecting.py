@@ -89,12 +89,14 @@ async def collect(session: AsyncSession, *, article_of: Mapping[str, str]) -> in
     return len(new)
 
 
+_TELLING: Final = (Message.author.in_((Author.CUSTOMER, Author.ASSISTANT)), Message.deleted_at.is_(None))
+
+
 async def behind(session: AsyncSession) -> bool:
     """Whether there are messages that `collect` has not seen."""
     scan = await session.get(GapScan, 1)
-    return (
-        await session.scalar(select(Message.id).where(Message.id > (scan.message_id if scan else 0)).limit(1))
-    ) is not None
+    newer = select(Message.id).where(Message.id > (scan.message_id if scan else 0), *_TELLING)
+    return await session.scalar(newer.limit(1)) is not None
 
 
 async def _read(session: AsyncSession, where: Any, limit: int, *, newest: bool = False) -> list[Said]:
@@ -109,7 +111,7 @@ async def _read(session: AsyncSession, where: Any, limit: int, *, newest: bool =
             Conversation.lang,
         )
         .join(Conversation, Conversation.id == Message.conversation_id)
-        .where(where, Message.author.in_((Author.CUSTOMER, Author.ASSISTANT)), Message.deleted_at.is_(None))
+        .where(where, *_TELLING)
         .order_by(Message.id.desc() if newest else Message.id)
         .limit(limit)
     )

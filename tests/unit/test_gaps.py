@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -237,6 +238,15 @@ async def test_a_new_message_joins_its_group_and_numbers_stay(sessions: Sessions
     assert next(texts for texts in second.values() if PARCEL[4] in texts) == set(PARCEL)
     await keep(anew=True)
     assert await groups(sessions) == second
+
+
+async def test_an_agent_has_the_last_word_and_the_round_ends_all_the_same(sessions: Sessions, keep: Keep) -> None:
+    async with sessions.begin() as session:
+        chat = await Chat(session, "c").begin()
+        await chat.fails(PARCEL[0])
+        await chat.agent("Five days.")
+    await asyncio.wait_for(keep(), 10)
+    assert list((await groups(sessions)).values()) == [{PARCEL[0]}]
 
 
 async def test_what_an_editor_has_shaped_is_not_taken_apart(sessions: Sessions, keep: Keep) -> None:
