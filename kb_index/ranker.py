@@ -76,9 +76,11 @@ class Ranker:
         if not len(evidence):
             return Ranking(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
         if self.scorer is None or self.judge is None:
-            scores = built_in_scores(evidence)
-        else:
-            scores = self.scorer(scorer_features(evidence))
+            return self.rank_scored(evidence, built_in_scores(evidence))
+        return self.rank_scored(evidence, self.scorer(scorer_features(evidence)))
+
+    def rank_scored(self, evidence: Matrix, scores: Vector) -> Ranking:
+        """The same where the scorer's scores are known; there is at least one candidate."""
         order = np.argsort(-scores, kind="stable")
         shares = softmax(scores[order])
         if self.judge is None:

@@ -137,7 +137,9 @@ def _train(
         ranker = Ranker(scorers[fold], _fit_judge([judged[number] for number in train]))
         for number in np.flatnonzero(fold_of == fold):
             case = cases[number]
-            ranking = ranker.rank(case.found.evidence)
+            if not len(case.found.groups):
+                continue
+            ranking = ranker.rank_scored(case.found.evidence, out_of_fold_scores[number])
             rehearsals[number] = tuple(
                 Guess(index.ids[case.found.groups[row]], confidence)
                 for row, confidence in zip(

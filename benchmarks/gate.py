@@ -1,0 +1,106 @@
+"""How long a candidate takes from the click to its report, and whether spoilt data are refused.
+
+    python -m benchmarks.gate --var FOLDER [--swaps N]
+
+Makes the first version in FOLDER if there is none, then a candidate as the studio does (a process of its own), then N
+candidates whose data have the labels of two intents swapped, and prints what the gate says of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from bot.gate_records import TrainingJob
+from bot.model_wiring import utc_now
+from bot.settings import Settings
+from bot.training import Seed
+from bot.training_jobs import ask, newest, own_command
+from bot.wiring import Installation
+
+
+def swapped(seed: Seed, one: str, other: str) -> Seed:
+    """The same data with the labels of two intents exchanged."""
+    other_name = {one: other, other: one}
+    examples = tuple(replace(e, intent=other_name.get(e.intent, e.intent)) for e in seed.intents.examples)
+    return replace(seed, intents=replace(seed.intents, examples=examples))
+
+
+async def _ask(installation: Installation) -> int:
+    await installation.migrate()
+    async with installation.database.sessions.begin() as session:
+        job, _ = await ask(session, by="benchmark", at=utc_now())
+        return job.id
+
+
+async def _job(installation: Installation) -> TrainingJob:
+    async with installation.database.sessions.reading() as session:
+        return (await newest(session, 1))[0]
+
+
+def click(installation: Installation) -> dict[str, object]:
+    started = time.monotonic()
+    with asyncio.Runner() as runner:
+        number = runner.run(_ask(installation))
+        subprocess.run(own_command(number), check=True, env=_environment(installation))  # noqa: S603 - our own
+        seconds = time.monotonic() - started
+        job = runner.run(_job(installation))
+        runner.run(installation.close())
+    return {"seconds": round(seconds, 1), "stages": job.stages, "state": job.state, "version": job.version_id}
+
+
+def _environment(installation: Installation) -> dict[str, str]:
+    import os
+
+    return {**os.environ, "OTVET_VAR": str(installation.settings.var), "OTVET_DATA": str(installation.settings.data)}
+
+
+def spoilt(installation: Installation, swaps: int) -> list[dict[str, object]]:
+    seed = installation.seed
+    names = sorted(name for name, outcome in seed.outcomes.items() if outcome.article)
+    dice = random.Random(0)  # noqa: S311 - no secret
+    found = []
+    for _ in range(swaps):
+        one, other = dice.sample(names, 2)
+        installation.__dict__["seed"] = swapped(seed, one, other)
+        version = installation.train(promote=False, workers=2)
+        report = installation.judge(version.id)
+        worst = min(report.tests, key=lambda test: test.adjusted)
+        found.append(
+            {
+                "swapped": [one, other],
+                "accepted": report.accepted,
+                "reasons": sorted({reason.kind for reason in report.reasons}),
+                "lost": worst.lost,
+                "won": worst.won,
+                "adjusted_p": round(worst.adjusted, 5),
+            }
+        )
+    installation.__dict__["seed"] = seed
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--var", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--swaps", type=int, default=0)
+    arguments = parser.parse_args()
+    settings = Settings(_env_file=None, var=arguments.var.resolve(), data=arguments.data.resolve())
+    installation = Installation(settings, lambda line: print(line, file=sys.stderr, flush=True))
+    installation.prepare()
+    result: dict[str, object] = {"click": click(Installation(settings))}
+    if arguments.swaps:
+        result["spoilt"] = spoilt(installation, arguments.swaps)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
