@@ -43,7 +43,7 @@ def shop(encoder_folder: Path, encoder: Encoder, tmp_path_factory: pytest.TempPa
 
 def test_swapped_labels_of_two_intents_are_refused(shop: Installation) -> None:
     seed = shop.seed
-    swap = {"order_cancel": "order_place", "order_place": "order_cancel"}
+    swap = {"order_cancel": "order_change", "order_change": "order_cancel"}
     assert set(swap) <= set(seed.outcomes)
     live = shop.store.live_id()
     examples = tuple(replace(e, intent=swap.get(e.intent, e.intent)) for e in seed.intents.examples)
