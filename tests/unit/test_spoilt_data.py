@@ -5,6 +5,7 @@ On some of the demo articles, so that a training takes seconds.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -91,3 +92,22 @@ def test_a_draft_is_found_by_its_candidate_alone_until_it_is_published(shop: Ins
     shop.store.end_trial()
     shop.reload()
     assert {shop.understander().answering(f"site::{number}").version for number in range(40)} == {live.version}
+
+
+async def test_another_process_follows_a_promotion_and_a_rollback(shop: Installation) -> None:
+    other = Installation(shop.settings)
+    other.__dict__["encoder"] = shop.encoder
+    first = (await asyncio.to_thread(other.understander)).version
+    newest = shop.store.versions()[-1].id
+    assert newest != first
+    following = asyncio.create_task(other.follow())
+    try:
+        for version in (newest, first):
+            assert (shop.store.promote(newest) if version == newest else shop.store.rollback()).id == version
+            async with asyncio.timeout(30):  # seconds on an idle machine: see benchmarks/RESULTS.md
+                while other.understander().version != version:  # noqa: ASYNC110 - it tells nobody
+                    await asyncio.sleep(0.05)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await other.close()
