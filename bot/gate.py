@@ -546,7 +546,7 @@ def _calibration(asked: Sequence[Asked], deeds: Deeds) -> Calibration:
 
 
 def data_change(live: Taught, candidate: Taught) -> DataChange:
-    """Compared by text and language; an article's own questions too, under the intent that leads to it."""
+    """Examples of intents, compared by text and language."""
     before = {(text, lang): intent for text, intent, lang in live}
     after = {(text, lang): intent for text, intent, lang in candidate}
     moves = Counter((before[key], intent) for key, intent in after.items() if key in before and before[key] != intent)

@@ -40,7 +40,7 @@ DOUBTS = "doubts.json"
 DOUBTED = TypeAdapter(tuple[LabelDoubt, ...])
 TAUGHT = "taught.json"
 TAUGHT_ROWS = TypeAdapter(tuple[tuple[str, str, str | None], ...])
-"""What a version learnt: (text, intent or `article:ID`, language)."""
+"""The examples of intents that a version learnt: (text, intent, language)."""
 RasaTraining = Callable[[TrainingData], RasaModel]
 ARTICLE = "article:"
 MAX_ARTICLE_CLASSES = 1000
@@ -265,7 +265,7 @@ def train(
     stage("writing")
     with store.new_version() as draft:
         Knowledge(confirmed_by(seed), tuple(drafts)).save(draft.path / KNOWLEDGE)
-        (draft.path / TAUGHT).write_bytes(TAUGHT_ROWS.dump_json(tuple((e.text, e.intent, e.lang) for e in taught)))
+        (draft.path / TAUGHT).write_bytes(TAUGHT_ROWS.dump_json(_examples(seed)))
         if classifier:
             doubts = doubtful(taught, classifier.cross_predict())
             (draft.path / DOUBTS).write_bytes(DOUBTED.dump_json(tuple(doubts)))
@@ -301,6 +301,10 @@ def train(
             "figures": _figures(searches, policy, topics),
         }
     return store.show(draft.id)
+
+
+def _examples(seed: Seed) -> tuple[tuple[str, str, str | None], ...]:
+    return tuple((example.text, example.intent, example.lang) for example in seed.intents.examples)
 
 
 def _taught(seed: Seed) -> tuple[list[Example], dict[str, Outcome]]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.gate import swap_labels
 from bot.settings import Settings
 from bot.understanding import Understander
 from bot.wiring import Installation
@@ -43,20 +43,14 @@ def shop(encoder_folder: Path, encoder: Encoder, tmp_path_factory: pytest.TempPa
 
 
 def test_swapped_labels_of_two_intents_are_refused(shop: Installation) -> None:
-    seed = shop.seed
-    swap = {"order_cancel": "order_change", "order_change": "order_cancel"}
-    assert set(swap) <= set(seed.outcomes)
     live = shop.store.live_id()
-    examples = tuple(replace(e, intent=swap.get(e.intent, e.intent)) for e in seed.intents.examples)
-    shop.__dict__["seed"] = replace(seed, intents=replace(seed.intents, examples=examples))
+    swap_labels(shop, "order_cancel", "order_change")
     try:
         report = shop.judge(shop.train(promote=False).id)
     finally:
-        shop.__dict__["seed"] = seed
+        swap_labels(shop, "order_cancel", "order_change")
     assert "swapped" in {reason.kind for reason in report.reasons}
     assert not report.accepted
-    right = next(test for test in report.tests if test.name == "right:all")
-    assert right.lost > right.won
     assert shop.store.live_id() == live
 
 
