@@ -366,6 +366,8 @@ class SearchIndex:
             cosines = query.cosines[place] if query.cosines else None
             rows = [row for text in hidden for row in segment.folded_questions.get(text, ())]
             gone = self._gone_rows if segment is self.base else self._gone_rows[:0]
+            # What an edited article asked before is hidden already, and hiding it twice cannot be worked out.
+            rows = [row for row in rows if row not in gone]
             wanted = NEIGHBOURS + len(rows) + min(len(gone), NEIGHBOURS)
             nearest = segment.nearest_questions(query, wanted, cosines)
             if len(rows) or len(gone):

@@ -218,6 +218,5 @@ def test_a_draft_becomes_a_candidate_is_tried_out_published_and_taken_back(
     phone.set_viewport_size({"width": 390, "height": 844})
     for path in ("versions", f"versions/{candidate}", "versions/questions", "versions/shadow", "playground"):
         phone.goto(f"{shop.url}/studio/{path}")
-        assert phone.evaluate("document.documentElement.scrollWidth") <= 390, path
         faultless(phone)
         picture(phone, f"studio-phone-{path.split('/')[-1]}")
