@@ -32,6 +32,7 @@ from bot.flow_library import FlowBase, take_files
 from bot.flow_means import FlowMeans
 from bot.flow_stories import Stage, load_stories
 from bot.flow_turns import FlowBook
+from bot.forum_people import ForumPeople
 from bot.language import detect
 from bot.ledger import Sessions
 from bot.macros import load_starters
@@ -201,6 +202,7 @@ class Site:
             **({"gather_seconds": web.pop("gather_seconds")} if "gather_seconds" in web else {}),
         )
         self.accounts = Accounts(self.sessions, shared, self.clock, load_starters(DATA / "macros.yml"))
+        self.people = ForumPeople(self.accounts, self.clock)
         self.feed = DeskFeed(self.sessions)
         self.timers = Timers(self.sessions, self.clock)
         self.timers.register(SURVEY, self.desk.fire_survey)
@@ -216,6 +218,7 @@ class Site:
             shop={"ru": "Клён", "en": "Klyon"},
             articles=find_articles,
             templates=load_templates(DATA / "templates.yml"),
+            forum_people=self.people,
         )
         self.knowledge = Knowledge(self.sessions)
         models = web.pop("models", None)

@@ -74,6 +74,25 @@ def test_the_first_administrator_comes_by_a_link_that_works_once(tmp_path_factor
         assert fresh.call(fresh.site.accounts.first_administrator()) is None
 
 
+def test_a_code_for_the_bot_is_shown_once_on_ones_own_page(server: Running, boris: Agent) -> None:
+    page = boris.get("/me")
+    assert "Get a code" in page.text
+    assert "/link " not in page.text
+    shown = boris.post("/me/telegram")
+    assert shown.status_code == 200, shown.text
+    code = re.findall(r"/link (\w{10})", shown.text)[0]
+
+    async def link() -> bool:
+        async with server.site.sessions.begin() as session:
+            return await server.site.people.link(session, 77, "@boris", code) is not None
+
+    assert server.call(link())
+    assert not server.call(link())
+    assert "Linked with @boris" in boris.get("/me").text
+    assert boris.post("/me/telegram/unlink").status_code == 303
+    assert "Linked with" not in boris.get("/me").text
+
+
 def test_a_wrong_password_and_an_unknown_name_are_told_alike_and_often_is_too_often(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
