@@ -259,6 +259,8 @@ def create_router(web: StudioWeb) -> APIRouter:
                 async with web.writing() as session:
                     await acts(session, me).make_article(gap_id, article)
                     act = await last_act(session, gap_id)
+                if publish:
+                    web.articles.show()
                 told = N_("The article answers from now on.") if publish else N_("The draft is saved.")
                 return web.go(request, f"{PREFIX}/articles/{article.id}", me, told, undo=undo_of(act))
             except NoGapError as error:
@@ -321,6 +323,8 @@ def create_router(web: StudioWeb) -> APIRouter:
             return await show(request, gap_id, me, PROBLEMS[error.code], 409 if error.code == "settled" else 422)
         except (NluError, KnowledgeBaseError) as error:
             return await show(request, gap_id, me, str(error), 422)
+        if act == "questions":
+            web.articles.show()
         return web.go(request, target, me, told, undo=undo, added=counted)
 
     @router.post("/acts/{act_id}/undo")
@@ -332,6 +336,8 @@ def create_router(web: StudioWeb) -> APIRouter:
             raise Refusal("not_found") from error
         except GapActError as error:
             return web.go(request, f"{HERE}/{error.gap_id}", me, PROBLEMS[error.code])
+        if act.act in (Settlement.ARTICLE, Settlement.QUESTION):
+            web.articles.show()
         return web.go(request, f"{HERE}/{act.gap_id}", me, N_("Taken back."))
 
     return router
