@@ -34,7 +34,7 @@ from bot.dialogue import (
     decide,
     wish_for_person,
 )
-from bot.flow_format import Collect, Flow
+from bot.flow_format import END, Choose, Collect, Flow
 from bot.flow_reading import Reading, first_slots, read
 from bot.flows import (
     CANCEL,
@@ -394,7 +394,15 @@ class _Turn:
             if not any(isinstance(each, (Handoff, StartFlow)) for each in shown):
                 resumed = Resumed(Lead("flow_resume", {"title": flow.title(self.lang)}))
                 return self.onward(flow, waiting, resumed, decision.rule, shown)
+        if reading.event is None and self.understood and waiting.under is None and self.is_open_end(flow, waiting):
+            # He was told what he wanted to know: new words are a new matter, and not a wrong choice.
+            return self.perhaps_start(self.plainly(replace(self.cleared, rephrased=0)))
         return self.onward(flow, waiting, reading.event or Missed(), f"flow:{flow.id}")
+
+    def is_open_end(self, flow: Flow, waiting: FlowState) -> bool:
+        """Whether the step that waits is a choice that may as well be left: one of its options is the end."""
+        step = flow.steps.get(waiting.step)
+        return isinstance(step, Choose) and any(option.next == END for option in step.options)
 
     def switch(self, waiting: FlowState, decision: Decision) -> Decision:
         """Another flow goes first; this one waits below it."""

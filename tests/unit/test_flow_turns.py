@@ -196,6 +196,15 @@ async def test_a_question_in_between_is_answered_and_the_flow_asks_again(world: 
     assert "One." not in answer
 
 
+async def test_a_new_matter_at_an_open_end_is_no_wrong_choice(world: FlowWorld) -> None:
+    await world.hear("where is my order 45210")
+    said = await world.hear("do you sell bicycles and do you bring them to the moon")
+    assert not any("45210" in each for each in said), "the flow lets go"
+    assert "flow" not in await world.state()
+    (ticket,) = await world.tickets()
+    assert ticket.reason is Reason.LOW_CONFIDENCE
+
+
 async def test_another_flow_goes_first_and_then_the_first_one_goes_on(world: FlowWorld) -> None:
     await world.hear("please set up my router")
     await world.hear("done")

@@ -19,3 +19,8 @@ code?.addEventListener("keydown", (event) => {
   code.setRangeText("  ", code.selectionStart, code.selectionEnd, "end");
   code.dispatchEvent(new Event("input", { bubbles: true }));
 });
+
+// A wide picture begins in its middle, where the first step stands.
+const centre = () => { for (const each of document.querySelectorAll(".drawing")) each.scrollLeft = (each.scrollWidth - each.clientWidth) / 2; };
+centre();
+document.addEventListener("htmx:afterSettle", centre);
