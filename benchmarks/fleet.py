@@ -33,6 +33,7 @@ from typing import Any
 import structlog
 
 from benchmarks.standin import Plan, StandInChannel
+from bot.flow_turns import NO_FLOWS, FlowBook
 from bot.settings import Settings
 from bot.wiring import Installation
 
@@ -60,13 +61,21 @@ def new_database(engine: str) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class AnswersAlone(Installation):
+    """Without flows: they would ask questions of their own, and a shop that is not there."""
+
+    @property
+    def flows(self) -> FlowBook:
+        return NO_FLOWS
+
+
 def load_installation(var: Path, data: Path, database_url: str) -> Installation:
     """Everything that a worker needs, loaded, and no thread left behind, so that it can be forked."""
     logging.getLogger("bm25s").setLevel(logging.WARNING)
     made = Settings(_env_file=None, var=var, data=data, database_url=database_url)
     # Elsewhere, because training encodes on all cores, and the threads for that would stay.
     in_a_fork(lambda: Installation(made, progress=say).prepare())
-    installation = Installation(made, progress=say)
+    installation = AnswersAlone(made, progress=say)
     installation.understander()
     _ = installation.replies, installation.topics, installation.hours
     if threading.active_count() > 1:

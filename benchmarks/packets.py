@@ -54,7 +54,7 @@ def gaps(packet: Mapping[str, Any], said: list[str], *, photo: bool, before: boo
         if not packet[name]
     ]
     told = {
-        "topic_confidence": packet["topic_confidence"] is not None,
+        "topic_confidence": packet["topic_confidence"] is not None or packet["topic_score"] is not None,
         "runner_up": bool(packet["runner_up"]) or packet["reason"] in WITHOUT_MODELS,
         "runner_up_confidence": (packet["runner_up"] is None) == (packet["runner_up_confidence"] is None),
         "customer": bool(packet["customer"]["id"] and packet["customer"]["conversations"]),

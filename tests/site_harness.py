@@ -165,6 +165,8 @@ class Site:
         self.engine, self.sessions = open_database(f"sqlite+aiosqlite:///{self.database}")
         store = AttachmentStore(var / "attachments", web.pop("max_attachment_bytes", 200_000))
         shared = web.pop("shared", None) or LocalShared(now=lambda: self.clock().timestamp())
+        self._with_flows = web.pop("flows", False)
+        """Whether the demo's flows run; without them its questions are answered by articles alone."""
         self._works = web.pop("works", True)
         """Whether it also answers, or only takes in and shows."""
         self.channel = SiteChannel(store, shared)
@@ -253,9 +255,10 @@ class Site:
         async with self.engine.begin() as connection:
             for tables in (Base.metadata, articles.Base.metadata, intents.Base.metadata):
                 await connection.run_sync(tables.create_all)
-        async with self.sessions.begin() as session:
-            await take_files(session, load_flows(DATA / "flows")[0], at=self.clock())
-        await self.flows.refresh(self.sessions)
+        if self._with_flows:
+            async with self.sessions.begin() as session:
+                await take_files(session, load_flows(DATA / "flows")[0], at=self.clock())
+            await self.flows.refresh(self.sessions)
 
     def _flow_means(self, replies: Replies, common: Mapping[str, Any]) -> FlowMeans:
         intents = load_intents(DATA / "intents").intents

@@ -21,6 +21,7 @@ from bot.assistant import Assistant
 from bot.attachments import AttachmentStore, StoredFile
 from bot.channels.telegram import TelegramChannel
 from bot.database import migrate, open_database
+from bot.flow_turns import NO_FLOWS
 from bot.replies import Replies
 from bot.turn import Turns
 from bot.uploads import StoredUploads
@@ -32,7 +33,7 @@ COMMON = {"shop": "Klyon", "hours": "9–21", "privacy_url": "https://klyon.exam
 
 
 class TelegramWorld:
-    def __init__(self, var: Path, api: BotApi, **channel: Any) -> None:
+    def __init__(self, var: Path, api: BotApi, *, flows: bool = False, **channel: Any) -> None:
         self.api, self.clock = api, Clock()
         self.engine, self.sessions = open_database(f"sqlite+aiosqlite:///{var / 'otvet.sqlite3'}")
         self.store = AttachmentStore(var / "attachments", 60_000_000)
@@ -47,7 +48,7 @@ class TelegramWorld:
         mind = Keywords()
         replies = Replies((DATA / "replies",), {"ru": COMMON, "en": COMMON})
         self.desk = open_desk(replies, self.clock)
-        book = demo_flows(COMMON)
+        book = demo_flows(COMMON) if flows else NO_FLOWS
         turns = Turns(
             understander=lambda: mind,
             replies=replies,

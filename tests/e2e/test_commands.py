@@ -78,9 +78,9 @@ def test_a_question_is_answered_and_a_wish_for_a_person_becomes_a_ticket_with_ev
 
 def test_the_answer_is_in_the_customers_language(otvet: Run) -> None:
     english, russian = rows(
-        otvet("chat", "--json", stdin="how do i return a kettle\nа сколько стоит доставка\n".encode())
+        otvet("chat", "--json", stdin="How do I cancel my order?\nа сколько стоит доставка\n".encode())
     )
-    assert english["article_id"] == "return-how"
+    assert english["article_id"] == "order-cancel"
     assert not re.search("[а-яё]", english["text"], re.IGNORECASE)
     assert re.search("[а-яё]", russian["text"], re.IGNORECASE)
 

@@ -32,7 +32,7 @@ def is_sent(words: str, messages: Sequence[Message]) -> bool:
 
 async def test_over_telegram_a_guide_shows_its_picture_and_buttons_and_ends_at_a_person(tmp_path: Path) -> None:
     async with bot_api(TOKEN) as api:
-        world = TelegramWorld(tmp_path, api)
+        world = TelegramWorld(tmp_path, api, flows=True)
         async with world.at_work():
             for number, (said, heard) in enumerate(SAID.items(), 1):
                 await api.put(text_update(number, said))
@@ -52,7 +52,7 @@ async def test_over_telegram_a_guide_shows_its_picture_and_buttons_and_ends_at_a
 
 
 async def test_over_whatsapp_its_buttons_are_pressed_within_the_platforms_limits(tmp_path: Path) -> None:
-    async with whatsapp_world(tmp_path) as world:
+    async with whatsapp_world(tmp_path, flows=True) as world:
         graph = world.graph
         await graph.say(ANNA, "please set up my robot, I have an iphone")
         await graph.until(lambda: any("Step 1 of 4" in words(sent) for sent in graph.to(ANNA)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bot_api import TOKEN, BotApi, bot_api, text_update
@@ -31,7 +32,9 @@ async def test_two_hundred_customers_at_once_are_each_answered_once_in_order_and
 ) -> None:
     async with bot_api(TOKEN) as api:
         api.strict = True
-        how = {"webhook_url": f"https://assistant.example{TELEGRAM_PATH}", "webhook_secret": SECRET} if webhook else {}
+        how: dict[str, Any] = {}
+        if webhook:
+            how = {"webhook_url": f"https://assistant.example{TELEGRAM_PATH}", "webhook_secret": SECRET}
         world = TelegramWorld(tmp_path, api, **how)
         async with world.called(), world.at_work():
             if webhook:

@@ -23,6 +23,7 @@ from bot.attachments import AttachmentStore
 from bot.channels.site import SiteChannel
 from bot.channels.whatsapp import WINDOW, WhatsAppChannel
 from bot.database import migrate, open_database
+from bot.flow_turns import NO_FLOWS
 from bot.message_templates import load_templates
 from bot.replies import Replies
 from bot.timers import Timers
@@ -39,7 +40,9 @@ COMMON = {"shop": "Klyon", "hours": "9–21", "privacy_url": "https://klyon.exam
 
 
 class WhatsAppWorld:
-    def __init__(self, var: Path, graph: GraphApi, clock: Clock, *, body_seconds: float = 10) -> None:
+    def __init__(
+        self, var: Path, graph: GraphApi, clock: Clock, *, body_seconds: float = 10, flows: bool = False
+    ) -> None:
         self.graph, self.clock = graph, clock
         self.engine, self.sessions = open_database(f"sqlite+aiosqlite:///{var / 'otvet.sqlite3'}")
         replies = Replies((DATA / "replies",), {"ru": COMMON, "en": COMMON})
@@ -59,7 +62,7 @@ class WhatsAppWorld:
         mind = Keywords()
         replies = Replies((DATA / "replies",), {"ru": COMMON, "en": COMMON})
         self.desk = open_desk(replies, clock)
-        book = demo_flows(COMMON)
+        book = demo_flows(COMMON) if flows else NO_FLOWS
         turns = Turns(
             understander=lambda: mind,
             replies=replies,
@@ -151,9 +154,9 @@ class WhatsAppWorld:
 
 
 @asynccontextmanager
-async def whatsapp_world(var: Path, *, body_seconds: float = 10) -> AsyncIterator[WhatsAppWorld]:
+async def whatsapp_world(var: Path, *, body_seconds: float = 10, flows: bool = False) -> AsyncIterator[WhatsAppWorld]:
     clock = Clock()
     async with graph_api(clock) as graph:
-        world = WhatsAppWorld(var, graph, clock, body_seconds=body_seconds)
+        world = WhatsAppWorld(var, graph, clock, body_seconds=body_seconds, flows=flows)
         async with world.serving():
             yield world

@@ -23,7 +23,7 @@ from handoff.records import Author, Message
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     var: Path = tmp_path_factory.mktemp("flow-pages")
-    with running(lambda: Site(var, gather_seconds=0.0)) as site:
+    with running(lambda: Site(var, gather_seconds=0.0, flows=True)) as site:
         yield site
 
 
