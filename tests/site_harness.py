@@ -31,7 +31,7 @@ from bot.flow_format import load_flows
 from bot.flow_library import FlowBase, take_files
 from bot.flow_means import FlowMeans
 from bot.flow_stories import Stage, load_stories
-from bot.flow_turns import FlowBook
+from bot.flow_turns import NO_FLOWS, FlowBook
 from bot.forum_people import ForumPeople
 from bot.language import detect
 from bot.ledger import Sessions
@@ -192,7 +192,7 @@ class Site:
             agent_desk=self.desk,
             clock=self.clock,
             limit_mb=20,
-            flows=lambda: self.flows.book,
+            flows=lambda: self.flows.book if self._with_flows else NO_FLOWS,
             flow_picture=partial(flow_picture, store),
         )
         self.assistant = Assistant(
@@ -266,7 +266,7 @@ class Site:
         started = {name: outcome.flow for name, outcome in outcomes.items() if outcome.flow}
         both = {"ru": common, "en": common}
         return FlowMeans(
-            book=lambda: self.flows.book,
+            book=lambda: self.flows.book if self._with_flows else NO_FLOWS,
             known=lambda: Known(common=common, intents=started, topics=set(self.desk.tickets.topics.all)),
             stage=lambda flows: Stage(FlowBook(flows, common=both), replies, outcomes, self.clock()),
             stories=lambda: load_stories(DATA / "flows" / "tests")[0],
