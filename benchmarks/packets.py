@@ -43,7 +43,7 @@ from handoff.records import Conversation, Reason, Ticket
 SCHEMA = Path(__file__).parents[1] / "docs" / "packet.schema.json"
 ASKING = {"ru": "Позовите, пожалуйста, живого человека", "en": "Could I talk to a real person please"}
 WITHOUT_MODELS = (Reason.ERROR, Reason.UNDELIVERED, Reason.ANSWERED_ELSEWHERE)
-"""Where the models are not asked, so that the keywords alone tell the topic."""
+"""Where the models are not asked, so that the keywords alone tell the topic, or nothing does."""
 
 
 def gaps(packet: Mapping[str, Any], said: list[str], *, photo: bool, before: bool) -> list[str]:
@@ -54,7 +54,9 @@ def gaps(packet: Mapping[str, Any], said: list[str], *, photo: bool, before: boo
         if not packet[name]
     ]
     told = {
-        "topic_confidence": packet["topic_confidence"] is not None or packet["topic_score"] is not None,
+        "topic_confidence": packet["topic_confidence"] is not None
+        or packet["topic_score"] is not None
+        or (packet["routed_by"] == "default" and packet["reason"] in WITHOUT_MODELS),
         "runner_up": bool(packet["runner_up"]) or packet["reason"] in WITHOUT_MODELS,
         "runner_up_confidence": (packet["runner_up"] is None) == (packet["runner_up_confidence"] is None),
         "customer": bool(packet["customer"]["id"] and packet["customer"]["conversations"]),
