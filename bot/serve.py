@@ -44,11 +44,11 @@ async def serve(installation: Installation, host: str, port: int, role: Role = R
     assistant = installation.assistant(channels)
     monitor = installation.monitor(channels, answers=role is not Role.WEB)
     parts: dict[str, Coroutine[Any, Any, None]] = {"live updates": installation.shared.run()}
-    parts["flows"] = installation.follow_flows()
+    parts |= {"flows": installation.follow_flows(), "models": installation.follow()}
     if role is not Role.WEB:
         await asyncio.to_thread(installation.understander)
         await asyncio.to_thread(prepare_days)
-        parts |= {"assistant": assistant.run(), "models": installation.follow()}
+        parts["assistant"] = assistant.run()
         parts |= {"articles": installation.follow_articles(), "timers": installation.timers.run()}
         if (shop := installation.demo_shop) is not None:
             parts["demo shop"] = shop.run()

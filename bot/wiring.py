@@ -301,11 +301,12 @@ class Installation(ModelWiring):
         await self.database.sessions.work.exclusively("training", Jobs(self.database.sessions, utc_now).run)
 
     async def follow(self) -> None:
-        """Keep up with promotions, rollbacks and edited articles of any process, until cancelled."""
+        """Keep up with promotions, rollbacks and edited articles of any process, until cancelled. What nobody has
+        asked for yet is not loaded: a process with pages alone can do without models until somebody tries one."""
         while True:
             await asyncio.sleep(RELOAD_SECONDS)
             try:
-                await asyncio.to_thread(self.reload)
+                await asyncio.to_thread(self.reload if self._live is not None else self.reload_index)
             except Exception:
                 # Edge: the version in use goes on answering.
                 log.exception("model.reload_failed")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -25,18 +25,25 @@ from handoff.records import (
     Ticket,
 )
 
+_OF_ADDRESS = (
+    select(Conversation)
+    .where(
+        Conversation.channel == bindparam("channel"),
+        Conversation.account == bindparam("account"),
+        Conversation.chat_id == bindparam("chat_id"),
+    )
+    .with_for_update()
+    .execution_options(populate_existing=True)
+)
+"""Made once, for every turn needs it."""
+
 
 async def open_conversation(
     session: AsyncSession, *, channel: str, account: str, chat_id: str, now: datetime
 ) -> Conversation:
     """The conversation of this customer in this channel, locked; a new one belongs to the assistant."""
-    query = (
-        select(Conversation)
-        .where(Conversation.channel == channel, Conversation.account == account, Conversation.chat_id == chat_id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    )
-    found: Conversation | None = await session.scalar(query)
+    address = {"channel": channel, "account": account, "chat_id": chat_id}
+    found: Conversation | None = await session.scalar(_OF_ADDRESS, address)
     if found is not None:
         return found
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
@@ -55,7 +62,7 @@ async def open_conversation(
         )
         .on_conflict_do_nothing()
     )
-    return (await session.scalars(query)).one()
+    return (await session.scalars(_OF_ADDRESS, address)).one()
 
 
 async def lock_conversation(session: AsyncSession, conversation_id: int) -> Conversation:
