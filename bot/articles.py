@@ -63,11 +63,11 @@ class ArticleBase:
         return _finish(work())
 
     def drafts(self, wanted: Collection[tuple[str, str]]) -> list[Article]:
-        """Of these (id, language) pairs those that are drafts. Blocks."""
+        """Of these (id, language) pairs those that are drafts or have one beside the published text. Blocks."""
 
         async def work() -> list[Article]:
             async with self._sessions() as sessions, sessions.begin() as session:
-                found = await Library(session, author=_AUTHOR, now=self.clock()).find(status="draft")
+                found = await Library(session, author=_AUTHOR, now=self.clock()).unpublished()
                 return [each.article for each in found if (each.article.id, each.article.lang) in wanted]
 
         return _finish(work()) if wanted else []

@@ -117,7 +117,7 @@ class Releases:
                     stored = await library.get(draft.id, draft.lang)
                 except KnowledgeBaseError:
                     continue  # the draft was deleted
-                if stored.article.status == "draft":
+                if stored.article.status == "draft" or stored.draft:
                     after = await library.set_status(draft.id, draft.lang, "published")
                     published.append(Published(draft.id, draft.lang, stored.revision, after.revision))
             self._keep(session, "published", version_id, by, left=in_use.live, reason=reason, articles=published)
@@ -183,6 +183,8 @@ class Releases:
                     kept.append((each.id, each.lang))
                     continue
                 back = await library.restore(each.id, each.lang, each.before)
+                if back.article.status == "published" and not back.draft:  # what was released was a draft beside it
+                    await library.restore(each.id, each.lang, each.after, pending=True)
                 taken.append(Published(each.id, each.lang, stored.revision, back.revision))
             self._keep(session, "rolled_back", version.id, by, left=left, articles=taken)
             return tuple(taken), tuple(kept)

@@ -6,10 +6,11 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from kb_index.articles import EVERYONE, Article, split_front_matter
+from kb_index.articles import EVERYONE, Article, parse_article, split_front_matter
 
 Value = str | date | Sequence[str] | None
 _MARK = "\ufeff"
@@ -18,6 +19,7 @@ _RESERVED = {"null", "true", "false", "yes", "no", "on", "off"}
 # What YAML does not allow in its text, and line ends that would be folded.
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _FRONT_MATTER = re.compile(r"(---\r?\n)(.*?)(^---[ \t]*(?:\r?\n|\Z))", re.DOTALL | re.MULTILINE)
+_FIELDS = ("title", "topic", "tags", "audience", "status", "valid_from", "valid_until", "questions")
 _LINE_START = re.compile(r"(?<=\n)")
 _KEY_LINE = re.compile(r"([\w-]+|\"[^\"]*\"|'[^']*')\s*:")
 
@@ -70,6 +72,36 @@ def change_text(text: str, *, body: str | None = None, **values: Value) -> str:
     else:
         opening = closing = ""
     return mark + opening + header + closing + rest
+
+
+def write_values(text: str, before: Article, after: Article) -> str:
+    """The text of `before` with what `after` says otherwise; everything else stays byte for byte."""
+    values: dict[str, Value] = {}
+    for name in _FIELDS:
+        value = getattr(after, name)
+        if value != getattr(before, name):
+            plain = (name == "status" and value == "published") or (name == "audience" and value == EVERYONE)
+            values[name] = None if plain else value
+    body = None if after.body == before.body else after.body
+    return change_text(text, body=body, **values) if values or body is not None else text
+
+
+def carry_over(before: str, after: str, draft: str) -> str:
+    """The draft of `before` with what became another in `after`: each key, and the body, that the draft had left as it
+    was; the questions that were added and taken out, whatever else the draft does to them."""
+    lang = parse_article(before, Path("article")).lang
+    old, new, own = (parse_article(text, Path("article"), lang) for text in (before, after, draft))
+    values = {
+        name: getattr(new, name)
+        for name in (*_FIELDS, "body")
+        if getattr(new, name) != getattr(old, name) == getattr(own, name)
+    }
+    if "questions" not in values:
+        gone = set(old.questions) - set(new.questions)
+        kept = [question for question in own.questions if question not in gone]
+        more = [question for question in new.questions if question not in (*old.questions, *own.questions)]
+        values["questions"] = (*kept, *more)
+    return write_values(draft, own, replace(own, **values))
 
 
 def status_of(text: str) -> str:

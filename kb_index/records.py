@@ -64,6 +64,8 @@ class ArticleRow(Base):
     """SHA-256 of the present text whatever its status."""
     revision: Mapped[int] = mapped_column(default=0)
     """Number of the present revision; the first is 1."""
+    draft: Mapped[int | None]
+    """Number of the revision that waits beside it to be published."""
     behind: Mapped[str | None] = mapped_column(String(2))
     """The language whose version was changed after this one, while this one waits for the same change."""
     path: Mapped[str | None] = mapped_column(Text)

@@ -21,7 +21,7 @@ from bot.article_means import ArticleMeans, differences
 from bot.web.desk_base import LANGUAGES, N_
 from bot.web.guards import Refusal
 from bot.web.studio_base import PREFIX, Part, StudioWeb, Waiting, words
-from kb_index.article_text import change_text, write_article
+from kb_index.article_text import change_text, write_article, write_values
 from kb_index.articles import EVERYONE, LARGEST_FILE_BYTES, Article, parse_article
 from kb_index.check import Finding
 from kb_index.errors import ArticleError, ImportSourceError, LibraryError, StaleArticleError, UnknownArticleError
@@ -31,6 +31,7 @@ from nlu.library_files import written_files
 
 PAGE = 100
 MAX_TRIED = 40
+DRAFT = "draft-"
 RESERVED = frozenset({"new", "many", "back", "import", "preview", "questions", "export.zip"})
 """Ids that are other addresses here."""
 STATUSES = {"published": N_("published"), "draft": N_("draft"), "archived": N_("archived")}
@@ -57,6 +58,7 @@ CHANGES = {
 ACTIONS = {
     "article_saved": N_("saved an article"),
     "article_current": N_("said that a translation needs no change"),
+    "article_discarded": N_("threw an article's draft away"),
     "article_restored": N_("brought an article's revision back"),
     "articles_changed": N_("changed several articles"),
     "articles_imported": N_("imported articles"),
@@ -79,6 +81,8 @@ class Fields:
     valid_from: str = ""
     valid_until: str = ""
     behind: str | None = None
+    live: int = 0
+    """The revision that customers are answered with, where the text is a draft beside it."""
     theirs: str = ""
     """What somebody else has saved meanwhile, where that is so."""
     problem: str = ""
@@ -105,10 +109,12 @@ class Fields:
 
 
 def fields_of(stored: Stored) -> Fields:
+    """stored: with the article of its draft, where it has one."""
     article = stored.article
     return Fields(
         lang=article.lang,
-        revision=stored.revision,
+        revision=stored.newest,
+        live=stored.revision if stored.draft else 0,
         title=article.title,
         body=article.body,
         topic=article.topic,
@@ -156,15 +162,7 @@ def file_of(fields: Fields, article_id: str, present: str | None) -> str:
     if present is None:
         text = write_article(article)
     else:
-        before = parse_article(present, path, fields.lang)
-        values: dict[str, Any] = {}
-        for name in ("title", "topic", "tags", "audience", "status", "valid_from", "valid_until", "questions"):
-            value = getattr(article, name)
-            if value != getattr(before, name):
-                plain = (name == "status" and value == "published") or (name == "audience" and value == EVERYONE)
-                values[name] = None if plain else value
-        body = None if article.body == before.body else article.body
-        text = change_text(present, body=body, **values) if values or body is not None else present
+        text = write_values(present, parse_article(present, path, fields.lang), article)
     if len(text.encode("utf-8", "surrogatepass")) > LARGEST_FILE_BYTES:
         raise ArticleError(path, None, f"the text is larger than {LARGEST_FILE_BYTES:,} bytes", "Split it")
     parse_article(text, path, fields.lang)
@@ -230,6 +228,7 @@ def create_router(web: StudioWeb) -> APIRouter:
                 lang=lang or None,
                 topic=topic or None,
                 behind=only == "behind",
+                pending=only == "pending",
                 words=q.strip()[:200],
                 limit=None if only == "warned" else PAGE + 1,
                 offset=0 if only == "warned" else max(page, 0) * PAGE,
@@ -287,14 +286,21 @@ def create_router(web: StudioWeb) -> APIRouter:
 
     @router.post("/back")
     async def back(request: Request, me: Me, to: str = "") -> Response:
-        """Undo: each of `ID:LANG:REVISION` is made the present one again."""
+        """Undo: each of `ID:LANG:REVISION` is made the present one again, of `ID:LANG:draft-REVISION` the draft; none
+        has the number 0."""
         async with web.writing() as session:
+            shelf = library(session, me)
             for each in to.split(",")[:PAGE]:
-                key, _, number = each.rpartition(":")
+                key, _, place = each.rpartition(":")
                 article_id, _, lang = key.rpartition(":")
-                if number.isdecimal():
-                    await library(session, me).restore(article_id, lang, int(number))
-                    web.record(session, me, "article_restored", article=article_id, lang=lang, revision=int(number))
+                number, pending = place.removeprefix(DRAFT), place.startswith(DRAFT)
+                if not number.isdecimal():
+                    continue
+                if int(number):
+                    await shelf.restore(article_id, lang, int(number), pending=pending)
+                elif pending:
+                    await shelf.discard_draft(article_id, lang)
+                web.record(session, me, "article_restored", article=article_id, lang=lang, revision=int(number))
         means.show()
         return web.go(request, f"{PREFIX}/articles", me, N_("Taken back."))
 
@@ -460,7 +466,7 @@ def create_router(web: StudioWeb) -> APIRouter:
     @router.get("/{article_id}")
     async def article(request: Request, article_id: str, me: Me) -> Response:
         async with web.reading() as session:
-            found = await library(session, me).versions(article_id)
+            found = await library(session, me).newest_versions(article_id)
         if not found:
             raise UnknownArticleError(article_id, me.viewer.lang)
         return await page_of(request, me, article_id, {each.article.lang: fields_of(each) for each in found})
@@ -470,7 +476,13 @@ def create_router(web: StudioWeb) -> APIRouter:
         form = await request.form()
         versions = {lang: read_fields(form, lang) for lang in LANGUAGES}
         return await store(
-            request, me, article_id, versions, note=str(form.get("note", ""))[:500], minor="minor" in form
+            request,
+            me,
+            article_id,
+            versions,
+            note=str(form.get("note", ""))[:500],
+            minor="minor" in form,
+            publish=str(form.get("publish", "")),
         )
 
     async def store(
@@ -481,10 +493,12 @@ def create_router(web: StudioWeb) -> APIRouter:
         *,
         note: str = "",
         minor: bool = False,
+        publish: str = "",
         is_new: bool = False,
     ) -> Response:
-        """All versions that were changed, or none: where somebody else has saved, both are shown."""
-        shown, wrong, saved, back = dict(versions), False, 0, []
+        """All versions that were changed, or none: where somebody else has saved, both are shown. What customers are
+        answered with stays as it is, but for a change of status, and for the language to publish."""
+        shown, wrong, saved, waiting, back = dict(versions), False, 0, 0, []
         try:
             async with web.writing() as session:
                 shelf = library(session, me)
@@ -492,17 +506,28 @@ def create_router(web: StudioWeb) -> APIRouter:
                     if fields.is_empty:
                         continue
                     known = {each.article.lang: each for each in await shelf.versions(article_id)}.get(lang)
-                    present = await shelf.revision(article_id, lang) if known else None
+                    present = await shelf.revision(article_id, lang, known.newest) if known else None
+                    publishing = lang == publish
+                    wanted = replace(fields, status="published") if publishing else fields
+                    pending = bool(
+                        known and not publishing and known.article.status == wanted.status == "published"
+                    )  # a published text stays until it is published anew
                     try:
-                        text = file_of(fields, article_id, present.text if present else None)
-                        if known and present and known.revision != fields.revision:
-                            if text == present.text:
+                        text = file_of(wanted, article_id, present.text if present else None)
+                        if known and present and known.newest != fields.revision:
+                            if text == present.text and not (publishing and known.draft):
                                 continue  # the same form again, or the same change by two
-                            raise StaleArticleError(article_id, lang, fields.revision, known.revision)
-                        if present and text == present.text:
+                            raise StaleArticleError(article_id, lang, fields.revision, known.newest)
+                        if present and text == present.text and not (publishing and known and known.draft):
                             continue
                         await shelf.save(
-                            article_id, lang, text, expected_revision=fields.revision, note=note, minor=minor
+                            article_id,
+                            lang,
+                            text,
+                            expected_revision=fields.revision,
+                            note=note,
+                            minor=minor,
+                            pending=pending,
                         )
                     except ArticleError as error:
                         wrong, where = True, f" ({error.line})" if error.line else ""
@@ -514,9 +539,13 @@ def create_router(web: StudioWeb) -> APIRouter:
                         shown[lang] = replace(fields, revision=error.revision, theirs=present.text)
                         continue
                     saved += 1
-                    if known:
+                    waiting += pending
+                    if known and not pending:
                         back.append(f"{article_id}:{lang}:{known.revision}")
-                    web.record(session, me, "article_saved", article=article_id, lang=lang, status=fields.status)
+                    if known and (pending or known.draft):
+                        back.append(f"{article_id}:{lang}:{DRAFT}{known.draft or 0}")
+                    status = "draft" if pending else wanted.status
+                    web.record(session, me, "article_saved", article=article_id, lang=lang, status=status)
                 if wrong:
                     raise _NothingSavedError
         except _NothingSavedError:
@@ -524,6 +553,8 @@ def create_router(web: StudioWeb) -> APIRouter:
         means.show()
         undo = f"{PREFIX}/articles/back?to={','.join(back)}" if back else ""
         said = N_("Saved.") if saved else N_("Nothing was changed.")
+        if waiting:
+            said = N_("Saved as a draft: customers are answered with the published text until you publish it.")
         return web.go(request, f"{PREFIX}/articles/{article_id}", me, said, undo=undo)
 
     @router.get("/{article_id}/{lang}/history")
@@ -533,8 +564,9 @@ def create_router(web: StudioWeb) -> APIRouter:
         async with web.reading() as session:
             shelf = library(session, me)
             revisions = await shelf.history(article_id, lang)
+            present = await shelf.get(article_id, lang)
         by_number = {each.number: each for each in revisions}
-        shown = by_number.get(number or revisions[0].number, revisions[0])
+        shown = by_number.get(number or present.newest, revisions[0])
         before = by_number.get(shown.number - 1 if against is None else against)
         return web.page(
             request,
@@ -545,6 +577,7 @@ def create_router(web: StudioWeb) -> APIRouter:
             revisions=revisions,
             shown=shown,
             before=before,
+            present=present,
             lines=differences(before.text if before else "", shown.text),
             **common(me),
         )
@@ -554,13 +587,30 @@ def create_router(web: StudioWeb) -> APIRouter:
         async with web.writing() as session:
             shelf = library(session, me)
             before = await shelf.get(article_id, lang)
-            await shelf.restore(article_id, lang, number)
+            pending = before.article.status == "published"
+            await shelf.restore(article_id, lang, number, pending=pending)
             web.record(session, me, "article_restored", article=article_id, lang=lang, revision=number)
         means.show()
-        undo = f"{PREFIX}/articles/back?to={article_id}:{lang}:{before.revision}"
-        return web.go(
-            request, f"{PREFIX}/articles/{article_id}", me, N_("Revision %(number)d is back."), undo=undo, number=number
-        )
+        place = f"{DRAFT}{before.draft or 0}" if pending else str(before.revision)
+        said = N_("Revision %(number)d is back.")
+        if pending:
+            said = N_("Revision %(number)d is the draft now. Customers get it when you publish it.")
+        undo = f"{PREFIX}/articles/back?to={article_id}:{lang}:{place}"
+        return web.go(request, f"{PREFIX}/articles/{article_id}", me, said, undo=undo, number=number)
+
+    @router.post("/{article_id}/{lang}/discard")
+    async def discard(request: Request, article_id: str, lang: str, me: Me) -> Response:
+        """Give up the draft; the published text stays."""
+        form = await request.form()
+        async with web.writing() as session:
+            shelf = library(session, me)
+            draft = (await shelf.get(article_id, lang)).draft
+            if draft is not None:
+                seen = read_fields(form, _lang_of(lang)).revision
+                await shelf.discard_draft(article_id, lang, expected_revision=seen)
+                web.record(session, me, "article_discarded", article=article_id, lang=lang, revision=draft)
+        undo = f"{PREFIX}/articles/back?to={article_id}:{lang}:{DRAFT}{draft}" if draft else ""
+        return web.go(request, f"{PREFIX}/articles/{article_id}", me, N_("The draft was thrown away."), undo=undo)
 
     @router.post("/{article_id}/{lang}/current")
     async def current(article_id: str, lang: str, me: Me) -> Response:
@@ -571,7 +621,9 @@ def create_router(web: StudioWeb) -> APIRouter:
         return RedirectResponse(f"{PREFIX}/articles/{article_id}", 303)
 
     def _lang(form: FormData) -> str:
-        lang = str(form.get("lang", ""))
+        return _lang_of(str(form.get("lang", "")))
+
+    def _lang_of(lang: str) -> str:
         if lang not in LANGUAGES:
             raise Refusal("invalid")
         return lang
@@ -599,12 +651,16 @@ def _zip(folder: Path) -> bytes:
 async def _waiting(web: StudioWeb, session: AsyncSession, me: SignedIn) -> Sequence[Waiting]:
     shelf, say = Library(session, author=me.viewer.name, now=web.articles.clock()), words(me)
     drafts, behind = await shelf.find(status="draft"), await shelf.find(behind=True)
+    pending = await shelf.find(pending=True)
     findings, _ = await web.articles.findings()
     faults = sum(finding.is_fault for finding in findings)
     return [
         Waiting(faults, say(N_("faults in articles")), f"{PREFIX}/articles?only=warned", urgent=True),
         Waiting(len(behind), say(N_("translations that are behind")), f"{PREFIX}/articles?only=behind"),
         Waiting(len(drafts), say(N_("drafts that nobody is answered with yet")), f"{PREFIX}/articles?status=draft"),
+        Waiting(
+            len(pending), say(N_("published articles with a draft beside them")), f"{PREFIX}/articles?only=pending"
+        ),
     ]
 
 

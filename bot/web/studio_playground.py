@@ -16,8 +16,7 @@ from bot.releases import ModelMeans
 from bot.web.desk_base import N_
 from bot.web.guards import Refusal
 from bot.web.studio_base import PREFIX, Part, StudioWeb, words
-from kb_index.articles import Article
-from kb_index.library import Library
+from kb_index.library import Library, Stored
 from nlu.errors import NluError
 
 HERE = f"{PREFIX}/playground"
@@ -66,10 +65,9 @@ def create_router(web: StudioWeb) -> APIRouter:
             raise Refusal("not_found")
         return web.models
 
-    async def drafts(me: SignedIn) -> list[Article]:
+    async def drafts(me: SignedIn) -> list[Stored]:
         async with web.reading() as session:
-            found = await Library(session, author=me.viewer.name, now=web.clock()).find(status="draft", limit=200)
-        return [each.article for each in found]
+            return await Library(session, author=me.viewer.name, now=web.clock()).unpublished(limit=200)
 
     @router.get("")
     async def playground(
@@ -112,7 +110,7 @@ def create_router(web: StudioWeb) -> APIRouter:
         if not text.strip() and not choice:
             raise Refusal("empty")
         wanted = set(article or ())
-        chosen = [each for each in await drafts(me) if f"{each.id}|{each.lang}" in wanted]
+        chosen = [each.article for each in await drafts(me) if f"{each.article.id}|{each.article.lang}" in wanted]
         said = Said(text, choice or None, channel, lang if lang in LANGUAGES else None, _state(state))
         try:
             understander = await asyncio.to_thread(means().view, version or None, chosen)

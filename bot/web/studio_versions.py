@@ -147,7 +147,7 @@ def create_router(web: StudioWeb) -> APIRouter:
         live = next((row for row in found if row.state == "live"), None)
         async with web.reading() as session:
             library = Library(session, author=me.viewer.name, now=web.clock())
-            drafts = [each.article for each in await library.find(status="draft", limit=200)]
+            drafts = await library.unpublished(limit=200)
             jobs = await newest(session, 1)
             history = await means().releases.history(session, 20)
             sides = None

@@ -334,3 +334,68 @@ async def test_an_export_is_read_as_the_same_articles(seed: Seed, tmp_path: Path
 )
 def test_ids_are_made_from_titles(title: str, name: str) -> None:
     assert slug(title) == name
+
+
+async def test_a_draft_beside_a_published_article_changes_nothing_until_it_is_published(library: Library) -> None:
+    await library.save("returns", "ru", RU, expected_revision=0)
+    await library.save("returns", "en", EN, expected_revision=0)
+    waiting = await library.save("returns", "ru", RU.replace("14", "30"), expected_revision=1, pending=True)
+    assert (waiting.revision, waiting.draft, waiting.newest) == (1, 2, 2)
+    assert waiting.article.body == "Вернуть можно за 14 дней."
+    assert (await library.revision("returns", "ru")).text == RU
+    assert (await library.get("returns", "en")).behind is None
+    assert [(each.article.body, each.draft) for each in await library.find(pending=True)] == [(waiting.article.body, 2)]
+    (found,) = await library.unpublished()
+    assert (found.article.body, found.article.status) == ("Вернуть можно за 30 дней.", "published")
+    assert [each.article.body for each in await library.newest_versions("returns")] == [
+        "You have 14 days.",
+        "Вернуть можно за 30 дней.",
+    ]
+    on = await library.set_status("returns", "ru", "published")
+    assert (on.revision, on.draft, on.article.body) == (3, None, "Вернуть можно за 30 дней.")
+    assert (await library.get("returns", "en")).behind == "ru", "a translation is behind what is published"
+    assert await library.unpublished() == []
+
+
+async def test_a_draft_is_another_revision_for_whoever_began_before_it(library: Library) -> None:
+    await library.save("returns", "ru", RU, expected_revision=0)
+    await library.save("returns", "ru", RU.replace("14", "30"), expected_revision=1, pending=True)
+    with pytest.raises(StaleArticleError) as caught:
+        await library.save("returns", "ru", RU.replace("14", "60"), expected_revision=1, pending=True)
+    assert caught.value.revision == 2
+    await library.save("returns", "ru", RU.replace("14", "31"), expected_revision=2, pending=True)
+    with pytest.raises(StaleArticleError):
+        await library.discard_draft("returns", "ru", expected_revision=2)
+    assert (await library.discard_draft("returns", "ru", expected_revision=3)).draft is None
+    assert [each.number for each in await library.history("returns", "ru")] == [3, 2, 1], "what was written is kept"
+    again = await library.save("returns", "ru", RU.replace("14", "45"), expected_revision=1)
+    assert (again.revision, again.article.body) == (4, "Вернуть можно за 45 дней.")
+
+
+async def test_what_changes_in_the_published_text_meanwhile_is_in_the_draft_too(library: Library) -> None:
+    await library.save("returns", "ru", RU, expected_revision=0)
+    draft = RU.replace("14", "30").replace("  - как вернуть", "  - как вернуть\n  - можно ли вернуть")
+    await library.save("returns", "ru", draft, expected_revision=1, pending=True)
+    live = RU.replace("topic: orders", "topic: returns").replace("14", "15")
+    live = live.replace("  - как вернуть", "  - как вернуть\n  - верните деньги")
+    stored = await library.save("returns", "ru", live, expected_revision=1)
+    assert (stored.revision, stored.draft, stored.article.body) == (3, 4, "Вернуть можно за 15 дней.")
+    (waiting,) = await library.unpublished()
+    assert waiting.article.topic == "returns"
+    assert waiting.article.questions == ("как вернуть", "можно ли вернуть", "верните деньги")
+    assert waiting.article.body == "Вернуть можно за 30 дней.", "what both changed stays as the draft has it"
+
+
+async def test_an_import_and_an_export_are_of_the_published_text(seed: Seed, tmp_path: Path) -> None:
+    path = seed.write("ru/returns.md", RU)
+    await seed.take()
+    async with seed.sessions.begin() as session:
+        library = Library(session, author="Anna", now=NOW)
+        await library.save("returns", "ru", RU.replace("Возврат", "Обмен"), expected_revision=1, pending=True)
+        await export_articles(session, tmp_path / "out", seed.files)
+    assert (tmp_path / "out" / "ru" / "returns.md").read_text() == RU
+    path.write_text(RU.replace("14", "20"))
+    assert await seed.counts() == {"changed": 1}, "a draft is no edit of what is published"
+    async with seed.sessions.begin() as session:
+        (waiting,) = await Library(session, author="", now=NOW).unpublished()
+    assert (waiting.article.title, waiting.article.body) == ("Обмен", "Вернуть можно за 20 дней.")

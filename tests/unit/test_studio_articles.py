@@ -14,7 +14,7 @@ from site_harness import Running, Site, running
 
 from bot.previews import preview
 from handoff.access import Role
-from kb_index.library import Library, Stored
+from kb_index.library import Library, Stored, published
 
 FORM = {
     "ru.title": "Сроки доставки",
@@ -50,9 +50,11 @@ def create(who: Agent, article_id: str, **fields: str) -> None:
 
 
 def stored(server: Running, article_id: str) -> dict[str, Stored]:
+    """As an editor goes on with them."""
+
     async def read() -> dict[str, Stored]:
         async with server.site.sessions.reading() as session:
-            found = await Library(session, author="", now=server.site.clock()).versions(article_id)
+            found = await Library(session, author="", now=server.site.clock()).newest_versions(article_id)
             return {each.article.lang: each for each in found}
 
     return server.call(read())
@@ -85,8 +87,12 @@ def test_the_form_sent_twice_saves_once(server: Running, anna: Agent) -> None:
     create(anna, "twice")
     form = form_of(anna, "twice") | {"ru.title": "Новый заголовок"}
     assert [anna.save("/articles/twice", form).status_code for _ in range(2)] == [303, 303]
-    assert stored(server, "twice")["ru"].revision == 2
-    assert stored(server, "twice")["en"].revision == 1, "what was not changed has no new revision"
+    assert stored(server, "twice")["ru"].newest == 2
+    assert stored(server, "twice")["en"].newest == 1, "what was not changed has no new revision"
+    form["publish"] = "ru"
+    again = form | {"ru.revision": "2"}
+    assert [anna.save("/articles/twice", again).status_code for _ in range(2)] == [303, 303]
+    assert (stored(server, "twice")["ru"].revision, stored(server, "twice")["ru"].draft) == (3, None)
 
 
 def test_two_editors_lose_nothing(server: Running, anna: Agent, boris: Agent) -> None:
@@ -117,7 +123,51 @@ def test_a_change_is_undone_and_a_revision_brought_back(server: Running, anna: A
     assert anna.web.post(undo, data={"csrf": anna.csrf}).status_code == 303
     assert stored(server, "undone")["ru"].article.status == "published"
     assert anna.save("/articles/undone/ru/restore", {"number": 2}).status_code == 303
-    assert stored(server, "undone")["ru"].article.status == "archived"
+    back = stored(server, "undone")["ru"]
+    assert (back.article.status, back.revision, back.draft) == ("archived", 3, 4), "brought back as a draft"
+
+
+def test_customers_have_the_published_text_until_the_draft_is_published(server: Running, anna: Agent) -> None:
+    create(anna, "priced")
+
+    def answered() -> str:
+        async def read() -> str:
+            async with server.site.sessions.reading() as session:
+                found = await published(session, server.site.clock(), only=[("priced", "en")])
+                return found[0].body
+
+        return server.call(read())
+
+    was, new = FORM["en.body"], "The courier costs **5 euros** and comes within three days."
+    answer = anna.save("/articles/priced", form_of(anna, "priced") | {"en.body": new})
+    page = anna.web.get(answer.headers["location"]).text
+    assert "Saved as a draft: customers are answered with the published text until you publish it." in page
+    assert "draft, not published" in page
+    assert new in page, "an editor goes on with the draft"
+    assert answered() == was
+    assert "en: draft 2" in anna.edit("/articles?q=priced&only=pending").text
+    assert "priced" not in anna.edit("/articles?q=priced&only=pending&lang=ru").text.partition('id="list"')[2]
+    differing = anna.edit("/articles/priced/en/history?number=2&against=1").text
+    assert "<ins>" in differing
+    assert "<del>" in differing
+
+    undo = re.findall(r'action="(/studio/articles/back\?to=[^"]+)"', page)[0]
+    anna.web.post(undo, data={"csrf": anna.csrf})
+    assert stored(server, "priced")["en"].draft is None
+    anna.save("/articles/priced", form_of(anna, "priced") | {"en.body": new})
+    thrown = anna.save("/articles/priced/en/discard", form_of(anna, "priced"))
+    assert "The draft was thrown away." in anna.web.get(thrown.headers["location"]).text
+    assert (stored(server, "priced")["en"].draft, answered()) == (None, was)
+
+    anna.save("/articles/priced", form_of(anna, "priced") | {"en.body": new})
+    form = form_of(anna, "priced") | {"en.body": new, "ru.title": "Цена доставки", "publish": "en"}
+    done = anna.web.get(anna.save("/articles/priced", form).headers["location"]).text
+    assert answered() == new
+    assert (stored(server, "priced")["en"].draft, stored(server, "priced")["ru"].draft) == (None, 2)
+    undo = re.findall(r'action="(/studio/articles/back\?to=[^"]+)"', done)[0]
+    anna.web.post(undo, data={"csrf": anna.csrf})
+    assert answered() == was
+    assert stored(server, "priced")["en"].article.body == new, "undone, it is a draft again"
 
 
 def test_several_are_changed_at_once_and_taken_back(server: Running, anna: Agent) -> None:

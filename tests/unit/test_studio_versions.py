@@ -159,6 +159,32 @@ def test_an_article_that_was_edited_since_stays_when_its_version_goes(server: Ru
     assert article(server) == ("published", 3)
 
 
+def test_a_draft_beside_a_published_article_goes_live_with_its_version_and_back(
+    server: Running, versions: Versions
+) -> None:
+    vera = editor(server)
+    text = "---\nid: warranty\ntitle: Warranty\n---\nOne year.\n"
+
+    async def write() -> None:
+        async with server.site.sessions.begin() as session:
+            library = Library(session, author="Boris", now=NOW)
+            await library.save("warranty", "en", text, expected_revision=0)
+            await library.save("warranty", "en", text.replace("One", "Two"), expected_revision=1, pending=True)
+
+    async def read() -> tuple[str, int | None]:
+        async with server.site.sessions.begin() as session:
+            stored = await Library(session, author="", now=NOW).get("warranty", "en")
+            return stored.article.body, stored.draft
+
+    server.call(write())
+    assert "a change of a published article" in vera.web.get("/studio/versions").text
+    assert server.call(read()) == ("One year.", 2)
+    post(vera, f"/versions/{versions.good}/publish")
+    assert server.call(read()) == ("Two year.", None)
+    post(vera, "/versions/rollback")
+    assert server.call(read()) == ("One year.", 5), "the draft waits again"
+
+
 def test_a_refused_version_needs_an_administrators_reason(server: Running, versions: Versions) -> None:
     vera, ada = editor(server), editor(server, Role.ADMIN)
     page = vera.web.get(f"/studio/versions/{versions.bad}").text
