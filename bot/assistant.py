@@ -221,6 +221,8 @@ class Assistant:
                 claim = await ledger.claim_next(session, address, now=self.clock())
             metrics.TURN_SECONDS.labels("save").observe(time.perf_counter() - saving)
             metrics.TURNS.labels(address.channel, plan.decision.rule).inc()
+            for event in plan.decision.events:
+                metrics.FLOWS.labels(event.flow, event.what).inc()
         except (OperationalError, InterfaceError):
             # Not the message's fault: the database went away, or chose this transaction to end a deadlock.
             raise

@@ -212,6 +212,17 @@ Action = Say | Answer | Clarify | Handoff | StartFlow | Tell | ShowArticle
 
 
 @dataclass(frozen=True)
+class FlowEvent:
+    """What became of a flow in a turn."""
+
+    flow: str
+    what: Literal["started", "missed", "settled", "handed_off", "cancelled", "stopped", "expired"]
+    """missed: the customer's words were no answer. settled: it came to its end. stopped: a person took over. expired:
+    the customer was silent for too long."""
+    step: str
+
+
+@dataclass(frozen=True)
 class Decision:
     actions: tuple[Action, ...]
     state: DialogueState
@@ -219,6 +230,8 @@ class Decision:
     """The name of the rule that decided, kept with the message."""
     look_up: LookUp | None = None
     """A flow wants this before it goes on."""
+    events: tuple[FlowEvent, ...] = ()
+    """What became of flows, in order."""
 
 
 CALL_PERSON = {PERSON: "@label_person"}

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bot import ledger
+from bot import ledger, metrics
 from bot.channels.base import Option
 from bot.dialogue import DialogueState
 from bot.flow_turns import FlowBook, resume
@@ -66,6 +66,7 @@ class FlowTimers:
             return  # he has gone on meanwhile
         if payload["does"] == "expire":
             state = replace(state, flow=None, options={})
+            metrics.FLOWS.labels(waits.flow, "expired").inc()
             log.info("flow.expired", conversation=conversation.id, flow=waits.flow, step=waits.step)
         else:
             state = await self._remind(session, conversation, state, book, now)

@@ -6,7 +6,7 @@ ever, and then the flow asks again; a wish for a person, "cancel" and the button
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -22,6 +22,7 @@ from bot.dialogue import (
     Clarify,
     Decision,
     DialogueState,
+    FlowEvent,
     FlowRecord,
     Handoff,
     Policy,
@@ -140,10 +141,27 @@ def decide_turn(
     """Decide one turn, flows included. With `Decision.look_up` the caller looks that up and calls `carry_on`."""
     turn = _Turn(state, owner, utterance, understood, articles, policy, book, book.around(utterance.lang, now))
     if owner is Owner.PERSON:
-        return turn.plainly(replace(state, flow=None))
+        decision = turn.plainly(replace(state, flow=None))
+        return _with(stopped(state), decision)
     if state.flow is None or utterance.kind == "start":
         return turn.perhaps_start(turn.plainly(replace(state, flow=None)))
     return turn.in_flow(state.flow)
+
+
+def stopped(state: DialogueState) -> tuple[FlowEvent, ...]:
+    """What becomes of the flows of a customer whom a person has taken over."""
+    return tuple(FlowEvent(each.flow, "stopped", each.step) for each in _and_below(state.flow))
+
+
+def _and_below(state: FlowState | None) -> Iterator[FlowState]:
+    while state is not None:
+        yield state
+        state = state.under
+
+
+def _with(events: Iterable[FlowEvent], decision: Decision) -> Decision:
+    """A decision, with what became of flows before it."""
+    return replace(decision, events=(*events, *decision.events))
 
 
 def carry_on(decision: Decision, looked: Looked, lang: str, book: FlowBook, now: datetime) -> Decision:
@@ -154,7 +172,8 @@ def carry_on(decision: Decision, looked: Looked, lang: str, book: FlowBook, now:
         return replace(decision, look_up=None)
     around = book.around(lang, now)
     advanced = flows.advance(flow, waiting, looked, around)
-    return _settled(decision.state, flow, waiting, advanced, decision.actions, decision.rule, book, around)
+    made = _settled(decision.state, flow, waiting, advanced, decision.actions, decision.rule, book, around)
+    return _with(decision.events, made)
 
 
 def give_up(decision: Decision, lang: str, book: FlowBook) -> Decision:
@@ -162,7 +181,12 @@ def give_up(decision: Decision, lang: str, book: FlowBook) -> Decision:
     waiting = decision.state.flow
     record = record_of(waiting, book, lang) if waiting else None
     state = replace(decision.state, flow=None, options={})
-    return Decision((*decision.actions, Handoff(Reason.ERROR, flow=record)), state, "flow_without_end")
+    events = (*decision.events, *_handed_off(waiting))
+    return Decision((*decision.actions, Handoff(Reason.ERROR, flow=record)), state, "flow_without_end", events=events)
+
+
+def _handed_off(waiting: FlowState | None) -> tuple[FlowEvent, ...]:
+    return tuple(FlowEvent(each.flow, "handed_off", each.step) for each in _and_below(waiting))
 
 
 def resume(state: DialogueState, lead: str, lang: str, book: FlowBook, now: datetime) -> Decision | None:
@@ -243,7 +267,8 @@ class _Turn:
         if advanced.state is not None and under is not None:
             advanced = replace(advanced, state=replace(advanced.state, under=under))
         first = advanced.state or FlowState(flow.id, flow.version, next(iter(flow.steps)), slots)
-        return _settled(begun, flow, first, advanced, before, f"flow:{flow.id}", self.book, self.around)
+        made = _settled(begun, flow, first, advanced, before, f"flow:{flow.id}", self.book, self.around)
+        return _with((FlowEvent(flow.id, "started", next(iter(flow.steps))),), made)
 
     def instead_of_article(self, decision: Decision) -> Decision:
         """An article that a flow stands for starts it."""
@@ -258,8 +283,10 @@ class _Turn:
 
     def by_number(self, decision: Decision) -> Decision:
         """Whoever names an order's number asks about that order. So a flow that wants it begins where its article is
-        the likeliest of several, or its intent is likelier than not, in place of a question back or a person."""
-        unsure = next((each for each in decision.actions if _is_unsure(each)), None)
+        the likeliest of several, or was shown already, or its intent is likelier than not, in place of a question back
+        or a person."""
+        again = decision.rule == "same_answer_again"
+        unsure = next((each for each in decision.actions if again or _is_unsure(each)), None)
         if unsure is None or not self.understood:
             return decision
         whole = self.understood[0]
@@ -422,7 +449,8 @@ class _Turn:
 
     def cancel(self, flow: Flow, waiting: FlowState) -> Decision:
         said = Say("flow_cancelled", {"title": flow.title(self.lang)})
-        return _after(self.state, waiting, (said,), "flow_cancelled", self.book, self.around)
+        made = _after(self.state, waiting, (said,), "flow_cancelled", self.book, self.around)
+        return _with((FlowEvent(flow.id, "cancelled", waiting.step),), made)
 
     def to_person(self, waiting: FlowState, handoff: Handoff, rule: str) -> Decision:
         flow = self.book.at(waiting)
@@ -430,13 +458,15 @@ class _Turn:
         record = record_of(waiting, self.book, self.lang)
         confidence = handoff.confidence if handoff.topic else 1.0
         action = replace(handoff, topic=topic, confidence=confidence, flow=record)
-        return Decision((action,), replace(self.state, flow=None, options={}), rule)
+        return Decision((action,), replace(self.state, flow=None, options={}), rule, events=_handed_off(waiting))
 
     def onward(
         self, flow: Flow, waiting: FlowState, event: Event, rule: str, before: tuple[Action, ...] = ()
     ) -> Decision:
         advanced = flows.advance(flow, waiting, event, self.around)
-        return _settled(self.state, flow, waiting, advanced, before, rule, self.book, self.around)
+        made = _settled(self.state, flow, waiting, advanced, before, rule, self.book, self.around)
+        missed = (FlowEvent(flow.id, "missed", waiting.step),) if isinstance(event, Missed) else ()
+        return _with(missed, made)
 
 
 def _settled(
@@ -464,9 +494,12 @@ def _settled(
             record = record_of(advanced.ended or waiting, book, around.lang, wish.note)
             confidence = 1.0 if wish.topic else None
             actions = [*joined(actions), Handoff(wish.reason, wish.topic, confidence, record)]
-            return Decision(tuple(actions), replace(base, flow=None), rule)
+            events = _handed_off(advanced.ended or waiting)
+            return Decision(tuple(actions), replace(base, flow=None), rule, events=events)
         elif isinstance(wish, Finished):
-            return _after(base, waiting, tuple(joined(actions)), rule, book, around)
+            ended = advanced.ended.step if advanced.ended else waiting.step
+            made = _after(base, waiting, tuple(joined(actions)), rule, book, around)
+            return _with((FlowEvent(flow.id, "settled", ended),), made)
     actions = joined(actions)
     last = actions[-1] if actions else None
     return Decision(tuple(actions), replace(base, options=last.options if isinstance(last, Tell) else {}), rule)

@@ -31,6 +31,11 @@ TRANSCRIPTS = Counter("otvet_transcripts", "Voice messages: read, empty, failed.
 RATE_LIMITED = Counter("otvet_rate_limited", "Sends put off and requests refused by a rate limit.", ["where"])
 TIMERS = Counter("otvet_timers", "Timers that fired.", ["kind"])
 ERRANDS_DONE = Counter("otvet_errands", "Calls to others: done, failed and to be tried again.", ["kind", "state"])
+FLOWS = Counter(
+    "otvet_flows",
+    "Flows: started, settled, handed_off, cancelled, stopped by a person, expired; missed: words it could not use.",
+    ["flow", "event"],
+)
 LOOKUPS = Counter("otvet_lookups", "What flows asked of the shop: ok, or why not.", ["lookup", "result"])
 LOOKUP_SECONDS = Histogram("otvet_lookup_seconds", "How long that took.", ["lookup"], buckets=SECONDS)
 STREAMS = Gauge("otvet_streams", "Site chats that listen to this process.")

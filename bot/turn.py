@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import bindparam, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bot import ledger, reach
+from bot import ledger, metrics, reach
 from bot.agent_desk import SURVEY_HELPED, SURVEY_NOT_HELPED, AgentDesk
 from bot.attachments import StoredFile
 from bot.channels.base import Address, InboundMessage, Option
@@ -30,6 +30,7 @@ from bot.dialogue import (
     Clarify,
     Decision,
     DialogueState,
+    FlowEvent,
     Handoff,
     Say,
     Utterance,
@@ -37,8 +38,19 @@ from bot.dialogue import (
 )
 from bot.errors import FileGoneError, FileRefusedError, ReplyError, TooLargeError
 from bot.flow_timers import watch
-from bot.flow_turns import MAX_LOOKUPS, NO_FLOWS, FlowBook, carry_on, decide_turn, expired, give_up, glance, record_of
-from bot.flows import START_TOKEN, Looked, LookUp, ShowArticle, Tell
+from bot.flow_turns import (
+    MAX_LOOKUPS,
+    NO_FLOWS,
+    FlowBook,
+    carry_on,
+    decide_turn,
+    expired,
+    give_up,
+    glance,
+    record_of,
+    stopped,
+)
+from bot.flows import START_TOKEN, Looked, LookUp, ShowArticle, Tell, asked_slot
 from bot.gate_records import ShadowTopic
 from bot.gathering import JOINABLE
 from bot.language import DEFAULT, LANGUAGES, detect
@@ -276,7 +288,9 @@ class Turns:
         if situation.long_ago:
             # The buttons still stand in the chat. An answer of days ago may be given again.
             state = DialogueState(greeted=state.greeted, options=state.options, asked=state.asked, flow=state.flow)
+        lapsed: tuple[FlowEvent, ...] = ()
         if state.flow is not None and expired(state.flow, book, self._clock()):
+            lapsed = (FlowEvent(state.flow.flow, "expired", state.flow.step),)
             state = replace(state, flow=None, options={})
         to_desk = _for_desk(situation.owner, state, first, text)
         if to_desk is not None and to_desk.kind == "word" and situation.awaiting_feedback and text.strip():
@@ -309,7 +323,7 @@ class Turns:
                 # What a link carries is no language.
                 spoken = detect("" if first.kind == "start" else text, None)
             if to_desk is not None:
-                return Decision((), state, f"desk:{to_desk.kind}"), meant, spoken
+                return _to_desk(to_desk, situation.owner, state), meant, spoken
             spoken_now = replace(said_now, lang=spoken)
             token = choice_of(state, spoken_now)
             shows, _, article_id = (token or "").partition(":")
@@ -333,10 +347,12 @@ class Turns:
         decision = await self._looked_up(decision, first, lang, book)
         decision = await self._with_articles(decision, understander, lang)
         decision, draft = await self._drafted(sessions, decision) if situation.drafts else (decision, None)
+        decision = replace(decision, events=(*lapsed, *decision.events))
         record = {
             "rule": decision.rule,
             "choice": first.choice,
             **(understood.record if understood else {"lang": lang, "model_version": understander.version}),
+            **_missed(decision, state, book),
         }
         routed = None
         for action in decision.actions:
@@ -370,7 +386,7 @@ class Turns:
         kept = tuple(action for action in decision.actions if isinstance(action, Say) and not action.options)
         handoff = Handoff(Reason.SHADOW, draft.topic, draft.confidence)
         state = DialogueState(greeted=True, topic=draft.topic)
-        return Decision((*kept, handoff), state, "shadow"), draft
+        return Decision((*kept, handoff), state, "shadow", events=decision.events), draft
 
     async def _looked_up(self, decision: Decision, first: InboundMessage, lang: str, book: FlowBook) -> Decision:
         """The decision when everything that its flow wants is looked up."""
@@ -477,6 +493,8 @@ class Turns:
         state = DialogueState.from_json(conversation.state)
         book, lang = self._flows(), conversation.lang
         left = record_of(state.flow, book, lang) if state.flow else None
+        if left is not None:
+            metrics.FLOWS.labels(left.flow, "handed_off").inc()
         state = replace(state, flow=None)
         failed = Decision((Handoff(Reason.ERROR, flow=left),), state, "error")
         routed = await self._route(Handoff(Reason.ERROR), "error", _texts(utterance), before, state, None)
@@ -780,6 +798,24 @@ def _for_desk(owner: Owner, state: DialogueState, first: InboundMessage, text: s
     if typed in END_WORDS:
         return ToDesk("end")
     return ToDesk("back" if kind == "assistant" else "word")
+
+
+def _to_desk(act: ToDesk, owner: Owner, state: DialogueState) -> Decision:
+    """Nothing is said. A flow that still waited has ended with the person who took over."""
+    rule = f"desk:{act.kind}"
+    if owner is not Owner.PERSON:
+        return Decision((), state, rule)
+    return Decision((), replace(state, flow=None), rule, events=stopped(state))
+
+
+def _missed(decision: Decision, state: DialogueState, book: FlowBook) -> dict[str, Any]:
+    """For the record: where a flow could not use what was said. Nothing of what is personal by the flow's own word."""
+    event = next((each for each in decision.events if each.what == "missed"), None)
+    flow = book.at(state.flow) if event and state.flow else None
+    if event is None or flow is None:
+        return {}
+    slot = flow.file.slots.get(asked_slot(flow.steps.get(event.step)) or "")
+    return {} if slot and slot.personal else {"missed": {"flow": event.flow, "step": event.step}}
 
 
 def _texts(utterance: Sequence[InboundMessage]) -> list[str]:

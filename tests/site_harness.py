@@ -111,10 +111,6 @@ async def find_articles(words: str, lang: str, limit: int) -> list[ArticleOffer]
     return found[:limit]
 
 
-def demo_flows(common: Mapping[str, Any]) -> FlowBook:
-    return FlowBook(load_flows(DATA / "flows")[0], common={"ru": common, "en": common})
-
-
 async def flow_picture(store: AttachmentStore, name: str) -> StoredFile:
     async def chunks() -> AsyncIterator[bytes]:
         yield (DATA / "flows" / "pictures" / name).read_bytes()

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ import uvicorn
 from bot_api import TOKEN, BotApi
 from desks import open_desk
 from fastapi import FastAPI
-from site_harness import DATA, Clock, Keywords, demo_flows, flow_picture, free_port
+from site_harness import DATA, Clock, Keywords, free_port
 from sqlalchemy import select
 
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore, StoredFile
 from bot.channels.telegram import TelegramChannel
 from bot.database import migrate, open_database
-from bot.flow_turns import NO_FLOWS
 from bot.replies import Replies
 from bot.turn import Turns
 from bot.uploads import StoredUploads
@@ -33,7 +31,7 @@ COMMON = {"shop": "Klyon", "hours": "9–21", "privacy_url": "https://klyon.exam
 
 
 class TelegramWorld:
-    def __init__(self, var: Path, api: BotApi, *, flows: bool = False, **channel: Any) -> None:
+    def __init__(self, var: Path, api: BotApi, **channel: Any) -> None:
         self.api, self.clock = api, Clock()
         self.engine, self.sessions = open_database(f"sqlite+aiosqlite:///{var / 'otvet.sqlite3'}")
         self.store = AttachmentStore(var / "attachments", 60_000_000)
@@ -48,15 +46,12 @@ class TelegramWorld:
         mind = Keywords()
         replies = Replies((DATA / "replies",), {"ru": COMMON, "en": COMMON})
         self.desk = open_desk(replies, self.clock)
-        book = demo_flows(COMMON) if flows else NO_FLOWS
         turns = Turns(
             understander=lambda: mind,
             replies=replies,
             agent_desk=self.desk,
             clock=self.clock,
             limit_mb=20,
-            flows=lambda: book,
-            flow_picture=partial(flow_picture, self.store),
         )
         self.assistant = Assistant(
             sessions=self.sessions,

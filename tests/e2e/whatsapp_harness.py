@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -14,7 +13,7 @@ import uvicorn
 from desks import open_desk
 from fastapi import FastAPI
 from graph_api import PHONE, SECRET, TOKEN, VERIFY, GraphApi, graph_api
-from site_harness import DATA, Clock, Keywords, demo_flows, flow_picture, free_port
+from site_harness import DATA, Clock, Keywords, free_port
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -23,7 +22,6 @@ from bot.attachments import AttachmentStore
 from bot.channels.site import SiteChannel
 from bot.channels.whatsapp import WINDOW, WhatsAppChannel
 from bot.database import migrate, open_database
-from bot.flow_turns import NO_FLOWS
 from bot.message_templates import load_templates
 from bot.replies import Replies
 from bot.timers import Timers
@@ -40,9 +38,7 @@ COMMON = {"shop": "Klyon", "hours": "9–21", "privacy_url": "https://klyon.exam
 
 
 class WhatsAppWorld:
-    def __init__(
-        self, var: Path, graph: GraphApi, clock: Clock, *, body_seconds: float = 10, flows: bool = False
-    ) -> None:
+    def __init__(self, var: Path, graph: GraphApi, clock: Clock, *, body_seconds: float = 10) -> None:
         self.graph, self.clock = graph, clock
         self.engine, self.sessions = open_database(f"sqlite+aiosqlite:///{var / 'otvet.sqlite3'}")
         replies = Replies((DATA / "replies",), {"ru": COMMON, "en": COMMON})
@@ -62,15 +58,12 @@ class WhatsAppWorld:
         mind = Keywords()
         replies = Replies((DATA / "replies",), {"ru": COMMON, "en": COMMON})
         self.desk = open_desk(replies, clock)
-        book = demo_flows(COMMON) if flows else NO_FLOWS
         turns = Turns(
             understander=lambda: mind,
             replies=replies,
             agent_desk=self.desk,
             clock=clock,
             limit_mb=20,
-            flows=lambda: book,
-            flow_picture=partial(flow_picture, self.store),
         )
         self.assistant = Assistant(
             sessions=self.sessions,
@@ -154,9 +147,9 @@ class WhatsAppWorld:
 
 
 @asynccontextmanager
-async def whatsapp_world(var: Path, *, body_seconds: float = 10, flows: bool = False) -> AsyncIterator[WhatsAppWorld]:
+async def whatsapp_world(var: Path, *, body_seconds: float = 10) -> AsyncIterator[WhatsAppWorld]:
     clock = Clock()
     async with graph_api(clock) as graph:
-        world = WhatsAppWorld(var, graph, clock, body_seconds=body_seconds, flows=flows)
+        world = WhatsAppWorld(var, graph, clock, body_seconds=body_seconds)
         async with world.serving():
             yield world

@@ -22,6 +22,7 @@ from bot.flow_timers import FLOW, FlowTimers
 from bot.flow_turns import FlowBook
 from bot.flows import Looked
 from bot.lookups import Asker
+from bot.metrics import FLOWS
 from bot.timers import Timer, Timers
 from bot.understanding import Understood
 from handoff.records import Conversation, Owner, Reason
@@ -442,3 +443,66 @@ async def test_the_packet_tells_what_the_flow_knows(world: FlowWorld) -> None:
     assert packet.flow is not None
     assert (packet.flow.title, packet.flow.step) == ("Where is my order", "slow")
     assert ("Order number", "45210") in [(slot.label, slot.value) for slot in packet.flow.slots]
+
+
+def counted(flow: str) -> dict[str, float]:
+    """What the metrics say became of a flow."""
+    samples = [sample for metric in FLOWS.collect() for sample in metric.samples if sample.name.endswith("_total")]
+    return {each.labels["event"]: each.value for each in samples if each.labels["flow"] == flow}
+
+
+async def test_what_becomes_of_flows_is_counted_by_flow(world: FlowWorld) -> None:
+    before = counted("track")
+
+    def since() -> dict[str, float]:
+        return {
+            what: value - before.get(what, 0) for what, value in counted("track").items() if value != before.get(what)
+        }
+
+    await world.hear("where is my order 45210")
+    await world.press("Fine")
+    assert since() == {"started": 1, "settled": 1}
+    await world.hear("where is my order", chat="b")
+    await world.hear("cancel", chat="b")
+    assert since() == {"started": 2, "settled": 1, "cancelled": 1}
+    await world.hear("where is my order", chat="d")
+    for said in ("hm", "no idea", "blah blah"):
+        await world.hear(said, chat="d")
+    assert since() == {"started": 3, "settled": 1, "cancelled": 1, "missed": 3, "handed_off": 1}
+    await world.hear("where is my order", chat="e")
+    world.clock.advance(4 * 86400)
+    await world.hear("45210", chat="e")
+    assert since()["expired"] == 1
+    async with world.sessions.begin() as session:
+        await world.desk.start_flow(session, 1, "track", "Where is my order", agent="Anna")
+    await world.assistant.drain()
+    async with world.sessions.begin() as session:
+        await world.desk.reopen(session, 1, agent="Anna")
+    for _ in range(2):
+        await world.hear("45210", chat="d")
+    assert since() == {
+        "started": 5,
+        "settled": 1,
+        "cancelled": 1,
+        "missed": 3,
+        "handed_off": 1,
+        "expired": 1,
+        "stopped": 1,
+    }
+
+
+async def test_a_number_given_after_the_article_was_shown_begins_the_flow_and_calls_nobody(tmp_path: Path) -> None:
+    shown = TRACK.replace(
+        "  - id: look\n",
+        "    optional: true\n    next:\n      - {if: order, then: look}\n      - {else: article}\n  - id: look\n",
+    )
+    shown += "  - id: article\n    article: order-status\n    next: END\n"
+    made = FlowWorld(tmp_path)
+    made.change(parse_flow(shown))
+    await migrate(made.engine)
+    await made.hear("where is my order")
+    await made.press("Skip")
+    (told,) = await made.hear("where is my order 45210")
+    assert told == "45210 is on its way. Is it all?"
+    assert await made.tickets() == []
+    await made.engine.dispose()
