@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from bot import sqlite_driver
 from bot.errors import SettingsError
 from bot.work import InProcessWork, Sessions
 
@@ -57,6 +58,7 @@ def _open_sqlite(url: str, path: str | None) -> tuple[AsyncEngine, Sessions]:
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     engine = create_async_engine(url)
+    event.listen(engine.sync_engine, "do_connect", sqlite_driver.connect)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine, Sessions(engine, InProcessWork(Path(path) if path else None))
