@@ -2,8 +2,9 @@
 
     python -m benchmarks.gate --var FOLDER [--swaps N]
 
-Makes the first version in FOLDER if there is none, then a candidate as the studio does (a process of its own), then N
-candidates whose data have the labels of two intents swapped, and prints what the gate says of each.
+Makes the first version in FOLDER if there is none, then a candidate as the studio does (a process of its own, and
+others beside it), then N candidates whose data have the labels of two intents swapped, and prints what the gate says of
+each. `same_as_live`: whether the candidate is to the last bit what `otvet train` made of the same data in one process.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import numpy as np
 
 from bot.gate_records import TrainingJob
 from bot.model_wiring import utc_now
@@ -24,6 +28,7 @@ from bot.training import ARTICLE
 from bot.training_jobs import ask, newest, own_command
 from bot.wiring import Installation
 from nlu.library import examples_of, move_example
+from nlu.models import ModelVersion
 
 
 def swap_labels(installation: Installation, one: str, other: str) -> None:
@@ -63,12 +68,33 @@ def click(installation: Installation) -> dict[str, object]:
         seconds = time.monotonic() - started
         job = runner.run(_job(installation))
         runner.run(installation.close())
-    return {"seconds": round(seconds, 1), "stages": job.stages, "state": job.state, "version": job.version_id}
+    live = installation.store.live()
+    made = installation.store.show(job.version_id) if job.version_id else None
+    return {
+        "seconds": round(seconds, 1),
+        "stages": job.stages,
+        "state": job.state,
+        "version": job.version_id,
+        "same_as_live": bool(live and made and are_same(live, made)),
+    }
+
+
+def are_same(one: ModelVersion, other: ModelVersion) -> bool:
+    """Whether all files of two versions say the same; archives of arrays have a date in them, which is not compared."""
+    names = set(one.manifest["files"])
+    return names == set(other.manifest["files"]) and all(
+        _content(one.path / name) == _content(other.path / name) for name in names
+    )
+
+
+def _content(path: Path) -> object:
+    if path.suffix != ".npz":
+        return path.read_bytes()
+    with np.load(path) as arrays:
+        return {name: (arrays[name].dtype, arrays[name].tobytes()) for name in arrays.files}
 
 
 def _environment(installation: Installation) -> dict[str, str]:
-    import os
-
     return {**os.environ, "OTVET_VAR": str(installation.settings.var), "OTVET_DATA": str(installation.settings.data)}
 
 

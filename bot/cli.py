@@ -21,7 +21,7 @@ from bot.cli_desk import agents_app, tickets_app
 from bot.cli_flows import flows_app
 from bot.cli_gaps import gaps_app
 from bot.cli_kb import kb_app
-from bot.cli_models import models_app, train_in_background, train_job
+from bot.cli_models import models_app, train_in_background
 from bot.cli_report import report
 from bot.console import AsJson
 from bot.console import installation as _installation
@@ -129,13 +129,9 @@ def train(
     background: Annotated[
         bool, typer.Option("--background", help="Make a candidate in a process of its own, judged, and return at once.")
     ] = False,
-    job: Annotated[int | None, typer.Option(hidden=True, help="The background training to run.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a new model version from the data folder, and put it to use. With Rasa it has both engines' models."""
-    if job is not None:
-        train_job(job)
-        return
     if background:
         train_in_background(as_json)
         return

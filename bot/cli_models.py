@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import getpass
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bot.console import AsJson, print_json, progress, run, table
 from bot.console import installation as make_installation
-from bot.errors import NotReadyError, RefusedError, TrainingError
+from bot.errors import NotReadyError, RefusedError
 
 if TYPE_CHECKING:
     from bot.gate import Report, Share
@@ -276,27 +275,3 @@ def train_in_background(as_json: bool) -> None:
         print(
             f"Training {job['job']} {'has begun' if new else 'runs already'}: `otvet models jobs` shows how far it is"
         )
-
-
-def train_job(job_id: int) -> None:
-    """What the process of a background training does."""
-    from bot.model_wiring import utc_now
-    from bot.training_jobs import Worker
-
-    installation = make_installation()
-    os.nice(5)  # customers are answered first
-    with Worker(installation.settings.database, job_id, utc_now) as worker:
-        installation.stage = worker.estimate.begin
-        installation.told = worker.estimate.encoded
-        drafts = installation.articles.drafts(worker.articles)
-        if missing := set(worker.articles) - {(draft.id, draft.lang) for draft in drafts}:
-            names = ", ".join(f"{article_id} ({lang})" for article_id, lang in sorted(missing))
-            raise TrainingError(f"no draft any more: {names}. Choose the articles anew")
-        version = installation.train(promote=False, drafts=drafts, workers=os.cpu_count() or 1)
-        worker.version_id = version.id
-        installation.judge(version.id)
-        installation.store.prune(MOST_VERSIONS)
-
-
-MOST_VERSIONS = 20
-"""Of older ones only those are kept that answer, or did last."""

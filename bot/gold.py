@@ -21,6 +21,7 @@ from bot.masking import mask
 from bot.understanding import Understander
 from handoff.records import Author, Conversation, Message
 from handoff.routing import Topics
+from nlu.aside import Aside
 
 MOST_CHARS = 1000
 MOST_QUESTIONS = 5000
@@ -38,13 +39,17 @@ class Frozen:
     left_out: int
 
 
-def frozen(path: Path, known: Collection[str]) -> Frozen:
+def frozen(path: Path, known: Collection[str] | None = None) -> Frozen:
     """Read rows as `otvet evaluate dialogue` does. A missing file has none. known: ids of the articles; a question
     about another one can't be answered here and is left out. Raises QuestionsError."""
     if not path.exists():
         return Frozen((), "", "", 0)
     questions = load_questions(path)
-    kept = [(number, each) for number, each in enumerate(questions) if not each.articles or each.articles & set(known)]
+    kept = [
+        (number, each)
+        for number, each in enumerate(questions)
+        if known is None or not each.articles or each.articles & set(known)
+    ]
     asked = tuple(
         Asked(
             key=f"gold:{number}",
@@ -196,10 +201,18 @@ async def _judged_by_customers(
     return judged
 
 
-def ask(asked: Sequence[Asked], understander: Understander, topics: Topics) -> dict[str, Deed]:
-    """What a version does with each question, as the first message of a conversation. Blocks."""
-    questions = [Question(each.text, each.lang, frozenset(), None, "") for each in asked]
+def ask(asked: Sequence[Asked], understander: Understander, topics: Topics, *, workers: int = 1) -> dict[str, Deed]:
+    """What a version does with each question, as the first message of a conversation. Blocks. workers: with two or
+    more, a second process is asked one half; for a process that does nothing else."""
     understander.foresee([each.text for each in asked])
+    half = len(asked) // 2 if workers > 1 else 0
+    first = Aside(lambda: _ask(asked[:half], understander, topics), apart=half > 0)
+    rest = _ask(asked[half:], understander, topics)
+    return {**first.result(), **rest}
+
+
+def _ask(asked: Sequence[Asked], understander: Understander, topics: Topics) -> dict[str, Deed]:
+    questions = [Question(each.text, each.lang, frozenset(), None, "") for each in asked]
     found = understand_all(questions, understander)
     return {
         each.key: Deed.of(verdict_on(question, understood, understander, topics, tickets=False))

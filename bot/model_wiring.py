@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from bot.corrections import load_corrections
 from bot.database import migrate, open_database
 from bot.dialogue import Outcome
 from bot.errors import NotReadyError
-from bot.gate import Asked, DataChange, Report, compare, data_change
+from bot.gate import Asked, DataChange, Deed, Report, compare, data_change
 from bot.gold import ask, frozen, own_gold, recent
 from bot.intents import IntentBase
 from bot.releases import save_report
@@ -61,6 +61,7 @@ from kb_index.errors import RankerError, SnapshotError
 from kb_index.ranker import Ranker
 from kb_index.search import SearchIndex
 from kb_index.snapshot import live_version, load_index, save_index
+from nlu.aside import Aside
 from nlu.companion import CompanionEncoder
 from nlu.encoder import Encoder, FloatMatrix, load_encoder
 from nlu.errors import NluError, RasaError, RasaNotInstalled
@@ -107,6 +108,21 @@ def _log_engine(reason: str | None) -> None:
         metrics.RASA_UP.set(0)
         metrics.RASA_LOST.inc()
         log.warning("nlu.engine_changed", engine="embedded", reason=reason)
+
+
+@dataclass(frozen=True)
+class LiveAnswers:
+    """What the live version does with the questions of the gate."""
+
+    version: str
+    gold_sha256: str
+    people: tuple[Asked, ...]
+    """The questions that are in no file."""
+    articles: frozenset[str]
+    deeds: Aside[dict[str, Deed]]
+
+    def are_of(self, version: str, gold_sha256: str, articles: frozenset[str]) -> bool:
+        return (self.version, self.gold_sha256, self.articles) == (version, gold_sha256, articles)
 
 
 class ModelWiring:
@@ -380,22 +396,46 @@ class ModelWiring:
         """Held by whoever trains: one at a time."""
         return self.settings.var / "training.lock"
 
-    def judge(self, version_id: str) -> Report:
+    def ask_live(self) -> LiveAnswers | None:
+        """Begin to ask the live version, in a second process, what the next candidate will be asked. For a process
+        that does nothing else. Raises ModelDamaged, QuestionsError."""
+        live = self.store.live()
+        if live is None:
+            return None
+        gold, people, index = frozen(self.gate_questions), self._asked_by_people(), self._index_of(live)
+        encoder, companion = self.remembering
+
+        def answers() -> dict[str, Deed]:
+            version = self.load(live, encoder, companion).with_index(index.with_encoder(encoder))
+            return ask([*gold.asked, *people], version, self.topics)
+
+        return LiveAnswers(live.id, gold.sha256, people, self._shown(), Aside(answers))
+
+    def _shown(self) -> frozenset[str]:
+        """What is published, as hashes."""
+        return frozenset(article.content_hash for article in self.articles.published())
+
+    def judge(self, version_id: str, *, asked_before: LiveAnswers | None = None, workers: int = 1) -> Report:
         """Judge a version against the live one, and keep the report with it. Blocks for seconds.
 
-        Raises ModelNotFound, ModelDamaged, QuestionsError.
+        asked_before: from `ask_live`; asked anew where questions, articles or the live version are others by now.
+        workers: for a process that does nothing else. Raises ModelNotFound, ModelDamaged, QuestionsError.
         """
         started = time.monotonic()
         self.stage("judging")
         version, live = self.store.show(version_id), self.store.live()
         candidate = self.rehearsing(version)
         gold = frozen(self.gate_questions, candidate.index.known_ids)
-        asked = [*gold.asked, *self._asked_by_people()]
+        asked = [*gold.asked, *(asked_before.people if asked_before else self._asked_by_people())]
         self.progress(f"Asking {len(asked)} questions")
-        deeds = ask(asked, candidate, self.topics)
+        deeds = ask(asked, candidate, self.topics, workers=workers)
         before = None
-        if live is not None:
-            before = deeds if live.id == version.id else ask(asked, self.rehearsing(live), self.topics)
+        if live is not None and live.id == version.id:
+            before = deeds
+        elif live is not None and asked_before and asked_before.are_of(live.id, gold.sha256, self._shown()):
+            before = asked_before.deeds.result()
+        elif live is not None:
+            before = ask(asked, self.rehearsing(live), self.topics, workers=workers)
         data: DataChange | None = None
         if live is not None and (live.path / TAUGHT).exists() and (version.path / TAUGHT).exists():
             data = data_change(

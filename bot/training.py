@@ -20,8 +20,9 @@ from handoff.routing import Topics, load_topics
 from kb_index.articles import Article, ArticleLoad, load_articles
 from kb_index.errors import RankerError
 from kb_index.ranker import Ranker
-from kb_index.ranker_training import LabelledQuestion, Rehearsal, train_ranker
+from kb_index.ranker_training import LabelledQuestion, RankerLessons, RankerTraining, gather_lessons
 from kb_index.search import Confirmed, SearchIndex, with_confirmed
+from nlu.aside import Aside
 from nlu.encoder import Encoder
 from nlu.errors import ModelDamaged
 from nlu.intents import IntentClassifier, IntentPrediction
@@ -103,7 +104,7 @@ def load_seed(
     articles = load_articles(articles_folder(folder)) if stored is None else ArticleLoad(tuple(stored), ())
     if intents is None:
         intents = merge(parse_files(intent_files(folder, shipped)).values())
-    outcomes = {name: outcome_of(intents.intents.get(name)) for name in {e.intent for e in intents.examples}}
+    outcomes = {name: outcome_of(intents.intents.get(name)) for name in sorted({e.intent for e in intents.examples})}
     known = {article.id for article in articles.articles}
     warnings = [str(problem) for problem in articles.problems]
     kept = []
@@ -210,7 +211,8 @@ def train(
     which trains the Rasa engine, the version has both engines' models and thresholds that fit Rasa.
     `adapted` is an encoder to adapt to the intents, which takes minutes; the search keeps its own as it is.
     `corrections` are tickets whose topic agents changed. `drafts` are articles of the seed that are not published yet.
-    `stage` is told what begins: intents, ranker, routing, writing. `workers`: see `train_ranker`.
+    `stage` is told what begins: intents, ranker, routing, writing. `workers`: processes, where the system can
+    fork; for a process that does nothing else. The same seed and data give the same version, whatever they are.
     """
     taught, outcomes = _taught(seed)
     stage("intents")
@@ -224,6 +226,7 @@ def train(
             companion=companion,
             seed=random_seed,
             deep=adapted is not None,
+            workers=workers,
             progress=progress,
         )
         unseen = classifier.cross_predict()
@@ -234,18 +237,12 @@ def train(
     labelled = _labelled(seed, outcomes, taught, unseen)
     stage("ranker")
     progress(f"Training the ranker on {len(labelled)} questions")
-    ranker: Ranker | None = None
-    rehearsals: Sequence[Rehearsal] = ()
+    learning: Aside[tuple[Ranker, list[SearchTrial]]] | None = None
     try:
-        ranking = train_ranker(index, labelled, seed=random_seed, workers=workers)
-        ranker, rehearsals = ranking.ranker, ranking.rehearsals
+        lessons = gather_lessons(index, labelled, seed=random_seed, workers=workers)
+        learning = Aside(lambda: _learnt(lessons), apart=workers > 1)
     except RankerError as error:
         progress(f"{error} Until then the search judges without having learnt.")
-    searches = [
-        SearchTrial(r.question.lang, r.question.article_ids, tuple((hit.article_id, hit.confidence) for hit in r.hits))
-        for r in rehearsals
-    ]
-    policy = calibrate(searches, _intent_trials(outcomes, taught, unseen), targets, max_text_chars=max_text_chars)
     topic_of = topics_of(outcomes, seed.articles.articles)
     topics: TopicModel | None = None
     stage("routing")
@@ -262,6 +259,8 @@ def train(
             seed=random_seed,
             progress=progress,
         )
+    ranker, searches = learning.result() if learning else (None, [])
+    policy = calibrate(searches, _intent_trials(outcomes, taught, unseen), targets, max_text_chars=max_text_chars)
     stage("writing")
     with store.new_version() as draft:
         Knowledge(confirmed_by(seed), tuple(drafts)).save(draft.path / KNOWLEDGE)
@@ -301,6 +300,15 @@ def train(
             "figures": _figures(searches, policy, topics),
         }
     return store.show(draft.id)
+
+
+def _learnt(lessons: RankerLessons) -> tuple[Ranker, list[SearchTrial]]:
+    """The ranker, and how every question fared whose article it had not learnt from."""
+    training: RankerTraining = lessons.learn()
+    return training.ranker, [
+        SearchTrial(r.question.lang, r.question.article_ids, tuple((hit.article_id, hit.confidence) for hit in r.hits))
+        for r in training.rehearsals
+    ]
 
 
 def _examples(seed: Seed) -> tuple[tuple[str, str, str | None], ...]:

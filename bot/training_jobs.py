@@ -187,7 +187,7 @@ class Jobs:
 
 
 def own_command(job_id: int) -> Sequence[str]:
-    return (sys.executable, "-m", "bot.cli", "train", "--job", str(job_id))
+    return (sys.executable, "-m", "bot.training_process", str(job_id))
 
 
 def start(command: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -101,6 +101,18 @@ def train_ranker(
     process that does nothing else. The same input gives the same ranker, whatever they are.
     Raises RankerError when fewer than 20 examples have a known article.
     """
+    return gather_lessons(index, examples, seed=seed, progress=progress, workers=workers).learn()
+
+
+def gather_lessons(
+    index: SearchIndex,
+    examples: Sequence[LabelledQuestion],
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 1,
+) -> "RankerLessons":
+    """The longer part of `train_ranker`, which does both: everything is searched for. The same arguments and errors."""
     known = index.known_ids
     answered = sum(bool(example.article_ids & known) for example in examples)
     if answered < _FEWEST:
@@ -108,18 +120,30 @@ def train_ranker(
             f"{answered} questions have a known article; at least {_FEWEST} are needed to train a ranker."
         )
     with threadpool_limits(1):  # many small products: threads would wait for each other longer than they work
-        return _train(index, examples, seed, progress, workers)
+        cases, lessons = _cases(index, examples, seed, progress, workers)
+    return RankerLessons(index.ids, len(examples), seed, cases, lessons)
 
 
-def _train(
-    index: SearchIndex,
-    examples: Sequence[LabelledQuestion],
-    seed: int,
-    progress: Callable[[int, int], None] | None,
-    workers: int,
+@dataclass(frozen=True)
+class RankerLessons:
+    """What was found for each question, to learn from."""
+
+    ids: Sequence[str]
+    examples: int
+    seed: int
+    cases: "list[_Case]"
+    lessons: "list[_Lesson]"
+
+    def learn(self) -> RankerTraining:
+        """Blocks for seconds."""
+        with threadpool_limits(1):
+            return _learn(self.ids, self.examples, self.seed, self.cases, self.lessons)
+
+
+def _learn(
+    ids: Sequence[str], examples: int, seed: int, cases: "list[_Case]", lessons: "list[_Lesson]"
 ) -> RankerTraining:
-    cases, lessons = _cases(index, examples, seed, progress, workers)
-    folds = np.random.default_rng(seed).permutation(len(examples)) % _FOLDS
+    folds = np.random.default_rng(seed).permutation(examples) % _FOLDS
     fold_of = np.array([folds[case.source] for case in cases])
     scorer = _fit_scorer(lessons)
     scorers = [
@@ -141,7 +165,7 @@ def _train(
                 continue
             ranking = ranker.rank_scored(case.found.evidence, out_of_fold_scores[number])
             rehearsals[number] = tuple(
-                Guess(index.ids[case.found.groups[row]], confidence)
+                Guess(ids[case.found.groups[row]], confidence)
                 for row, confidence in zip(
                     ranking.order[:_GUESSES].tolist(), ranking.confidences.tolist(), strict=False
                 )
@@ -151,7 +175,7 @@ def _train(
         first.setdefault(case.source, place)
     return RankerTraining(
         Ranker(scorer, _fit_judge(judged), len(cases)),
-        tuple(rehearsals[first[source]] if source in first else () for source in range(len(examples))),
+        tuple(rehearsals[first[source]] if source in first else () for source in range(examples)),
         tuple(Rehearsal(case.question, hits) for case, hits in zip(cases, rehearsals, strict=True)),
     )
 

@@ -97,7 +97,7 @@ class OnnxEncoder:
         self._options = options
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.enable_truncation(MAX_TOKENS)
-        self._pool = ThreadPoolExecutor(_cores(), thread_name_prefix="encoder")
+        self._pool, self._process = _pool(), os.getpid()
         self.query_vector = lru_cache(cached_queries)(lambda text: self._vector(text, "query"))
         self.name = name
         self.fingerprint = FINGERPRINT
@@ -109,6 +109,8 @@ class OnnxEncoder:
         remembered = kind == "query" and len(cleaned) <= REMEMBERED_AT_ONCE
         vector = self.query_vector if remembered else lambda text: self._vector(text, kind)
         rows = np.empty((len(cleaned), self.dim), np.float32)
+        if self._process != os.getpid():  # a fork has none of the threads
+            self._pool, self._process = _pool(), os.getpid()
         # A pool for one text would only add a change of threads.
         found = self._pool.map(vector, cleaned) if len(cleaned) > 1 else map(vector, cleaned)
         for index, row in enumerate(found):
@@ -200,6 +202,10 @@ class SentenceTransformerEncoder:
         except (RuntimeError, ValueError, IndexError) as error:
             raise EncodingError(f"{self.name} failed on {len(texts)} texts") from error
         return np.asarray(rows, np.float32)
+
+
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_cores(), thread_name_prefix="encoder")
 
 
 def _cores() -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from nlu.aside import Aside
 from nlu.deep_encoder import Layered
 from nlu.embedding import Embedding, is_latin, speaks_for
 from nlu.encoder import Encoder
@@ -57,12 +58,22 @@ class Trained:
     held_rows: IntArray
 
 
-def train_head(lesson: Lesson, encoder: Encoder, companion: Encoder | None, progress: Progress) -> Trained:
-    """On the encoders' vectors as they are."""
+def train_head(
+    lesson: Lesson, encoder: Encoder, companion: Encoder | None, progress: Progress, *, workers: int = 1
+) -> Trained:
+    """On the encoders' vectors as they are. workers: with two or more, a second process finds out about held-out
+    intents; the result is the same."""
     embedding, vectors, training = _prepare(lesson, encoder, companion, progress)
+    held_out = Aside(lambda: _held_out(lesson, vectors, training), apart=workers > 1)
     head = training.head()
     left_out = training.left_out(head)
     progress("calibrating on held-out intents")
+    held, rows = held_out.result()
+    return Trained(embedding, head, left_out, held, rows)
+
+
+def _held_out(lesson: Lesson, vectors: FloatMatrix, training: HeadTraining) -> tuple[list[Evidence], IntArray]:
+    """What is found about utterances whose class was left out, and their rows."""
     pool = np.arange(len(lesson.texts))
     if len(pool) > _HELD_OUT_ROWS:  # a sample shows as well what a foreign message looks like
         utterances = some_rows(lesson.labels[: lesson.utterances], lesson.seed, _HELD_OUT_ROWS)
@@ -83,7 +94,7 @@ def train_head(lesson: Lesson, encoder: Encoder, companion: Encoder | None, prog
         if len(found):
             held.append(evidence)
             rows.append(pool[found])
-    return Trained(embedding, head, left_out, held, np.concatenate(rows) if rows else np.zeros(0, np.int64))
+    return held, np.concatenate(rows) if rows else np.zeros(0, np.int64)
 
 
 def train_deep(lesson: Lesson, encoder: Encoder, companion: Encoder | None, progress: Progress) -> Trained:

@@ -80,13 +80,15 @@ class IntentClassifier:
         companion: Encoder | None = None,
         seed: int = 0,
         deep: bool = False,
+        workers: int = 1,
         progress: Callable[[str], None] = lambda _: None,
     ) -> "IntentClassifier":
-        """Train on all examples; the same data and seed give the same classifier.
+        """Train on all examples; the same data and seed give the same classifier, whatever the workers.
 
         `companion` is a second, English encoder, used where most examples are in Latin script. Examples of an
         out-of-scope intent teach the confidence and are never predicted. `deep` also adapts the encoders' last layers,
-        in minutes; both must be `Layered`. `progress` is told each step. Blocks on the CPU for seconds to minutes.
+        in minutes; both must be `Layered`. `workers`: processes, for one that does nothing else. `progress` is told
+        each step. Blocks on the CPU for seconds to minutes.
         Raises NotEnoughData under two intents, EncodingError, EncoderUnavailable.
         """
         examples = data.examples if isinstance(data, TrainingData) else tuple(data)
@@ -109,7 +111,10 @@ class IntentClassifier:
         # More threads than idle cores spin: 74 s in place of 0.5 s for 328 rows on a busy machine. One also gives the
         # same sums everywhere.
         with threadpool_limits(1):
-            trained = (train_deep if deep else train_head)(lesson, encoder, companion, progress)
+            if deep:
+                trained = train_deep(lesson, encoder, companion, progress)
+            else:
+                trained = train_head(lesson, encoder, companion, progress, workers=workers)
             held_rows = trained.held_rows
             langs = [each.lang or "" for each in examples]
             # From here on, rows that were left out of training: first all examples, then those of held-out classes.

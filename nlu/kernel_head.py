@@ -139,14 +139,14 @@ class HeadTraining:
         if loss is None and parts and len(self._labels) >= _MANY_PER_CLASS * self._classes:
             losses.append("hinge")
         self._scores = np.zeros((len(self._labels), self._classes), np.float32)
-        for left in parts:
-            tried = [self._left_out_scores(each, left) for each in losses]
-            if len(tried) > 1:
-                right = [float((each.argmax(axis=1) == self._labels[left]).mean()) for each in tried]
-                best = int(np.argmax(right))
-                losses, tried = [losses[best]], [tried[best]]
-            self._scores[left] = tried[0]
+        if len(losses) > 1:
+            first = parts.pop(0)
+            tried = [self._left_out_scores(each, first) for each in losses]
+            right = [float((each.argmax(axis=1) == self._labels[first]).mean()) for each in tried]
+            best = int(np.argmax(right))
+            losses, self._scores[first] = [losses[best]], tried[best]
         self.loss: Loss = losses[0]
+        self._folds_left = parts
 
     def head(self) -> KernelHead:
         """The head of all rows."""
@@ -158,6 +158,9 @@ class HeadTraining:
 
         A class whose examples all lie in one fold has the smallest score there.
         """
+        while self._folds_left:
+            left = self._folds_left.pop()
+            self._scores[left] = self._left_out_scores(self.loss, left)
         place = np.full(len(self._texts), -1)
         place[self._learned] = np.arange(len(self._learned))
         place = place[: self._utterances]

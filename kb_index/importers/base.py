@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 from urllib.parse import unquote
 
+from pydantic import ConfigDict, TypeAdapter
+
 from kb_index.articles import LANGUAGES, Article
 
 LARGEST_FILE_BYTES = 50_000_000
@@ -97,6 +99,12 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.path}{f', {self.where}' if self.where else ''}: {self.problem}. {self.remedy}"
+
+
+RESULT: TypeAdapter[Draft | Problem] = TypeAdapter(
+    Draft | Problem, config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+)
+"""How one process hands over what it found."""
 
 
 class Importer(Protocol):

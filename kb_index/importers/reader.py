@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from kb_index.errors import ImportSourceError
-from kb_index.importers.base import LARGEST_FILE_BYTES, Draft, Problem
-from kb_index.importers.worker import RESULT
+from kb_index.importers.base import LARGEST_FILE_BYTES, RESULT, Draft, Problem
 
 SECONDS_PER_FILE = 120.0
 MEMORY_BYTES = 1_000_000_000

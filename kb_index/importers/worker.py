@@ -14,11 +14,10 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import ConfigDict, TypeAdapter
-
 from kb_index.importers.base import (
     LARGEST_FILE_BYTES,
     LARGEST_PICTURE_BYTES,
+    RESULT,
     Draft,
     Importer,
     Problem,
@@ -42,10 +41,6 @@ IMPORTERS: Sequence[Importer] = (
     TextImporter(),
 )
 """Asked in this order."""
-
-RESULT: TypeAdapter[Draft | Problem] = TypeAdapter(
-    Draft | Problem, config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
-)
 
 
 def read(file: SourceFile) -> Iterator[Draft | Problem]:

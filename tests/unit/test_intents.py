@@ -133,7 +133,7 @@ def test_every_training_example_has_a_prediction_made_without_it() -> None:
 
 
 def test_the_same_data_and_seed_give_the_same_classifier(classifier: IntentClassifier) -> None:
-    again = IntentClassifier.train(shop(), WordEncoder())
+    again = IntentClassifier.train(shop(), WordEncoder(), workers=2)
 
     assert again.predict(FOREIGN) == classifier.predict(FOREIGN)
     assert again.cross_predict() == classifier.cross_predict()
