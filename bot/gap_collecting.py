@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from typing import Any, Final
 
 from sqlalchemy import select
@@ -129,6 +130,8 @@ def sort_out(rows: Sequence[Said], article_of: Mapping[str, str]) -> tuple[list[
             rule = str(message.decision.get("rule", ""))
             reply = next((each for each in said[at + 1 :] if each.author is Author.ASSISTANT and each.decision), None)
             ended = _ENDED.get(rule) or _VERDICTS.get(rule) or _by_intent(rule, reply)
+            if ended is None and message.decision.get("missed"):
+                ended = Ended.HANDED_OFF if _hands_off(said[at + 1 :]) else Ended.UNANSWERED
             if rule in _VERDICTS or (ended is Ended.REJECTED and rule != "same_answer_again"):
                 assert ended is not None  # noqa: S101 - both conditions set it
                 verdicts.append(Verdict(message.conversation_id, message.id, ended, message.at))
@@ -149,6 +152,12 @@ def _by_conversation(rows: Iterable[Said]) -> dict[int, list[Said]]:
     for row in rows:
         found[row.conversation_id].append(row)
     return found
+
+
+def _hands_off(after: Iterable[Said]) -> bool:
+    """Whether the replies up to the customer's next words end with a person."""
+    replies = takewhile(lambda each: each.author is not Author.CUSTOMER, after)
+    return any((each.decision or {}).get("action") == "handoff" for each in replies)
 
 
 def _reason(rule: str, reply: Said | None) -> str | None:
@@ -185,7 +194,9 @@ def _question(message: Said, text: str, ended: Ended, article_of: Mapping[str, s
     hits = decision.get("hits") or [{}]
     intent, confidence = decision.get("intent"), decision.get("confidence")
     article, article_confidence = hits[0].get("article_id"), hits[0].get("confidence")
-    doubt, disagree = doubt_of(decision, article_of)
+    missed = decision.get("missed") or {}
+    # What a flow asked for is no question of the customer's: as a label it would teach nothing.
+    doubt, disagree = (None, False) if missed else doubt_of(decision, article_of)
     if ended is Ended.ANSWERED and (doubt or 0) < LEAST_DOUBT:
         return None
     return Question(
@@ -201,6 +212,8 @@ def _question(message: Said, text: str, ended: Ended, article_of: Mapping[str, s
         at=message.at,
         doubt=doubt,
         disagree=disagree,
+        flow=missed.get("flow"),
+        step=missed.get("step"),
     )
 
 
@@ -242,7 +255,7 @@ async def _apply(session: AsyncSession, verdict: Verdict, article_of: Mapping[st
         rule = str(message.decision.get("rule", ""))
         if verdict.at - message.at > EPISODE_GAP or rule in _VERDICTS:
             return
-        if rule not in _ENDED and rule not in _ANSWERED:
+        if rule not in _ENDED and rule not in _ANSWERED and not message.decision.get("missed"):
             continue
         known: Question | None = await session.scalar(select(Question).where(Question.message_id == message.id))
         # Whoever calls a person after an answer was not helped by it.

@@ -104,6 +104,9 @@ class Question(Base):
     """0..1: how much a label of it would teach; None: no label is asked for."""
     disagree: Mapped[bool] = mapped_column(default=False, server_default=false())
     """Intent and search point to different articles."""
+    flow: Mapped[str | None] = mapped_column(String(64))
+    """The flow that asked something and could not use this as the answer."""
+    step: Mapped[str | None] = mapped_column(String(64))
     vector: Mapped[bytes | None] = mapped_column(LargeBinary)
     """float16, as `encoder` gave it."""
     encoder: Mapped[str | None] = mapped_column(String(16))

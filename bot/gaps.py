@@ -74,6 +74,8 @@ class GapLine:
     settled_by: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     after: int = 0
+    flows: Mapping[str, int] = field(default_factory=dict)
+    """Flow → how many of the messages were said in it, and could not be used there."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,9 @@ class Asked:
     chose: str | None = None
     """The article that he chose when asked what he means, or was given by a later answer."""
     helped: bool | None = None
+    flow: str | None = None
+    """The flow that could not use it, at `step`."""
+    step: str | None = None
     replies: tuple[Reply, ...] = ()
 
 
@@ -212,32 +217,32 @@ def _typical(rows: Sequence[Question], most: int = 10) -> list[int]:
 
 async def _lines(session: AsyncSession, where: ColumnElement[bool], now: datetime) -> list[GapLine]:
     rows = await session.execute(
-        select(Question.gap_id, Question.at, Question.lang, Question.ended)
+        select(Question.gap_id, Question.at, Question.lang, Question.ended, Question.flow)
         .join(Gap, Gap.id == Question.gap_id)
         .where(where, Question.ended != Ended.ANSWERED)
     )
-    of: dict[int | None, list[tuple[datetime, str, Ended]]] = defaultdict(list)
-    for gap_id, at, lang, ended in rows:
-        of[gap_id].append((at, lang, ended))
+    of: dict[int | None, list[tuple[datetime, str, Ended, str | None]]] = defaultdict(list)
+    for gap_id, at, lang, ended, flow in rows:
+        of[gap_id].append((at, lang, ended, flow))
     gaps = (await session.scalars(select(Gap).where(where))).all()
     return [_line(gap, of[gap.id], now) for gap in gaps if gap.id in of]
 
 
-def _line(gap: Gap, of: Sequence[tuple[datetime, str, Ended]], now: datetime) -> GapLine:
+def _line(gap: Gap, of: Sequence[tuple[datetime, str, Ended, str | None]], now: datetime) -> GapLine:
     weeks = [0] * WEEKS
-    for at, _, _ in of:
+    for at, *_ in of:
         back = int((now - at) / timedelta(weeks=1))
         if 0 <= back < WEEKS:
             weeks[WEEKS - 1 - back] += 1
-    moments = [at for at, _, _ in of]
+    moments = [at for at, *_ in of]
     settled = gap.settled_at
     return GapLine(
         id=gap.id,
         title=gap.title,
         state=gap.state,
         count=len(of),
-        langs=dict(Counter(lang for _, lang, _ in of).most_common()),
-        ended=dict(Counter(ended for _, _, ended in of).most_common()),
+        langs=dict(Counter(lang for _, lang, _, _ in of).most_common()),
+        ended=dict(Counter(ended for _, _, ended, _ in of).most_common()),
         weeks=tuple(weeks),
         first_at=min(moments),
         last_at=max(moments),
@@ -246,6 +251,7 @@ def _line(gap: Gap, of: Sequence[tuple[datetime, str, Ended]], now: datetime) ->
         settled_by=gap.settled_by,
         details=gap.details,
         after=sum(at > settled for at in moments) if settled else 0,
+        flows=dict(Counter(flow for *_, flow in of if flow).most_common()),
     )
 
 
@@ -314,6 +320,8 @@ def _followed(question: Question, after: Iterable[Any], tickets: Sequence[Any]) 
         ticket_id=ticket.id if ticket else None,
         chose=chose,
         helped=helped,
+        flow=question.flow,
+        step=question.step,
         replies=tuple(replies[:MOST_REPLIES]),
     )
 

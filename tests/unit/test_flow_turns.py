@@ -21,6 +21,8 @@ from bot.flow_format import Flow, parse_flow
 from bot.flow_timers import FLOW, FlowTimers
 from bot.flow_turns import FlowBook
 from bot.flows import Looked
+from bot.gap_collecting import collect
+from bot.gap_records import Question
 from bot.lookups import Asker
 from bot.metrics import FLOWS
 from bot.timers import Timer, Timers
@@ -506,3 +508,16 @@ async def test_a_number_given_after_the_article_was_shown_begins_the_flow_and_ca
     assert told == "45210 is on its way. Is it all?"
     assert await made.tickets() == []
     await made.engine.dispose()
+
+
+async def test_words_that_a_flow_could_not_use_reach_the_gaps_but_for_what_is_personal(world: FlowWorld) -> None:
+    await world.hear("where is my order")
+    await world.hear("the blue one")
+    private = TRACK.replace("order: {type: number,", "order: {type: number, personal: true,")
+    world.change(parse_flow(private))
+    await world.hear("where is my order", chat="b")
+    await world.hear("my secret word", chat="b")
+    async with world.sessions.begin() as session:
+        await collect(session, article_of={})
+        found = list(await session.scalars(select(Question)))
+    assert [(each.text, each.flow, each.step) for each in found] == [("the blue one", "track", "number")]

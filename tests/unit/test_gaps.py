@@ -89,6 +89,25 @@ async def test_how_a_message_ended_is_read_from_its_turn(
     assert [(each.text, each.ended) for each in await questions(session)] == [("do you deliver to the moon", ended)]
 
 
+async def test_what_a_flow_could_not_use_is_a_gap_with_its_step_and_asks_for_no_label(session: AsyncSession) -> None:
+    chat = await Chat(session, "c").begin()
+    asked = {"action": "clarify", "flow_step": "order"}
+    missed = {"missed": {"flow": "order-status", "step": "order"}}
+    await chat.asks("Where is my order?", "flow:order-status", replies=asked)
+    await chat.asks("the one from last week", "flow:order-status", replies=asked, **missed)
+    await questions(session)
+    await chat.asks("the blue one, I said", "flow:order-status", replies=asked, **missed)
+    await chat._add(Author.ASSISTANT, "…", decided("flow:order-status", action="handoff", reason="low_confidence"))
+    found = await questions(session)
+    assert [(each.text, each.ended) for each in found] == [
+        ("the one from last week", Ended.UNANSWERED),
+        ("the blue one, I said", Ended.HANDED_OFF),
+    ]
+    assert {(each.flow, each.step, each.doubt) for each in found} == {("order-status", "order", None)}
+    await chat.asks("person", "person_chosen", replies={"action": "handoff", "reason": "asked_for_person"})
+    assert [each.ended for each in await questions(session)] == [Ended.UNANSWERED, Ended.HANDED_OFF]
+
+
 async def test_what_was_answered_or_asks_for_nothing_is_no_gap(session: AsyncSession) -> None:
     chat = await Chat(session, "c").begin()
     await chat.asks("hello", "intent:greet", replies={"action": "answer", "reply": "hello"})
