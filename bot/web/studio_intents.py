@@ -153,6 +153,11 @@ def create_router(web: StudioWeb) -> APIRouter:
             )
         return web.go(request, address_of(made.name), me, N_("Made. Now give it examples and an outcome."))
 
+    def flows(me: SignedIn) -> list[tuple[str, str]]:
+        """Id and title of those that customers may meet."""
+        book = web.flows.book().flows if web.flows else {}
+        return sorted(((flow.id, flow.title(me.viewer.lang)) for flow in book.values()), key=lambda each: each[1])
+
     async def page_of(request: Request, me: SignedIn, name: str, status: int = 200, **values: Any) -> Response:
         async with web.reading() as session:
             intent = await library.get_intent(session, name)
@@ -178,6 +183,7 @@ def create_router(web: StudioWeb) -> APIRouter:
             told=told,
             fresh=fresh,
             articles=[(each.article.id, each.article.title) for each in articles],
+            flows=await asyncio.to_thread(flows, me),
             reply_names=web.articles.replies.names(),
             personal={each.id for each in examples if _tells_who(each.text)},
             **{"problem": "", "typed": "", "elsewhere": (), "new_name": intent.name, "theirs": None, **values},
@@ -273,8 +279,14 @@ def create_router(web: StudioWeb) -> APIRouter:
         metadata = {key: value for key, value in before.metadata.items() if key not in (*OUTCOMES, "sensitive")}
         metadata |= ({outcome: target} if target else {}) | ({"sensitive": True} if sensitive else {})
         typed = {"metadata": metadata, "new_name": new_name}
+        problem = ""
         if outcome and not target:
             problem = words(me)(N_("Say which: the outcome needs a name."))
+        elif outcome == "flow" and target != before.metadata.get("flow"):
+            known = await asyncio.to_thread(flows, me)
+            if target not in {flow_id for flow_id, _ in known}:
+                problem = words(me)(N_("There is no flow %(name)s. Publish it first.")) % {"name": target}
+        if problem:
             return await page_of(request, me, name, 422, problem=problem, **(typed | {"metadata": before.metadata}))
         try:
             async with web.writing() as session:

@@ -283,9 +283,18 @@ def test_everything_is_done_from_the_keyboard_in_any_layout(desk: Open, server: 
     anna.keyboard.press("?")
     expect(anna.locator("#help")).to_be_visible()
     anna.keyboard.press("Escape")
-    first = anna.locator("#rows a").first
+    expect(anna.locator("#help")).to_be_hidden()
+    # The list is asked for anew, and he moves in it before it is there.
+    held: list[Route] = []
+    anna.route(re.compile(r"/desk/queue\?.*open="), held.append)
+    with anna.expect_request(re.compile(r"/desk/queue\?.*open=")):
+        newest = Customer(server).calls_a_person()
     anna.keyboard.press("j")
-    expect(first).to_be_focused()
+    expect(anna.locator("#rows a").first).to_be_focused()
+    held[0].continue_()
+    expect(anna.locator(f'#rows li[data-id="{newest}"]')).to_be_attached()
+    expect(anna.locator("#rows a.at")).to_be_focused()
+    anna.unroute_all(behavior="ignoreErrors")
     anna.keyboard.press("Enter")
     expect(anna.locator("#talk[data-ticket]")).to_be_visible()
     ticket = int(anna.locator("#talk").get_attribute("data-ticket") or 0)

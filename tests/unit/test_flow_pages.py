@@ -115,6 +115,19 @@ def test_a_change_that_breaks_a_conversation_is_published_only_all_the_same(serv
     assert "Fine!" in server.site.flows.book.flows["diagnosis"].text
 
 
+def test_an_intent_leads_to_one_of_the_flows_that_there_are(editor: Agent) -> None:
+    assert editor.save("/intents", {"name": "robot_help"}).is_redirect
+    page = editor.edit("/intents/of/robot_help").text
+    assert '<option value="setup-guide">Setting up a robot vacuum</option>' in page
+    revision = re.findall(r'name="revision" value="(\d+)"', page)[0]
+    form = {"name": "robot_help", "revision": revision, "new_name": "robot_help", "outcome": "flow"}
+    refused = editor.save("/intents/change", {**form, "flow": "no-such"})
+    assert refused.status_code == 422
+    assert "There is no flow no-such" in refused.text
+    assert editor.save("/intents/change", {**form, "flow": "setup-guide"}).is_redirect
+    assert '<option value="setup-guide" selected>' in editor.edit("/intents/of/robot_help").text
+
+
 def test_a_picture_shows_every_step_and_way_and_escapes_what_editors_write() -> None:
     for flow in load_flows(DATA / "flows")[0].values():
         tree = ElementTree.fromstring(draw(flow, "en"))  # noqa: S314 - drawn here

@@ -90,12 +90,13 @@ function refreshList() {
     // What somebody is at work in is not taken from under his hands.
     if (chosen().length || $(".queue details[open]")) return refreshLater();
     const asked = (listAt = Date.now());
-    const top = $("#rows")?.scrollTop ?? 0, at = $("#rows a.at")?.closest("li")?.dataset.id;
-    const focused = document.activeElement?.closest?.("#rows li")?.dataset.id;
     fetch(`/desk/queue?${$("#queue").dataset.query}&open=${ticketId() || ""}`, { headers }).then(async (answer) => {
       if (!answer.ok || chosen().length) return;
       const html = await answer.text();
       listPause = Math.min(Math.max(1500, (Date.now() - asked) * 20), 10000); // a busy server is asked less often
+      // Where he is now, and not where he was when it was asked for.
+      const top = $("#rows")?.scrollTop ?? 0, at = $("#rows a.at")?.closest("li")?.dataset.id;
+      const focused = document.activeElement?.closest?.("#rows li")?.dataset.id;
       htmx.swap("#queue", html, { swapStyle: "outerHTML" });
       if ($("#rows")) $("#rows").scrollTop = top;
       if (at) $(`#rows li[data-id="${at}"] a`)?.classList.add("at");
