@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.gate import Share
-from handoff.outcomes import Episode, Outcome
+from handoff.outcomes import EPISODE_GAP, Episode, Outcome
 from handoff.policy import DeskPolicy
 from handoff.records import Author, Message, Reason
 from handoff.reports import load_facts
@@ -79,14 +79,22 @@ async def side_by_side(
         if version:
             versions.setdefault(conversation_id, set()).add(version)
     facts = await load_facts(session, policy, since=since, until=now, now=now, default_topic=default_topic)
-    return compare_sides(versions, facts.episodes, live=live, candidate=candidate, since=since)
+    return compare_sides(versions, facts.episodes, live=live, candidate=candidate, since=since, now=now)
 
 
 def compare_sides(
-    versions: Mapping[int, set[str]], episodes: Sequence[Episode], *, live: str, candidate: str, since: datetime
+    versions: Mapping[int, set[str]],
+    episodes: Sequence[Episode],
+    *,
+    live: str,
+    candidate: str,
+    since: datetime,
+    now: datetime,
 ) -> SideBySide:
     """versions: conversation → what answered in it."""
-    over = [each for each in episodes if each.handed_off or each.outcome is not Outcome.RUNNING]
+    # A handoff shows at once, and what was settled only after a silence: both are counted from the same age on.
+    old = [each for each in episodes if each.began_at <= now - EPISODE_GAP]
+    over = [each for each in old if each.handed_off or each.outcome is not Outcome.RUNNING]
     sides = {name: [e for e in over if versions.get(e.conversation_id) == {name}] for name in (live, candidate)}
     rows = []
     for measure, holds in MEASURES.items():

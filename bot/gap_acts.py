@@ -77,6 +77,8 @@ class GapActs:
         gap = await self._open(gap_id)
         self._need_texts(gap_id, texts)
         added = await self._teach(intent, texts)
+        if added.elsewhere and not added.added and not added.already:
+            raise elsewhere(gap_id, added)
         details = {"intent": intent, "examples": len(added.added)}
         self._settle(gap, Settlement.EXAMPLES, details, {"examples": [each.id for each in added.added]})
         return added
@@ -272,6 +274,12 @@ class GapActs:
         if gap.state is not GapState.OPEN:
             raise GapActError(gap_id, "settled", "somebody has dealt with it already: look at it again")
         return gap
+
+
+def elsewhere(gap_id: int, added: Added) -> GapActError:
+    """Nothing was taught, because other intents have the words: whoever labels them so has to know."""
+    names = ", ".join(sorted({each.intent for each in added.elsewhere}))
+    return GapActError(gap_id, "elsewhere", f"{names} has these words already: move them there if they are wrong")
 
 
 async def give_questions(articles: Library, article_id: str, texts: Sequence[Text], gap_id: int = 0) -> list[list[str]]:

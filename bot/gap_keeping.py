@@ -15,10 +15,11 @@ import structlog
 from numpy.typing import NDArray
 from sqlalchemy import bindparam, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from bot.gap_collecting import behind, collect
 from bot.gap_grouping import FloatMatrix, centred, cluster, keep_numbers, place, typical
-from bot.gap_records import Ended, Gap, GapScan, GapState, Question
+from bot.gap_records import Ended, Gap, GapAct, GapScan, GapState, Question
 from bot.ledger import Sessions
 from nlu.encoder import Encoder
 from nlu.features import fold
@@ -260,26 +261,44 @@ async def _write(
     made = {group: Gap(title=_title(titles[group]), created_at=now, details={}) for group in new}
     session.add_all(made.values())
     await session.flush()
-    if moves:
-        await session.execute(
-            _SET_GAP,
-            [
-                {
-                    "the_id": members[at].id,
-                    "the_before": members[at].gap_id or 0,
-                    "the_gap": made[group].id if group < 0 else group,
-                }
-                for at, group in moves.items()
-            ],
-        )
+    # Editors go on while the grouping is worked out.
+    named = {group for at, goal in moves.items() for group in (members[at].gap_id, goal) if group and group > 0}
+    present = {gap.id: gap for gap in await session.scalars(select(Gap).where(Gap.id.in_(named)))}
+
+    def goal_of(group: int) -> int | None:
+        while (gap := present.get(group)) is not None and gap.joined_into_id is not None:
+            group = gap.joined_into_id
+        return group if group not in named or group in present else None
+
+    def may_leave(group: int | None) -> bool:
+        gap = present.get(group or 0)
+        return group is None or (gap is not None and gap.state is GapState.OPEN and not gap.held)
+
+    wanted = [
+        {"the_id": members[at].id, "the_before": members[at].gap_id or 0, "the_gap": goal}
+        for at, group in moves.items()
+        if may_leave(members[at].gap_id) and (goal := made[group].id if group < 0 else goal_of(group)) is not None
+    ]
+    if wanted:
+        await session.execute(_SET_GAP, wanted)
     for group, title in titles.items():
         if group > 0:
             await session.execute(
                 update(Gap).where(Gap.id == group, Gap.named.is_(False), ~Gap.held).values(title=_title(title))
             )
-    # Those that others have taken in.
+    # Those that others have taken in, and whose history nobody can ask for.
     filled = select(Question.gap_id).where(Question.gap_id.is_not(None))
-    await session.execute(delete(Gap).where(Gap.state == GapState.OPEN, ~Gap.held, Gap.id.not_in(filled)))
+    joined = aliased(Gap)
+    named_by = select(joined.joined_into_id).where(joined.joined_into_id.is_not(None))
+    await session.execute(
+        delete(Gap).where(
+            Gap.state == GapState.OPEN,
+            ~Gap.held,
+            Gap.id.not_in(filled),
+            Gap.id.not_in(select(GapAct.gap_id)),
+            Gap.id.not_in(named_by),
+        )
+    )
 
 
 def _title(text: str) -> str:

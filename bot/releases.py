@@ -23,7 +23,7 @@ from bot.understanding import Understander
 from kb_index.articles import Article
 from kb_index.errors import KnowledgeBaseError
 from kb_index.library import Library
-from nlu.errors import ModelDamaged
+from nlu.errors import LiveChanged, ModelDamaged
 from nlu.models import ModelStore, ModelVersion
 
 log = structlog.get_logger()
@@ -69,7 +69,8 @@ class Published:
 
 @dataclass(frozen=True)
 class Done:
-    """What answers now. `left`: articles that a rollback did not touch, because they were edited since."""
+    """What answers now. `left`: articles that were not touched, because somebody has edited them since: since the
+    training in a publication, since the publication in a rollback."""
 
     version: str
     articles: tuple[Published, ...] = ()
@@ -101,7 +102,8 @@ class Releases:
         """Make a version live for everybody, and publish the articles that it brings.
 
         gated: only one that the gate let through in comparison with the present live version, or one that was live
-        before; with a reason, any. Raises RefusedError, ModelNotFound, ModelDamaged; nothing is changed then.
+        before; with a reason, any. Raises RefusedError, ModelNotFound, ModelDamaged, and LiveChanged where another
+        one was published meanwhile; nothing is changed then.
         """
         version = await asyncio.to_thread(self._whole, version_id)
         in_use = self._store.in_use()
@@ -109,26 +111,31 @@ class Releases:
             self.require_accepted(version)
         knowledge = await asyncio.to_thread(Knowledge.load, version.path / KNOWLEDGE) or Knowledge()
 
-        async def record(session: AsyncSession) -> tuple[Published, ...]:
+        async def record(session: AsyncSession) -> tuple[tuple[Published, ...], tuple[tuple[str, str], ...]]:
+            if self._store.live_id() != in_use.live:
+                raise LiveChanged("another version was published meanwhile")
             library = Library(session, author=by, now=self._clock())
-            published = []
+            published, left = [], []
+            waits = {(each.article.id, each.article.lang): each for each in await library.unpublished()}
             for draft in knowledge.drafts if version_id not in in_use.history else ():
-                try:
-                    stored = await library.get(draft.id, draft.lang)
-                except KnowledgeBaseError:
-                    continue  # the draft was deleted
-                if stored.article.status == "draft" or stored.draft:
-                    after = await library.set_status(draft.id, draft.lang, "published")
-                    published.append(Published(draft.id, draft.lang, stored.revision, after.revision))
+                stored = waits.get((draft.id, draft.lang))
+                if stored is None:
+                    continue  # it was deleted, or is out already
+                if stored.article.content_hash != draft.content_hash:
+                    # Somebody is writing on: what the gate has judged is not what would be published.
+                    left.append((draft.id, draft.lang))
+                    continue
+                after = await library.set_status(draft.id, draft.lang, "published")
+                published.append(Published(draft.id, draft.lang, stored.revision, after.revision))
             self._keep(session, "published", version_id, by, left=in_use.live, reason=reason, articles=published)
-            return tuple(published)
+            return tuple(published), tuple(left)
 
-        articles = await self._in_transaction(record)
-        await asyncio.to_thread(self._store.promote, version_id)
+        articles, left = await self._in_transaction(record)
+        await asyncio.to_thread(self._store.promote, version_id, after=in_use.live)
         if articles:
             await asyncio.to_thread(self._show_changes)
         log.info("model.published", version=version_id, by=by, articles=len(articles), overridden=bool(reason))
-        return Done(version_id, articles)
+        return Done(version_id, articles, left)
 
     async def try_out(self, version_id: str, share: float, *, by: str, reason: str = "", gated: bool = True) -> Done:
         """Let a version answer a share of the conversations. Raises as `publish`, and ValueError for no share."""
@@ -158,11 +165,14 @@ class Releases:
         log.info("model.trial_ended", version=canary.id, by=by)
         return canary.id
 
-    async def rollback(self, *, by: str) -> Done:
+    async def rollback(self, *, by: str, live: str | None = None) -> Done:
         """Make the version live that was live before, and take back the articles that came with the present one, unless
-        they were edited since. Raises ModelNotFound where there is none before."""
-        left = self._store.live_id()
-        version = await asyncio.to_thread(self._store.rollback)
+        they were edited since. live: the one that is to go; by default whichever is live.
+
+        Raises ModelNotFound where there is none before, and LiveChanged where another one is live.
+        """
+        left = live or self._store.live_id()
+        version = await asyncio.to_thread(self._store.rollback, after=left)
 
         async def record(session: AsyncSession) -> tuple[tuple[Published, ...], tuple[tuple[str, str], ...]]:
             release: Release | None = await session.scalar(

@@ -18,12 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.corrections import as_example
 from bot.desk_records import AuditEntry
-from bot.gap_acts import Text, give_questions, take_questions, teachable
+from bot.gap_acts import Text, elsewhere, give_questions, take_questions, teachable
 from bot.gap_records import Ended, Gap, GapState, Label, Question
 from handoff.corrections import corrections
 from kb_index.library import Library
 from nlu import library
-from nlu.errors import UnknownExample
+from nlu.errors import UnknownExample, UnknownIntent
 from nlu.features import fold
 from nlu.label_doubts import LabelDoubt
 from nlu.library import NewExample
@@ -187,6 +187,8 @@ class Reviewer:
                 by=self._by,
                 at=self._now,
             )
+            if added.elsewhere and not added.added:
+                raise elsewhere(0, added)
             before = {"added": [each.id for each in added.added]}
         elif choice.startswith(ARTICLE):
             articles = Library(self._session, author=self._by, now=self._now)
@@ -207,7 +209,7 @@ class Reviewer:
         if last is None:
             return None
         before = last.before
-        with suppress(UnknownExample):  # another editor has removed it meanwhile
+        with suppress(UnknownExample, UnknownIntent):  # another editor has removed it, or its intent, meanwhile
             for example_id in before.get("added", ()):
                 await library.remove_example(self._session, example_id, by=self._by, at=self._now)
             if moved := before.get("moved"):

@@ -86,17 +86,23 @@ class StaleIntent(IntentLibraryError):  # noqa: N818
 
 
 class IntentNameRefused(IntentLibraryError):  # noqa: N818
-    def __init__(self, name: str, problem: str) -> None:
+    """code: `taken` or `bad_name`."""
+
+    def __init__(self, name: str, problem: str, code: str) -> None:
         super().__init__(f"intent {name!r}: {problem}")
         self.name = name
         self.problem = problem
+        self.code = code
 
 
 class ExampleRefused(IntentLibraryError):  # noqa: N818
-    def __init__(self, text: str, problem: str) -> None:
+    """code: `many`, `no_words`, `long` or `unprintable`."""
+
+    def __init__(self, text: str, problem: str, code: str) -> None:
         super().__init__(f"{text[:80]!r}: {problem}" if text else problem)
         self.text = text
         self.problem = problem
+        self.code = code
 
 
 class FolderNotEmpty(NluError):  # noqa: N818 - a state of the disk, not a failed call
@@ -128,6 +134,10 @@ class EncoderMismatch(ModelError):  # noqa: N818 - a state of the installation, 
 
 class ModelNotFound(ModelError):  # noqa: N818 - a state of the store, not a failed call
     """There is no such model version, or none is live yet."""
+
+
+class LiveChanged(ModelError):  # noqa: N818 - what somebody else did
+    """Another version was made live than the one that whoever asked had before his eyes. Nothing was changed."""
 
 
 class ModelDamaged(ModelError):  # noqa: N818 - a state of the store, not a failed call

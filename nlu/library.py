@@ -163,7 +163,7 @@ async def create_intent(
     name = _checked(name)
     row = await session.scalar(select(IntentRow).where(IntentRow.name == name))
     if row is not None and row.removed_at is None:
-        raise IntentNameRefused(name, "there is an intent of this name")
+        raise IntentNameRefused(name, "there is an intent of this name", "taken")
     if row is not None:  # a new one of an old name has none of its examples
         for old in await session.scalars(_present(ExampleRow).where(ExampleRow.intent_id == row.id)):
             old.removed_at = at
@@ -194,7 +194,7 @@ async def change_intent(
         new_name = _checked(new_name)
         taken = await session.scalar(select(IntentRow).where(IntentRow.name == new_name))
         if taken is not None and taken.removed_at is None:
-            raise IntentNameRefused(new_name, "there is an intent of this name")
+            raise IntentNameRefused(new_name, "there is an intent of this name", "taken")
         if taken is not None:
             await session.delete(taken)
             await session.flush()
@@ -232,7 +232,7 @@ async def add_examples(
     left there. Raises UnknownIntent, ExampleRefused (none is added then)."""
     row = await _row(session, intent, lock=True)
     if len(examples) > MAX_AT_ONCE:
-        raise ExampleRefused("", f"{len(examples)} at once are too many: at most {MAX_AT_ONCE}")
+        raise ExampleRefused("", f"{len(examples)} at once are too many: at most {MAX_AT_ONCE}", "many")
     cleaned = [replace(each, text=clean_example(each.text)) for each in examples]
     plain = [strip_entities(each.text)[0] for each in cleaned]
     stands = await standing(session, plain, intent=row.name)
@@ -326,11 +326,11 @@ def clean_example(text: str) -> str:
     """One line without blanks at its ends. Raises ExampleRefused, TrainingDataError for a broken entity mark."""
     text = " ".join(text.split())
     if not fold(strip_entities(text)[0]).strip():
-        raise ExampleRefused(text, "an example needs words")
+        raise ExampleRefused(text, "an example needs words", "no_words")
     if len(text) > MAX_EXAMPLE_CHARS:
-        raise ExampleRefused(text, f"an example has at most {MAX_EXAMPLE_CHARS} characters")
+        raise ExampleRefused(text, f"an example has at most {MAX_EXAMPLE_CHARS} characters", "long")
     if not text.isprintable():
-        raise ExampleRefused(text, "it has characters that can't be seen")
+        raise ExampleRefused(text, "it has characters that can't be seen", "unprintable")
     return text
 
 
@@ -341,7 +341,7 @@ def example_key(text: str) -> str:
 def _checked(name: str) -> str:
     name = name.strip()
     if not _NAME.fullmatch(name) or len(name) > 120:
-        raise IntentNameRefused(name, "a name has letters, digits, `_`, `-`, `.`, and at most 120 of them")
+        raise IntentNameRefused(name, "a name has letters, digits, `_`, `-`, `.`, and at most 120 of them", "bad_name")
     return name
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from filelock import FileLock
 
-from nlu.errors import ModelDamaged, ModelNotFound
+from nlu.errors import LiveChanged, ModelDamaged, ModelNotFound
 
 _MANIFEST: Final = "manifest.json"
 _POINTER: Final = "live.json"
@@ -144,12 +144,16 @@ class ModelStore:
         version_id = self.live_id()
         return None if version_id is None else self.show(version_id)
 
-    def promote(self, version_id: str) -> ModelVersion:
-        """Make a version live for everybody after checking all its files; raises ModelNotFound, ModelDamaged."""
+    def promote(self, version_id: str, *, after: str | None = None) -> ModelVersion:
+        """Make a version live for everybody after checking all its files; raises ModelNotFound, ModelDamaged.
+
+        after: the version that has to be live until then, else LiveChanged is raised.
+        """
         version = self.show(version_id)
         self.verify(version)
         with self._lock():
             history = self.in_use().history
+            _require(history, after)
             self._point(history if history[-1:] == (version_id,) else (*history, version_id))
         return version
 
@@ -177,10 +181,15 @@ class ModelStore:
                 self._point(in_use.history)
         return in_use.canary
 
-    def rollback(self) -> ModelVersion:
-        """Make the version live, for everybody, that was live before; raises ModelNotFound where there is none."""
+    def rollback(self, *, after: str | None = None) -> ModelVersion:
+        """Make the version live, for everybody, that was live before; raises ModelNotFound where there is none.
+
+        after: as for `promote`.
+        """
         with self._lock():
-            history = self.in_use().history[:-1]
+            history = self.in_use().history
+            _require(history, after)
+            history = history[:-1]
             while history:
                 try:
                     version = self.show(history[-1])
@@ -246,6 +255,11 @@ def _write_durably(path: Path, value: object) -> None:
         json.dump(value, file, ensure_ascii=False, indent=2)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _require(history: Sequence[str], live: str | None) -> None:
+    if live is not None and history[-1:] != (live,):
+        raise LiveChanged(f"version {history[-1] if history else 'none'} is live by now, not {live}. Look again.")
 
 
 def _sha256(path: Path) -> str:

@@ -20,12 +20,38 @@ from bot.flow_means import FlowMeans
 from bot.intent_means import IntentChecks
 from bot.releases import ModelMeans
 from bot.review import NO_MODELS, ReviewMeans
-from bot.web.desk_base import STUDIO, DeskWeb, is_partial, translations
+from bot.web.desk_base import N_, STUDIO, DeskWeb, is_partial, translations
 from handoff.access import Permission
+from kb_index.errors import StaleArticleError
+from nlu.errors import UnknownIntent
 
 PREFIX = STUDIO
 TOLD = "otvet_told"
 TOLD_SECONDS = 60
+
+
+FAULTS = {
+    "taken": N_("There is an intent of this name already."),
+    "bad_name": N_("A name has letters, digits, `_`, `-` and `.`, at most 120 of them."),
+    "many": N_("These are too many at once."),
+    "no_words": N_("An example needs words."),
+    "long": N_("An example of this length teaches nothing: shorten it."),
+    "unprintable": N_("There are characters in it that can't be seen. Type the words anew."),
+    "no_intent": N_("There is no intent %(name)s."),
+    "stale": N_("Somebody has changed the article meanwhile. Look at it, and make your change there."),
+}
+
+
+def fault(error: Exception, told: Callable[[str], str]) -> str:
+    """What refused, in the editor's language. told: translates."""
+    code = getattr(error, "code", "")
+    if isinstance(error, UnknownIntent):
+        code = "no_intent"
+    elif isinstance(error, StaleArticleError):
+        code = "stale"
+    if code not in FAULTS:
+        return str(error)
+    return told(FAULTS[code]) % {"name": getattr(error, "name", "")}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from bot.gaps import Asked, Order, Query, Sheet, View
 from bot.language import LANGUAGES
 from bot.web.desk_base import N_
 from bot.web.guards import Refusal
-from bot.web.studio_base import PREFIX, Part, StudioWeb, Waiting, words
+from bot.web.studio_base import PREFIX, Part, StudioWeb, Waiting, fault, words
 from kb_index.articles import Article
 from kb_index.errors import KnowledgeBaseError
 from nlu.errors import NluError
@@ -63,6 +63,7 @@ PROBLEMS = {
     "not_settled": N_("It is open already."),
     "undone": N_("This was taken back already."),
     "not_last": N_("Something was done since. Take that back first."),
+    "elsewhere": N_("Another intent has these words already. Open it there, and move them if they are wrong there."),
 }
 
 
@@ -268,7 +269,7 @@ def create_router(web: StudioWeb) -> APIRouter:
             except GapActError as error:
                 problem = words(me)(PROBLEMS[error.code])
             except KnowledgeBaseError as error:
-                problem = str(error)
+                problem = fault(error, words(me))
         async with web.reading() as session:
             found = await sheet(session, gap_id)
         return article_page(request, me, found, 422, **{**typed, "problem": problem})
@@ -322,7 +323,7 @@ def create_router(web: StudioWeb) -> APIRouter:
         except GapActError as error:
             return await show(request, gap_id, me, PROBLEMS[error.code], 409 if error.code == "settled" else 422)
         except (NluError, KnowledgeBaseError) as error:
-            return await show(request, gap_id, me, str(error), 422)
+            return await show(request, gap_id, me, fault(error, words(me)), 422)
         if act == "questions":
             web.articles.show()
         return web.go(request, target, me, told, undo=undo, added=counted)

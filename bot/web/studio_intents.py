@@ -18,7 +18,7 @@ from bot.language import detect
 from bot.masking import mask
 from bot.web.desk_base import LANGUAGES, N_
 from bot.web.guards import Refusal
-from bot.web.studio_base import PREFIX, Part, StudioWeb, Waiting, words
+from bot.web.studio_base import PREFIX, Part, StudioWeb, Waiting, fault, words
 from kb_index.errors import ImportSourceError
 from kb_index.library import Library
 from nlu import library
@@ -147,7 +147,7 @@ def create_router(web: StudioWeb) -> APIRouter:
                 faults={},
                 fresh=True,
                 chosen={"q": "", "only": ""},
-                problem=str(error),
+                problem=fault(error, words(me)),
                 name=name,
                 **common(me),
             )
@@ -304,7 +304,7 @@ def create_router(web: StudioWeb) -> APIRouter:
                 return web.go(request, address_of(name), me, N_("Saved."))  # the same form again
             return await page_of(request, me, name, 409, theirs=before, **typed)
         except IntentNameRefused as error:
-            return await page_of(request, me, name, 422, problem=str(error), **typed)
+            return await page_of(request, me, name, 422, problem=fault(error, words(me)), **typed)
         return web.go(request, address_of(changed.name), me, N_("Saved."))
 
     @router.post("/remove")
@@ -342,7 +342,7 @@ def create_router(web: StudioWeb) -> APIRouter:
                 if added.added:
                     web.record(session, me, "examples_added", intent=name, number=len(added.added))
         except (ExampleRefused, TrainingDataError) as error:
-            return await page_of(request, me, name, 422, problem=str(error), typed=texts)
+            return await page_of(request, me, name, 422, problem=fault(error, words(me)), typed=texts)
         if added.elsewhere:
             return await page_of(request, me, name, elsewhere=added.elsewhere)
         return web.go(
@@ -383,7 +383,7 @@ def create_router(web: StudioWeb) -> APIRouter:
         except (ExampleRefused, TrainingDataError) as error:
             async with web.reading() as session:
                 example = await library.get_example(session, example_id)
-            return await page_of(request, me, example.intent, 422, problem=str(error))
+            return await page_of(request, me, example.intent, 422, problem=fault(error, words(me)))
         return web.go(request, address_of(example.intent), me, N_("Saved."))
 
     @router.post("/example/{example_id}/remove")

@@ -14,7 +14,8 @@ from bot.accounts import SignedIn
 from bot.errors import GapActError
 from bot.review import ARTICLE, INTENT, SKIP, Item, Kind, Reviewer, labelled_since, waiting
 from bot.web.desk_base import N_, is_partial
-from bot.web.studio_base import PREFIX, Part, StudioWeb, Waiting, words
+from bot.web.studio_base import PREFIX, Part, StudioWeb, Waiting, fault, words
+from bot.web.studio_gaps import PROBLEMS
 from kb_index.errors import KnowledgeBaseError
 from nlu.errors import NluError
 from nlu.library import find_intents
@@ -112,20 +113,23 @@ def create_router(web: StudioWeb) -> APIRouter:
         kind: Annotated[str, Form(max_length=20)] = "",
     ) -> Response:
         wanted = choice or (INTENT + other.strip() if other.strip() else "")
-        doubts = await web.review.doubts()
         told = words(me)
+        if not wanted:
+            return await after(request, me, kind, problem=told(N_("Choose what it means.")))
+        doubts = await web.review.doubts()
         try:
             async with web.writing() as session:
                 found = next((each for each in await waiting(session, doubts) if each.key == item), None)
-                if found is None:
-                    problem = told(N_("Somebody has labelled it already: this is the next one."))
-                    return await after(request, me, kind, problem=problem)
-                if not wanted:
-                    return await after(request, me, kind, problem=told(N_("Choose what it means.")))
-                doing = Reviewer(session, by=me.viewer.name, now=web.clock(), address=me.address)
-                await doing.label(found, wanted, text)
-        except (NluError, KnowledgeBaseError, GapActError) as error:
-            return await after(request, me, kind, problem=str(error))
+                if found is not None:
+                    doing = Reviewer(session, by=me.viewer.name, now=web.clock(), address=me.address)
+                    await doing.label(found, wanted, text)
+        except GapActError as error:
+            return await after(request, me, kind, problem=told(PROBLEMS[error.code]))
+        except (NluError, KnowledgeBaseError) as error:
+            return await after(request, me, kind, problem=fault(error, told))
+        if found is None:  # after the transaction: the next page may ask the models
+            problem = told(N_("Somebody has labelled it already: this is the next one."))
+            return await after(request, me, kind, problem=problem)
         name = wanted.removeprefix(INTENT).removeprefix(ARTICLE)
         said = told(N_("Skipped.")) if wanted == SKIP else told(N_("Labelled: %(name)s")) % {"name": name}
         return await after(request, me, kind, said=said)

@@ -27,7 +27,7 @@ from bot.web.guards import Refusal
 from bot.web.studio_base import PREFIX, Part, StudioWeb, Waiting, words
 from handoff.access import Role
 from kb_index.library import Library
-from nlu.errors import ModelDamaged, ModelNotFound, NluError
+from nlu.errors import LiveChanged, ModelDamaged, ModelNotFound, NluError
 from nlu.library import NewExample, add_examples, find_intents
 from nlu.models import InUse, ModelVersion
 
@@ -199,9 +199,11 @@ def create_router(web: StudioWeb) -> APIRouter:
         return web.go(request, HERE, me, N_("The training is being stopped. What answers customers stays as it is."))
 
     @router.post("/rollback")
-    async def rollback(request: Request, me: Me) -> Response:
+    async def rollback(request: Request, me: Me, live: Annotated[str, Form(max_length=80)] = "") -> Response:
         try:
-            done = await means().releases.rollback(by=me.viewer.name)
+            done = await means().releases.rollback(by=me.viewer.name, live=live or None)
+        except LiveChanged:
+            return web.go(request, HERE, me, N_("Another version was made live meanwhile. This is how it is now."))
         except ModelNotFound:
             return web.go(request, HERE, me, N_("No version was live before this one."))
         await note(me, "version_rolled_back", version=done.version)
@@ -400,7 +402,18 @@ def create_router(web: StudioWeb) -> APIRouter:
             done = await means().releases.publish(version_id, by=me.viewer.name, reason=reason)
         except RefusedError:
             return refused(request, version_id, me)
+        except LiveChanged:
+            return web.go(request, HERE, me, N_("Another version was made live meanwhile. This is how it is now."))
         await note(me, "version_published", version=version_id, reason=reason, articles=len(done.articles))
+        left = ", ".join(f"{name} ({lang})" for name, lang in done.left)
+        if left:
+            return web.go(
+                request,
+                HERE,
+                me,
+                N_("Published. These drafts were edited since the training and stay drafts: %(left)s."),
+                left=left,
+            )
         return web.go(request, HERE, me, N_("Published: it answers everybody within seconds."))
 
     @router.post("/{version_id}/try")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
@@ -11,6 +11,7 @@ from bot.understanding import lot
 from handoff.outcomes import Episode, Outcome, Step
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+LATER = NOW + timedelta(days=2)
 
 
 def episode(conversation_id: int, outcome: Outcome) -> Episode:
@@ -49,13 +50,22 @@ def test_outcomes_are_told_apart_by_the_version_that_answered() -> None:
         episode(2, left),
         episode(7, Outcome.RUNNING),
     ]
-    found = compare_sides(versions, episodes, live="old", candidate="new", since=NOW)
+    found = compare_sides(versions, episodes, live="old", candidate="new", since=NOW, now=LATER)
 
     assert (found.live_conversations, found.candidate_conversations, found.both, found.running) == (2, 3, 1, 1)
     row = next(row for row in found.rows if row.measure == "confirmed")
     assert (row.live.count, row.live.of, row.candidate.count, row.candidate.of) == (1, 2, 2, 2)
     assert row.difference == 0.5
     assert not row.tells
+
+
+def test_a_handoff_counts_no_sooner_than_what_was_settled() -> None:
+    versions = {1: {"new"}, 2: {"new"}}
+    handed, settled = episode(1, Outcome.ABANDONED), episode(2, Outcome.RUNNING)
+    found = compare_sides(
+        versions, [handed, settled], live="old", candidate="new", since=NOW, now=NOW + timedelta(hours=3)
+    )
+    assert (found.running, {row.candidate.of for row in found.rows}) == (2, {0})
 
 
 def test_a_difference_has_newcombes_interval() -> None:
@@ -65,7 +75,7 @@ def test_a_difference_has_newcombes_interval() -> None:
     episodes = [episode(n, Outcome.CONFIRMED if n in good else Outcome.ABANDONED) for n in range(150)]
     row = next(
         row
-        for row in compare_sides(versions, episodes, live="old", candidate="new", since=NOW).rows
+        for row in compare_sides(versions, episodes, live="old", candidate="new", since=NOW, now=LATER).rows
         if row.measure == "confirmed"
     )
     assert (row.difference, row.low, row.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gap_samples import NOW, Chat, decided
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import gaps
@@ -20,7 +20,7 @@ from bot.errors import GapActError, NoGapError
 from bot.gap_acts import GapActs, Text
 from bot.gap_collecting import collect, doubt_of
 from bot.gap_grouping import centred, cluster, keep_numbers, place, typical
-from bot.gap_keeping import GapKeeper
+from bot.gap_keeping import GapKeeper, _Member, _write
 from bot.gap_records import Ended, Gap, GapState, Question, Settlement
 from bot.ledger import Sessions
 from handoff.records import Author
@@ -290,6 +290,44 @@ async def test_what_was_dismissed_takes_in_what_comes_like_it(sessions: Sessions
     assert (await groups(sessions, gaps.View.SETTLED))[gift] == set(GIFT[:4])
 
 
+async def test_a_group_whose_act_was_undone_may_be_emptied_and_the_rounds_go_on(sessions: Sessions, keep: Keep) -> None:
+    await ask(sessions, PARCEL[0], *GIFT[:3])
+    await keep()
+    lone = next(gap for gap, texts in (await groups(sessions)).items() if texts == {PARCEL[0]})
+    async with sessions.begin() as session:
+        acts = GapActs(session, by="Eva", now=NOW)
+        await acts.rename(lone, "Lockers")
+        await acts.undo(await last_act(session, lone))
+    async with sessions.begin() as session:  # another group takes its only message in
+        gift = next(gap for gap in await groups(sessions) if gap != lone)
+        await session.execute(update(Question).where(Question.gap_id == lone).values(gap_id=gift))
+    await keep(anew=True)
+    assert PARCEL[0] in set().union(*(await groups(sessions)).values())
+
+
+async def test_what_editors_did_while_the_grouping_was_worked_out_stands(sessions: Sessions) -> None:
+    await ask(sessions, PARCEL[0], GIFT[0], GIFT[1])
+    async with sessions.begin() as session:
+        first, second, new = await questions(session)
+        made = [Gap(title=name, created_at=NOW, details={}) for name in ("lockers", "gifts", "presents")]
+        session.add_all(made)
+        await session.flush()
+        lockers, gifts, presents = (gap.id for gap in made)
+        first.gap_id, second.gap_id = lockers, gifts
+        await session.flush()
+        acts = GapActs(session, by="Eva", now=NOW)
+        await acts.join(presents, [gifts])
+        await acts.dismiss(lockers, "none of ours")
+    members = [
+        _Member(first.id, "en", PARCEL[0], lockers, True),
+        _Member(new.id, "en", GIFT[1], None, True),
+    ]
+    async with sessions.begin() as session:
+        await _write(session, members, {0: gifts, 1: gifts}, {gifts: "gifts"}, now=NOW)
+    assert (await groups(sessions))[presents] == {GIFT[0], GIFT[1]}
+    assert (await groups(sessions, gaps.View.SETTLED))[lockers] == {PARCEL[0]}
+
+
 # Reading
 
 
@@ -388,6 +426,17 @@ async def test_messages_become_examples_and_are_taken_back(session: AsyncSession
     assert (await gaps.line_of(session, gap, now=NOW)).state is GapState.OPEN
     audit = list(await session.scalars(select(AuditEntry.action).order_by(AuditEntry.id)))
     assert audit == ["gap_examples", "gap_undo"]
+
+
+async def test_words_that_another_intent_has_are_not_called_taught(session: AsyncSession, acts: GapActs) -> None:
+    for name in ("gift_cards", "presents"):
+        await library.create_intent(session, name, metadata={}, by="t", at=NOW)
+    await library.add_examples(session, "presents", [library.NewExample(GIFT[0], "en")], by="t", at=NOW)
+    gap = await grouped(session, GIFT[:2])
+    with pytest.raises(GapActError, match="presents") as refused:
+        await acts.add_examples(gap, "gift_cards", [Text(GIFT[0], "en")])
+    assert refused.value.code == "elsewhere"
+    assert (await gaps.line_of(session, gap, now=NOW)).state is GapState.OPEN
 
 
 async def test_messages_become_an_articles_questions_each_in_its_language(session: AsyncSession, acts: GapActs) -> None:

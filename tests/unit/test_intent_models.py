@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nlu.errors import ModelDamaged, ModelNotFound
+from nlu.errors import LiveChanged, ModelDamaged, ModelNotFound
 from nlu.models import Canary, InUse, ModelStore
 
 
@@ -82,6 +82,18 @@ def test_rollback_returns_to_the_version_before(store: ModelStore) -> None:
     assert store.live_id() == first
     with pytest.raises(ModelNotFound, match="before this one"):
         store.rollback()
+
+
+def test_two_who_go_back_at_once_go_back_one_version(store: ModelStore) -> None:
+    first, second, third = (write_version(store) for _ in range(3))
+    for each in (first, second, third):
+        store.promote(each)
+    store.rollback(after=third)
+    with pytest.raises(LiveChanged, match=second):
+        store.rollback(after=third)
+    with pytest.raises(LiveChanged):
+        store.promote(third, after=third)
+    assert store.live_id() == second
 
 
 def test_a_version_with_a_changed_file_is_refused_and_the_live_one_stays(store: ModelStore) -> None:

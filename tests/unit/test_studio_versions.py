@@ -159,6 +159,32 @@ def test_an_article_that_was_edited_since_stays_when_its_version_goes(server: Ru
     assert article(server) == ("published", 3)
 
 
+def test_a_draft_that_was_edited_since_the_training_stays_a_draft(server: Running, versions: Versions) -> None:
+    vera = editor(server)
+    add_draft(server)
+
+    async def edit() -> None:
+        async with server.site.sessions.begin() as session:
+            text = DRAFT.replace("Two years", "Two years, and if you")
+            await Library(session, author="Boris", now=NOW).save("warranty", "en", text, expected_revision=1)
+
+    server.call(edit())
+    assert "stay drafts: warranty (en)" in post(vera, f"/versions/{versions.good}/publish")
+    assert versions.store.live_id() == versions.good
+    assert article(server) == ("draft", 2)
+
+
+def test_a_second_click_on_an_old_page_goes_back_no_further(server: Running, versions: Versions) -> None:
+    vera = editor(server)
+    post(vera, f"/versions/{versions.good}/publish")
+    live = re.search(r'name="live" value="([^"]+)"', vera.web.get("/studio/versions").text)
+    assert live is not None
+    assert live[1] == versions.good
+    post(vera, "/versions/rollback", live=live[1])
+    assert "made live meanwhile" in post(vera, "/versions/rollback", live=live[1])
+    assert versions.store.live_id() == versions.live
+
+
 def test_a_draft_beside_a_published_article_goes_live_with_its_version_and_back(
     server: Running, versions: Versions
 ) -> None:
@@ -169,7 +195,9 @@ def test_a_draft_beside_a_published_article_goes_live_with_its_version_and_back(
         async with server.site.sessions.begin() as session:
             library = Library(session, author="Boris", now=NOW)
             await library.save("warranty", "en", text, expected_revision=0)
-            await library.save("warranty", "en", text.replace("One", "Two"), expected_revision=1, pending=True)
+            await library.save(
+                "warranty", "en", text.replace("One year", "Two years"), expected_revision=1, pending=True
+            )
 
     async def read() -> tuple[str, int | None]:
         async with server.site.sessions.begin() as session:
@@ -180,7 +208,7 @@ def test_a_draft_beside_a_published_article_goes_live_with_its_version_and_back(
     assert "a change of a published article" in vera.web.get("/studio/versions").text
     assert server.call(read()) == ("One year.", 2)
     post(vera, f"/versions/{versions.good}/publish")
-    assert server.call(read()) == ("Two year.", None)
+    assert server.call(read()) == ("Two years.", None)
     post(vera, "/versions/rollback")
     assert server.call(read()) == ("One year.", 5), "the draft waits again"
 
