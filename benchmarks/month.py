@@ -274,6 +274,10 @@ class Place(Protocol):
     """Where the tickets are: in tables or on plain sheets. An act that comes too late raises TicketStateError."""
 
     def tick(self) -> AbstractAsyncContextManager[None]: ...
+    async def expect(self, ticket_ids: Sequence[int]) -> None:
+        """Something is about to be done with these."""
+        ...
+
     async def by_itself(self, now: datetime) -> tuple[Sequence[int], Sequence[int]]:
         """Wake the held, speak of the clocks, give out: the tickets that woke, and those that were given."""
         ...
@@ -317,6 +321,9 @@ class InTables:
     async def tick(self) -> AsyncIterator[None]:
         async with self.sessions.begin() as self.session:
             yield
+
+    async def expect(self, ticket_ids: Sequence[int]) -> None:
+        await desk.lock_tickets(self.session, ticket_ids, clocks=True)
 
     async def by_itself(self, now: datetime) -> tuple[Sequence[int], Sequence[int]]:
         woken = [ticket.id for ticket in await self.tickets.wake_held(self.session, now=now)]
@@ -406,6 +413,9 @@ class OnSheets:
     @asynccontextmanager
     async def tick(self) -> AsyncIterator[None]:
         yield
+
+    async def expect(self, ticket_ids: Sequence[int]) -> None:
+        pass
 
     async def by_itself(self, now: datetime) -> tuple[Sequence[int], Sequence[int]]:
         self.now = now
@@ -497,6 +507,12 @@ class Month:
     async def run(self) -> None:
         for minute in range(TICK, DAYS * 1440 + 1, TICK):
             async with self.place.tick():
+                due = []
+                while self.heap and self.heap[0][0] <= minute:
+                    due.append(heapq.heappop(self.heap))
+                await self.place.expect([ticket_id for _, _, _, ticket_id in due if ticket_id])
+                for planned in due:
+                    heapq.heappush(self.heap, planned)
                 while self.heap and self.heap[0][0] <= minute:
                     at, _, act, ticket_id = heapq.heappop(self.heap)
                     try:

@@ -230,8 +230,9 @@ class Assistant:
             # Edge: whatever breaks inside a turn, the customer ends at a person and not in silence.
             log.exception("turn.failed", inbox=rows[0].id, channel=address.channel)
             metrics.TURNS.labels(address.channel, "error").inc()
+            recalled = await self._turns.recall(self.sessions, situation, utterance)
             async with self.sessions.in_hand(address) as session:
-                await self._turns.fail(session, rows, utterance, fetched, error)
+                await self._turns.fail(session, rows, utterance, fetched, error, recalled)
                 claim = await ledger.claim_next(session, address, now=self.clock())
         return length < len(waiting), claim
 

@@ -41,6 +41,7 @@ from bot.forum_people import ForumPeople
 from bot.forum_records import INTAKE, ForumItem, ForumPost, ForumTopic, ForumUpdate, ForumWord
 from bot.forum_text import version_of
 from bot.forum_words import words
+from bot.metrics import RATE_LIMITED
 from bot.seat import Draft, Seat, Tally
 from bot.shared import Rate, Shared
 from bot.timers import send_errand
@@ -479,6 +480,7 @@ class ForumIntake:
         lang = deed.lang or self._forum.lang
         rate = Rate(f"forum:link:{deed.person_id}", 60 / TRIES_A_MINUTE, TRIES_A_MINUTE)
         if await self._shared.take(rate):
+            RATE_LIMITED.labels("forum-link").inc()
             return Result(say=words("too_often", lang), private=True)
         viewer = await self._people.link(session, deed.person_id, deed.person, deed.text)
         if viewer is None:

@@ -189,6 +189,7 @@ class Lookups:
         if name not in self.file.names:
             return Looked(False, reason=UNKNOWN)
         if await self._shared.take(Rate(f"lookup:{_digest(asker.who)}", ONE_IN_SECONDS, ASKED_AT_ONCE)) > 0:
+            metrics.RATE_LIMITED.labels("lookup").inc()
             return Looked(False, reason=TOO_OFTEN)
         if name in (SEND_CODE, CHECK_CODE):
             return await self._prove(name, slots, asker)

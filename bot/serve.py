@@ -133,12 +133,15 @@ def _web(
         shop={"ru": settings.shop_ru, "en": settings.shop_en},
         allowed_origins=tuple(origin.strip() for origin in settings.site_origins.split(",") if origin.strip()),
         messages_a_minute=settings.site_messages_a_minute,
+        requests_a_minute=settings.requests_a_minute,
+        events_a_minute=settings.hook_in_a_minute,
         max_streams=settings.site_streams,
         long_text_chars=settings.max_text_chars,
         webhooks=installation.webhooks(assistant).router,
         problems=monitor.problems,
         desk=desk,
         studio=installation.studio_web(desk),
+        email=installation.email_proof,
     )
     return uvicorn.Config(
         app,

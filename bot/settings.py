@@ -144,6 +144,7 @@ class Settings(BaseSettings):
     hook_in_secret: SecretStr = Field(
         SecretStr(""), description="By which calls to /webhooks/events are known; empty: none are taken."
     )
+    hook_in_a_minute: int = Field(300, ge=1, description="How many such calls one address may make in a minute.")
     lookup_hosts: str = Field(
         "", description="Servers that lookups may call by https://, comma-separated: api.shop.example, host:8443."
     )
@@ -152,6 +153,11 @@ class Settings(BaseSettings):
     )
     demo_shop: bool = Field(
         True, description="Whether the demo shop runs where lookups.yml names it; on this machine alone."
+    )
+    mail: SecretStr = Field(
+        SecretStr(""),
+        description="Mail server for letters to customers, as Apprise writes it: mailtos://user:password@smtp.host"
+        "?from=help@shop; empty: none.",
     )
     site_origins: str = Field(
         "", description="Sites that may embed the chat, comma-separated; `*`: any; empty: none but its own."
@@ -165,6 +171,9 @@ class Settings(BaseSettings):
     )
     site_messages_a_minute: int = Field(20, ge=1, description="How many messages one site chat may send in a minute.")
     site_streams: int = Field(5000, ge=1, description="How many site chats one process keeps open at a time.")
+    requests_a_minute: int = Field(
+        3000, ge=0, description="How many requests one address may make in a minute, platforms left out; 0: any number."
+    )
     trusted_proxies: str = Field(
         "127.0.0.1", description="Proxies whose word on the caller's address counts, comma-separated; `*`: any."
     )

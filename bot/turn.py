@@ -22,6 +22,7 @@ from bot.agent_desk import SURVEY_HELPED, SURVEY_NOT_HELPED, AgentDesk
 from bot.attachments import StoredFile
 from bot.channels.base import Address, InboundMessage, Option
 from bot.dialogue import (
+    ANY_TOPIC,
     FEEDBACK,
     MORE,
     Action,
@@ -92,6 +93,7 @@ BACK = {"assistant": "@label_assistant"}
 COURTESIES = frozenset(("thanks", "confirmed", "goodbye"))
 """Replies of intents that ask for nothing."""
 MAX_ROUTING_TEXTS = 20
+RECALL_SECONDS = 5.0
 LOOKUP_SECONDS = 20.0
 """Whatever a lookup's own limit is, a turn waits no longer."""
 _STEPS = {
@@ -160,6 +162,14 @@ class Routed:
     route: Route
     texts: Sequence[str]
     """What the customer said, the most telling first."""
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What is known of an utterance whose turn broke."""
+
+    routed: Routed
+    record: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -477,15 +487,18 @@ class Turns:
         utterance: Sequence[InboundMessage],
         fetched: Sequence[Fetched],
         error: Exception,
+        recalled: Recalled | None = None,
     ) -> None:
-        """The other end of a turn that broke: what was said is kept, and a person gets the conversation."""
+        """The other end of a turn that broke: what was said is kept, and a person gets the conversation.
+
+        recalled: what `recall` said of it."""
         conversation = await self._open(session, rows[0].address)
         if not await ledger.take(session, rows, InboxState.FAILED, now=self._clock(), error=repr(error)[:2000]):
             return
         before = await desk.customer_texts(session, conversation.id)
         conversation.lang = conversation.lang or detect(utterance[0].text, None)
         conversation.updated_at = self._clock()
-        record = {"rule": "error", "error": type(error).__name__}
+        record = {**(recalled.record if recalled else {}), "rule": "error", "error": type(error).__name__}
         await self._record(session, conversation, rows, utterance, fetched, record)
         if conversation.owner is not Owner.ASSISTANT:
             await self._desk.customer_wrote(session, conversation, courtesy=False)
@@ -497,7 +510,8 @@ class Turns:
             metrics.FLOWS.labels(left.flow, "handed_off").inc()
         state = replace(state, flow=None)
         failed = Decision((Handoff(Reason.ERROR, flow=left),), state, "error")
-        routed = await self._route(Handoff(Reason.ERROR), "error", _texts(utterance), before, state, None)
+        routed = recalled.routed if recalled else None
+        routed = routed or await self._route(Handoff(Reason.ERROR), "error", _texts(utterance), before, state, None)
         plan = Plan(Situation.of(conversation), conversation.lang, state, failed, record, routed)
         conversation_id = conversation.id  # a rollback forgets what was loaded
         try:
@@ -508,6 +522,35 @@ class Turns:
             log.exception("turn.announcement_failed", conversation=conversation_id)
             await session.refresh(conversation)
             await self._hand_off(session, conversation, Reason.ERROR, routed)
+
+    async def recall(
+        self, sessions: Sessions, situation: Situation, utterance: Sequence[InboundMessage]
+    ) -> Recalled | None:
+        """What the models make of an utterance whose turn broke, so that its ticket goes to the right team all the
+        same. None where they are what broke, or nothing was said in words. Never raises."""
+        texts = _texts(utterance)
+        if situation.owner is not Owner.ASSISTANT or not texts:
+            return None
+        try:
+            async with asyncio.timeout(RECALL_SECONDS):
+                understander = (await self._with_models(self._understander)).answering(str(utterance[0].address))
+                understood = await self._with_models(understander.understand, "\n".join(texts), situation.lang)
+                whole, lang, policy = understood.parts[0], understood.lang, understander.policy
+                topic, state = whole.outcome.handoff, DialogueState.from_json(situation.state)
+                sure = topic is not None and topic != ANY_TOPIC and whole.confidence >= policy.intent[lang]
+                likely = [each.topic for each in whole.candidates[:1] if each.confidence >= policy.clarify[lang]]
+                before: Sequence[str] = ()
+                if situation.conversation_id is not None:
+                    async with sessions.reading() as session:
+                        before = await desk.customer_texts(session, situation.conversation_id)
+                action = Handoff(Reason.ERROR, topic if sure else None, whole.confidence if sure else None)
+                state = replace(state, topic=next(filter(None, likely), state.topic))
+                routed = await self._route(action, "error", texts, before, state, understander.topics)
+        except Exception as error:  # noqa: BLE001
+            # Edge: the turn is lost anyway, and its ticket is routed by keywords.
+            log.warning("turn.not_recalled", error=type(error).__name__)
+            return None
+        return Recalled(routed, understood.record)
 
     async def undelivered(self, session: AsyncSession, message: Message, problem: str, *, permanent: bool) -> None:
         """What did not reach the customer ends at a person: a note on the ticket, and a ticket if there is none and
@@ -527,7 +570,8 @@ class Turns:
             return
         state = DialogueState.from_json(conversation.state)
         before = await desk.customer_texts(session, conversation.id)
-        routed = await self._route(action, "undelivered", (), before, state, None)
+        told = replace(state, topic=message.topic or decided.get("likely_topic") or state.topic)
+        routed = await self._route(action, "undelivered", (), before, told, None)
         decision = Decision((action,), state, "undelivered")
         if permanent:
             await self._hand_off(session, conversation, Reason.UNDELIVERED, routed)
@@ -642,6 +686,7 @@ class Turns:
                     step, topic = Step.ANSWERED, found.topic or None
                 elif isinstance(action, Clarify):
                     record |= {"action": "clarify", "articles": [item.article_id for item in action.candidates]}
+                    record |= {"likely_topic": next((item.topic for item in action.candidates if item.topic), None)}
                     step = Step.ASKED
                 elif isinstance(action, Tell):
                     guarded = not hands_off  # what a flow says as it hands over is part of that

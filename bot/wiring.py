@@ -30,6 +30,7 @@ from bot.channels.whatsapp import WINDOW, WhatsAppChannel
 from bot.database import migrate, open_database
 from bot.demo_shop import DemoShop
 from bot.desk_feed import DeskFeed
+from bot.email_proof import EmailProof
 from bot.errors import DeliveryError, SettingsError
 from bot.flow_check import Known
 from bot.flow_format import Flow
@@ -227,6 +228,20 @@ class Installation(ModelWiring):
             clock=utc_now,
             proofs=Proofs(self.database.sessions, utc_now),
             demo=demo.url if demo else None,
+        )
+
+    @cached_property
+    def email_proof(self) -> EmailProof | None:
+        """How customers of the site chat prove an e-mail; None without a mail server. Raises SettingsError."""
+        if not (mail := self.settings.mail.get_secret_value()):
+            return None
+        return EmailProof(
+            mail=mail,
+            proofs=Proofs(self.database.sessions, utc_now),
+            customers=self.agent_desk().customers,
+            replies=self.replies,
+            sessions=self.database.sessions,
+            clock=utc_now,
         )
 
     @cached_property

@@ -1,7 +1,8 @@
 """Who a customer is, over all channels: what tells that two conversations are one person's, and how that is undone.
 
-A phone number that the platform itself vouches for (WhatsApp's own, a contact that Telegram says is the sender's)
-joins conversations by itself. What was only typed (a number, an e-mail) makes a suggestion, never a link.
+A phone number that the platform itself vouches for (WhatsApp's own, a contact that Telegram says is the sender's) and
+an e-mail that was proved by a code join conversations by themselves. What was only typed (a number, an e-mail) makes a
+suggestion, never a link.
 """
 
 from __future__ import annotations
@@ -134,11 +135,19 @@ class Customers:
         texts: what he typed, kept only once he is known to the desk.
         """
         number = as_phone(phone, self._region) if phone else None
-        if number is not None and await self._is_news(session, conversation, number):
-            await self._prove(session, conversation, number, now)
+        if number is not None and await self._is_news(session, conversation, ContactKind.PHONE, number):
+            await self._prove_phone(session, conversation, number, now)
         if conversation.customer_id is not None:
             for kind, value in sorted({each for text in texts for each in mentioned(text, self._region)}):
                 await _keep(session, conversation, kind, value, verified=False, now=now)
+
+    async def prove_email(self, session: AsyncSession, conversation: Conversation, email: str, now: datetime) -> None:
+        """Whoever writes in this conversation reads what is sent to this address (`as_email`): it is joined to the one
+        customer of whom the same was proved. The conversation is locked."""
+        customer = await self._tickets.customer_of(session, conversation, now)
+        if await self._is_news(session, conversation, ContactKind.EMAIL, email):
+            customer.email = customer.email or email
+            await self._prove(session, conversation, customer, ContactKind.EMAIL, email, now)
 
     async def link(
         self, session: AsyncSession, into_id: int, from_id: int, *, actor: str, now: datetime, how: str = BY_HAND
@@ -333,22 +342,19 @@ class Customers:
 
     # Inside
 
-    async def _is_news(self, session: AsyncSession, conversation: Conversation, number: str) -> bool:
+    async def _is_news(self, session: AsyncSession, conversation: Conversation, kind: ContactKind, value: str) -> bool:
         known = await session.scalar(
             select(Contact.id).where(
                 Contact.conversation_id == conversation.id,
-                Contact.kind == ContactKind.PHONE,
-                Contact.value == number,
+                Contact.kind == kind,
+                Contact.value == value,
                 Contact.verified,
             )
         )
         return known is None
 
-    async def _prove(self, session: AsyncSession, conversation: Conversation, number: str, now: datetime) -> None:
+    async def _prove_phone(self, session: AsyncSession, conversation: Conversation, number: str, now: datetime) -> None:
         """The platform says that this conversation is with whoever has this number."""
-        if session.get_bind().dialect.name == "postgresql":
-            # Two conversations may prove the same number at once: the second must see what the first wrote.
-            await session.execute(select(func.pg_advisory_xact_lock(func.hashtext(number))))
         customer = await self._tickets.customer_of(session, conversation, now)
         # A number that was given up may be somebody else's tomorrow.
         given_up = await session.scalars(
@@ -359,13 +365,28 @@ class Customers:
         )
         if customer.phone is None or customer.phone in set(given_up):
             customer.phone = number
-        await _keep(session, conversation, ContactKind.PHONE, number, verified=True, now=now)
+        await self._prove(session, conversation, customer, ContactKind.PHONE, number, now)
+
+    async def _prove(
+        self,
+        session: AsyncSession,
+        conversation: Conversation,
+        customer: Customer,
+        kind: ContactKind,
+        value: str,
+        now: datetime,
+    ) -> None:
+        """Keep a contact that is proved, and join the conversation to the one customer who has proved the same."""
+        if session.get_bind().dialect.name == "postgresql":
+            # Two conversations may prove the same at once: the second must see what the first wrote.
+            await session.execute(select(func.pg_advisory_xact_lock(func.hashtext(value))))
+        await _keep(session, conversation, kind, value, verified=True, now=now)
         others = await session.scalars(
             select(Conversation.customer_id)
             .join(Contact, Contact.conversation_id == Conversation.id)
             .where(
-                Contact.kind == ContactKind.PHONE,
-                Contact.value == number,
+                Contact.kind == kind,
+                Contact.value == value,
                 Contact.verified,
                 Conversation.customer_id.is_not(None),
                 Conversation.customer_id != customer.id,
@@ -375,7 +396,7 @@ class Customers:
         same = {other for other in others if other is not None} - await self._told_apart(session, customer.id)
         if len(same) == 1:
             # Where several have it, nobody but a person can tell.
-            await self.link(session, same.pop(), customer.id, actor=SYSTEM, now=now, how=ContactKind.PHONE)
+            await self.link(session, same.pop(), customer.id, actor=SYSTEM, now=now, how=kind)
 
     async def _told_apart(self, session: AsyncSession, customer_id: int) -> set[int]:
         """The customers of whom somebody undid a link to this one."""

@@ -6,25 +6,36 @@ conversation's row, so that two changes at once happen one after the other, each
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import BindParameter, bindparam, inspect, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import SessionTransaction
 
+from handoff.clocks import ClockKind
 from handoff.errors import ConversationNotFoundError, TicketNotFoundError
 from handoff.lifecycle import LIVE
 from handoff.records import (
     NOTE,
     Author,
+    Base,
+    ClockRow,
     Conversation,
     Message,
     Owner,
     Ticket,
 )
 
+AT_ONCE = 500
+"""How many rows are asked for by their ids in one statement."""
+
+
+# What every act asks for is made once: it takes as long as the asking.
+_WANTED: BindParameter[int] = bindparam("wanted", expanding=True)
 _OF_ADDRESS = (
     select(Conversation)
     .where(
@@ -35,7 +46,53 @@ _OF_ADDRESS = (
     .with_for_update()
     .execution_options(populate_existing=True)
 )
-"""Made once, for every turn needs it."""
+_LOCK_ONE = (
+    select(Conversation)
+    .where(Conversation.id == bindparam("wanted"))
+    .with_for_update()
+    .execution_options(populate_existing=True)
+)
+_LOCK = (
+    select(Conversation.id)
+    .where(Conversation.id.in_(select(Ticket.conversation_id).where(Ticket.id.in_(_WANTED))))
+    .order_by(Conversation.id)
+    .with_for_update()
+)
+_TICKETS = select(Ticket).where(Ticket.id.in_(_WANTED)).execution_options(populate_existing=True)
+_CLOCKS = select(ClockRow).where(ClockRow.ticket_id.in_(_WANTED)).execution_options(populate_existing=True)
+_LIVE_TICKET = select(Ticket).where(Ticket.conversation_id == bindparam("wanted"), Ticket.status.in_(LIVE))
+
+
+@dataclass
+class Held:
+    """What a transaction has locked and read since: until its end nobody else changes it, so that it need not be read
+    again. Of a savepoint it is the savepoint's own, because its locks go with it."""
+
+    transaction: SessionTransaction
+    locked: set[int] = field(default_factory=set)
+    """Ids of conversations."""
+    conversations: dict[int, Conversation] = field(default_factory=dict)
+    tickets: dict[int, Ticket] = field(default_factory=dict)
+    clocks: dict[int, dict[ClockKind, ClockRow]] = field(default_factory=dict)
+    """Ticket → all that it has."""
+    history: list[dict[str, Any]] | None = None
+    """What happened, while it is gathered to be written at once."""
+
+
+def held(session: AsyncSession) -> Held:
+    """To be asked only within a transaction, that is after a statement."""
+    inner = session.sync_session
+    transaction = inner.get_nested_transaction() or inner.get_transaction()
+    assert transaction is not None  # noqa: S101
+    known: Held | None = inner.info.get(Held)
+    if known is None or known.transaction is not transaction:
+        known = inner.info[Held] = Held(transaction)
+    return known
+
+
+def _fresh(row: Base) -> bool:
+    """Whether it is as it was read; the end of a savepoint makes the session forget."""
+    return not inspect(row).expired
 
 
 async def open_conversation(
@@ -44,13 +101,9 @@ async def open_conversation(
     """The conversation of this customer in this channel, locked; a new one belongs to the assistant."""
     address = {"channel": channel, "account": account, "chat_id": chat_id}
     found: Conversation | None = await session.scalar(_OF_ADDRESS, address)
-    if found is not None:
-        return found
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    # Two processes may open the same one at once; both get the one that is made.
-    await session.execute(
-        insert(Conversation)
-        .values(
+    if found is None:
+        insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+        made = insert(Conversation).values(
             channel=channel,
             account=account,
             chat_id=chat_id,
@@ -60,22 +113,77 @@ async def open_conversation(
             created_at=now,
             updated_at=now,
         )
-        .on_conflict_do_nothing()
-    )
-    return (await session.scalars(_OF_ADDRESS, address)).one()
+        found = await session.scalar(made.on_conflict_do_nothing().returning(Conversation))
+    if found is None:
+        # Two processes opened the same one at once; both get the one that is made.
+        found = (await session.scalars(_OF_ADDRESS, address)).one()
+    _hold(session, found)
+    return found
 
 
 async def lock_conversation(session: AsyncSession, conversation_id: int) -> Conversation:
     """The conversation as it is now; nobody else changes it before this transaction ends."""
-    conversation: Conversation | None = await session.scalar(
-        select(Conversation)
-        .where(Conversation.id == conversation_id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    )
+    known = held(session).conversations.get(conversation_id) if session.in_transaction() else None
+    if known is not None and _fresh(known):
+        return known
+    conversation: Conversation | None = await session.scalar(_LOCK_ONE, {"wanted": conversation_id})
     if conversation is None:
         raise ConversationNotFoundError(conversation_id)
+    _hold(session, conversation)
     return conversation
+
+
+def _hold(session: AsyncSession, conversation: Conversation) -> None:
+    ours = held(session)
+    ours.locked.add(conversation.id)
+    ours.conversations[conversation.id] = conversation
+
+
+async def lock_ticket(session: AsyncSession, ticket: Ticket) -> None:
+    """Lock its conversation, and bring the ticket to what it is now."""
+    while not (session.in_transaction() and _is_held(held(session), ticket)):
+        await lock_conversation(session, ticket.conversation_id)
+        await session.refresh(ticket)
+        held(session).tickets[ticket.id] = ticket  # unless it went on in another one, while the lock was waited for
+
+
+def _is_held(ours: Held, ticket: Ticket) -> bool:
+    return ours.tickets.get(ticket.id) is ticket and _fresh(ticket) and ticket.conversation_id in ours.locked
+
+
+async def lock_tickets(session: AsyncSession, ticket_ids: Iterable[int], *, clocks: bool = False) -> Held:
+    """Lock the conversations of many tickets in a few statements, always in the order of their ids, and read the
+    tickets as they are now. clocks: theirs too."""
+    wanted = list(dict.fromkeys(ticket_ids))
+    if not session.in_transaction():
+        await session.connection()
+    ours = held(session)
+    unknown = [each for each in wanted if not ((known := ours.tickets.get(each)) and _is_held(ours, known))]
+    for ids in _parts(unknown):
+        ours.locked |= set(await session.scalars(_LOCK, {"wanted": ids}))
+        for ticket in (await session.scalars(_TICKETS, {"wanted": ids})).all():
+            ours.tickets[ticket.id] = ticket
+            await lock_ticket(session, ticket)
+    for ids in _parts([each for each in wanted if each not in ours.clocks] if clocks else ()):
+        ours.clocks |= {each: {} for each in ids}
+        for row in await session.scalars(_CLOCKS, {"wanted": ids}):
+            ours.clocks[row.ticket_id][row.kind] = row
+    return ours
+
+
+def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (ids[first : first + AT_ONCE] for first in range(0, len(ids), AT_ONCE))
+
+
+async def clocks_of(session: AsyncSession, ticket: Ticket) -> dict[ClockKind, ClockRow]:
+    """A ticket's clocks, and from now on the place of new ones. Its conversation is locked."""
+    ours = held(session)
+    known = ours.clocks.get(ticket.id)
+    if known is None or not all(map(_fresh, known.values())):
+        known = {row.kind: row for row in await session.scalars(_CLOCKS, {"wanted": [ticket.id]})}
+        if ticket.conversation_id in ours.locked:
+            ours.clocks[ticket.id] = known
+    return known
 
 
 async def get_conversation(session: AsyncSession, conversation_id: int) -> Conversation:
@@ -171,9 +279,7 @@ async def message_by_external_id(
 
 async def open_ticket(session: AsyncSession, conversation_id: int) -> Ticket | None:
     """The ticket that a person is working on in this conversation, if there is one."""
-    ticket: Ticket | None = await session.scalar(
-        select(Ticket).where(Ticket.conversation_id == conversation_id, Ticket.status.in_(LIVE))
-    )
+    ticket: Ticket | None = await session.scalar(_LIVE_TICKET, {"wanted": conversation_id})
     return ticket
 
 

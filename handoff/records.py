@@ -334,7 +334,7 @@ class CustomerLink(Base):
     from_customer_id: Mapped[BigId | None] = mapped_column(ForeignKey("customers.id"))
     to_customer_id: Mapped[BigId] = mapped_column(ForeignKey("customers.id"))
     how: Mapped[str] = mapped_column(String(16))
-    """`phone` or `hand`."""
+    """`phone`, `email` or `hand`."""
     actor: Mapped[str] = mapped_column(String(200))
     at: Mapped[datetime]
     undone_at: Mapped[datetime | None]
@@ -359,7 +359,7 @@ class Contact(Base):
     value: Mapped[str] = mapped_column(String(254))
     """E.164, or an address in small letters."""
     verified: Mapped[bool]
-    """The platform vouches for it. False: somebody typed it."""
+    """The platform vouches for it, or a code that was sent there was repeated. False: somebody typed it."""
     at: Mapped[datetime]
 
 

@@ -6,14 +6,17 @@ agents who press at once act one after the other, and the second is told what th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import Integer, Select, Table, bindparam, func, insert, inspect, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm.attributes import flag_modified
 
 from handoff import desk
 from handoff.assignment import Candidate, Waiting, assign
@@ -101,6 +104,7 @@ class Tickets:
         conversation = await desk.lock_conversation(session, conversation.id)
         if conversation.owner is Owner.PERSON:
             raise OwnershipError(conversation.id, conversation.owner)
+        newcomer = conversation.customer_id is None
         customer = await self.customer_of(session, conversation, now)
         segment = customer.segment
         priority = self.policy.priority(route.topic, texts, segment)
@@ -124,7 +128,7 @@ class Tickets:
             segment=segment,
             lang=conversation.lang or "ru",
             subject=subject if len(subject) <= SUBJECT_CHARS else subject[: SUBJECT_CHARS - 1].rstrip() + "…",
-            preferred_id=await self._last_agent(session, conversation),
+            preferred_id=None if newcomer else await self._last_agent(session, conversation),
             promised_at=self.policy.hours_of(route.topic.team).add(now, first),
             created_at=now,
             updated_at=now,
@@ -134,6 +138,8 @@ class Tickets:
         conversation.epoch += 1
         conversation.updated_at = now
         await session.flush()
+        ours = desk.held(session)
+        ours.tickets[ticket.id], ours.clocks[ticket.id] = ticket, {}
         await self._record(session, ticket, "created", ASSISTANT, now, reason=reason, topic=ticket.topic)
         await self._clock(session, ticket, now)
         return ticket
@@ -152,7 +158,7 @@ class Tickets:
 
         Raises TicketStateError when it was settled otherwise meanwhile, or another ticket is live by now.
         """
-        await self._lock(session, ticket)
+        await desk.lock_ticket(session, ticket)
         ticket.feedback = feedback
         if feedback is Feedback.HELPED:
             await self._end(session, ticket, TicketEvent.HELPED, CUSTOMER, now)
@@ -173,7 +179,7 @@ class Tickets:
         Whoever answers a ticket that nobody has, has it. Raises TicketStateError when it is no longer live: the
         conversation is the assistant's again.
         """
-        await self._lock(session, ticket)
+        await desk.lock_ticket(session, ticket)
         if ticket.status not in LIVE:
             raise TicketStateError(ticket.id, ticket.status, "answered")
         if ticket.assignee_id is None and (known := await find_agent(session, agent)):
@@ -205,54 +211,48 @@ class Tickets:
 
         task: a link or a name, which `task_done` finds it by. until: when somebody should look again at the latest.
         """
-        await self._lock(session, ticket)
+        await desk.lock_ticket(session, ticket)
         await self._move(session, ticket, TicketEvent.HELD, agent, now, task=task)
         ticket.hold_task, ticket.hold_until = task, until
 
     async def resume(self, session: AsyncSession, ticket: Ticket, *, actor: str, now: datetime) -> None:
-        await self._lock(session, ticket)
+        await desk.lock_ticket(session, ticket)
         await self._move(session, ticket, TicketEvent.RESUMED, actor, now, task=ticket.hold_task)
         ticket.hold_task = ticket.hold_until = None
 
     async def task_done(self, session: AsyncSession, task: str, *, now: datetime) -> Sequence[Ticket]:
         """A linked task ended: every ticket that waits for it goes on. Returns them."""
-        waiting = await session.scalars(
-            select(Ticket).where(Ticket.status == TicketStatus.ON_HOLD, Ticket.hold_task == task).order_by(Ticket.id)
-        )
-        found = waiting.all()
-        for ticket in found:
-            await self.resume(session, ticket, actor=SYSTEM, now=now)
-        return found
+        return await self._resume_all(session, _OF_TASK, {"task": task}, now)
 
     async def finish(self, session: AsyncSession, ticket: Ticket, *, agent: str, now: datetime) -> None:
         """The agent has said his last word; the customer will be asked whether it helped."""
-        await self._lock(session, ticket)
+        await desk.lock_ticket(session, ticket)
         await self._move(session, ticket, TicketEvent.FEEDBACK_ASKED, agent, now)
         ticket.finished_at = now
 
     async def resolve(self, session: AsyncSession, ticket: Ticket, *, agent: str, now: datetime) -> Conversation:
         """End it at once, and give the conversation back to the assistant, who starts anew: nothing of the ended
         episode is remembered."""
-        await self._lock(session, ticket)
+        await desk.lock_ticket(session, ticket)
         return await self._end(session, ticket, TicketEvent.RESOLVED, agent, now)
 
     async def close(
         self, session: AsyncSession, ticket: Ticket, *, why: str, agent: str, now: datetime
     ) -> Conversation:
         """End it without a resolution: a duplicate, spam, a customer who left."""
-        await self._lock(session, ticket)
+        await desk.lock_ticket(session, ticket)
         return await self._end(session, ticket, TicketEvent.CLOSED, agent, now, why=why)
 
     async def reopen(self, session: AsyncSession, ticket: Ticket, *, agent: str, now: datetime) -> None:
         """Raises TicketStateError when it is live, or another ticket of the conversation is."""
-        await self._lock(session, ticket)
+        await desk.lock_ticket(session, ticket)
         await self._reopen(session, ticket, TicketEvent.REOPENED, agent, now)
 
     async def assign(
         self, session: AsyncSession, ticket: Ticket, agent_id: int | None, *, actor: str, now: datetime
     ) -> None:
         """Give it to an agent, or back to the queue. Raises AgentNotFoundError."""
-        await self._lock(session, ticket)
+        await desk.lock_ticket(session, ticket)
         if ticket.status not in LIVE:
             raise TicketStateError(ticket.id, ticket.status, "assigned")
         if agent_id is None:
@@ -267,7 +267,8 @@ class Tickets:
 
         What people correct here is what the routing learns from.
         """
-        conversation = await self._lock(session, ticket)
+        await desk.lock_ticket(session, ticket)
+        conversation = await desk.lock_conversation(session, ticket.conversation_id)
         if ticket.status not in LIVE:
             raise TicketStateError(ticket.id, ticket.status, "transferred")
         topic = self.topics.get(topic_id)
@@ -291,7 +292,8 @@ class Tickets:
         self, session: AsyncSession, ticket: Ticket, *, details: str, urgency: str, agent: str, now: datetime
     ) -> Message:
         """Pass it a level higher by the template of R62: to, subject, details and steps, contact, urgency."""
-        conversation = await self._lock(session, ticket)
+        await desk.lock_ticket(session, ticket)
+        conversation = await desk.lock_conversation(session, ticket.conversation_id)
         if ticket.status not in LIVE:
             raise TicketStateError(ticket.id, ticket.status, "escalated")
         giver = await find_agent(session, agent)
@@ -324,7 +326,7 @@ class Tickets:
         complexity: int | None = None,
         subject: str | None = None,
     ) -> None:
-        await self._lock(session, ticket)
+        await desk.lock_ticket(session, ticket)
         wanted = {"priority": priority, "complexity": complexity, "subject": subject}
         changed = {key: value for key, value in wanted.items() if value is not None and value != getattr(ticket, key)}
         if not changed:
@@ -402,93 +404,95 @@ class Tickets:
 
         Returns ticket → agent. Tickets that wait for the customer or a task go back only when they need an agent.
         """
-        agents = {agent.id: agent for agent in await session.scalars(select(Agent).where(Agent.active))}
-        on_duty = {agent_id: self.on_duty(agent, now) for agent_id, agent in agents.items()}
-        held = await session.scalars(
-            select(Ticket).where(Ticket.status.in_(ACTS), Ticket.assignee_id.is_not(None)).order_by(Ticket.id)
-        )
-        for ticket in held.all():
-            if not on_duty.get(ticket.assignee_id or 0, False):
-                await self._lock(session, ticket)
-                if ticket.status in ACTS and not on_duty.get(ticket.assignee_id or 0, False):
+        agents = [row for row in await session.execute(_AGENTS) if self._there(row.presence, row.schedule, now)]
+        present = {row.id for row in agents}
+        holders = [(row[0], row[1]) for row in await session.execute(_HOLDERS)]
+        load = Counter(agent_id for _, agent_id in holders)
+        left = [ticket_id for ticket_id, agent_id in holders if agent_id not in present]
+        ours = await desk.lock_tickets(session, left)
+        async with self._together(session):
+            for ticket in (ours.tickets[each] for each in left):
+                if ticket.status in ACTS and ticket.assignee_id not in present:
                     ticket.preferred_id = ticket.assignee_id
                     await self._take_away(session, ticket, SYSTEM, now, why="off duty")
-        loads = await session.execute(
-            select(Ticket.assignee_id, func.count())
-            .where(Ticket.status.in_(ACTS), Ticket.assignee_id.is_not(None))
-            .group_by(Ticket.assignee_id)
-        )
-        load = {row[0]: row[1] for row in loads}
         candidates = [
             Candidate(
-                agent_id=agent.id,
-                teams=frozenset(agent.teams),
-                level=agent.level,
-                langs=frozenset(agent.langs),
-                on_duty=on_duty[agent.id],
-                load=load.get(agent.id, 0),
-                capacity=agent.capacity,
-                last_assigned_at=agent.last_assigned_at,
+                agent_id=row.id,
+                teams=frozenset(row.teams),
+                level=row.level,
+                langs=frozenset(row.langs),
+                on_duty=True,
+                load=load[row.id],
+                capacity=row.capacity,
+                last_assigned_at=row.last_assigned_at,
             )
-            for agent in agents.values()
+            for row in agents
         ]
-        rows = (
-            await session.scalars(select(Ticket).where(Ticket.status.in_(ACTS), Ticket.assignee_id.is_(None)))
-        ).all()
-        given = assign([_waiting(row) for row in rows], candidates, now)
-        by_id = {row.id: row for row in rows}
-        for ticket_id, agent_id in given.items():
-            ticket = by_id[ticket_id]
-            await self._lock(session, ticket)
-            if ticket.status in LIVE and ticket.assignee_id is None:
-                await self._give(session, ticket, agents[agent_id], SYSTEM, now)
-        return given
+        # The queue of a team of whom nobody is there can be long.
+        teams = {team for candidate in candidates if candidate.free for team in candidate.teams}
+        if not teams:
+            return {}
+        rows = await session.execute(_QUEUE, {"teams": sorted(teams)})
+        given = assign([_waiting(tuple(row)) for row in rows], candidates, now)
+        if not given:
+            return {}
+        ours = await desk.lock_tickets(session, given)
+        receivers = await session.scalars(select(Agent).where(Agent.id.in_(given.values())))
+        by_id = {agent.id: agent for agent in receivers}
+        done = {}
+        async with self._together(session):
+            for ticket_id, agent_id in given.items():
+                ticket = ours.tickets[ticket_id]
+                if ticket.status in ACTS and ticket.assignee_id is None:
+                    await self._give(session, ticket, by_id[agent_id], SYSTEM, now)
+                    done[ticket_id] = agent_id
+        return done
 
     def on_duty(self, agent: Agent, now: datetime) -> bool:
-        if not agent.active or agent.presence in (Presence.AWAY, Presence.OFFLINE):
+        return agent.active and self._there(agent.presence, agent.schedule, now)
+
+    def _there(self, presence: Presence, schedule: str, now: datetime) -> bool:
+        if presence in (Presence.AWAY, Presence.OFFLINE):
             return False
-        hours = self.policy.schedules.get(agent.schedule) or self.policy.schedules["default"]
-        return agent.presence is Presence.ONLINE or hours.contains(now)
+        hours = self.policy.schedules.get(schedule) or self.policy.schedules["default"]
+        return presence is Presence.ONLINE or hours.contains(now)
 
     async def raise_clocks(self, session: AsyncSession, *, now: datetime, limit: int = 200) -> list[Raised]:
         """Every clock that has to be spoken of now, each once: before the deadline, at it, and after it along
         L1 → L2 → L3 → supervisor."""
-        rows = await session.scalars(
-            select(ClockRow).where(ClockRow.look_at <= now).order_by(ClockRow.look_at).limit(limit)
-        )
+        due = [(row[0], row[1]) for row in await session.execute(_DUE, {"now": now, "most": limit})]
+        ours = await desk.lock_tickets(session, (ticket_id for ticket_id, _ in due), clocks=True)
         raised = []
-        for row in rows.all():
-            ticket = await desk.get_ticket(session, row.ticket_id)
-            await self._lock(session, ticket)
-            await session.refresh(row)
-            if row.look_at is None or row.look_at > now:
-                continue  # answered meanwhile
-            row.raised += 1
-            alarm = {1: Alarm.WARNING, 2: Alarm.BREACH}.get(row.raised, Alarm.ESCALATION)
-            if alarm is Alarm.ESCALATION:
-                await self._raise_level(session, ticket, SYSTEM, now, why=f"{row.kind} breached")
-            else:
-                await self._record(session, ticket, alarm, SYSTEM, now, clock=row.kind)
-            self._look(row, ticket)
-            raised.append(Raised(ticket, row.kind, alarm, row.due_at or now, ticket.level))
+        async with self._together(session):
+            for ticket_id, kind in due:
+                ticket, row = ours.tickets[ticket_id], ours.clocks[ticket_id][kind]
+                if row.look_at is None or row.look_at > now:
+                    continue  # answered meanwhile
+                row.raised += 1
+                alarm = {1: Alarm.WARNING, 2: Alarm.BREACH}.get(row.raised, Alarm.ESCALATION)
+                if alarm is Alarm.ESCALATION:
+                    await self._raise_level(session, ticket, SYSTEM, now, why=f"{row.kind} breached")
+                else:
+                    await self._record(session, ticket, alarm, SYSTEM, now, clock=row.kind)
+                self._look(row, ticket)
+                raised.append(Raised(ticket, row.kind, alarm, row.due_at or now, ticket.level))
         return raised
 
     async def wake_held(self, session: AsyncSession, *, now: datetime) -> Sequence[Ticket]:
         """Tickets on hold whose time is up go on."""
-        due = await session.scalars(
-            select(Ticket).where(Ticket.status == TicketStatus.ON_HOLD, Ticket.hold_until <= now).order_by(Ticket.id)
-        )
-        found = due.all()
+        return await self._resume_all(session, _HELD_LONG, {"now": now}, now)
+
+    async def _resume_all(
+        self, session: AsyncSession, which: Select[int], values: Mapping[str, Any], now: datetime
+    ) -> Sequence[Ticket]:
+        ids = (await session.scalars(which, values)).all()
+        ours = await desk.lock_tickets(session, ids, clocks=True)
+        found = [ours.tickets[each] for each in ids if ours.tickets[each].status is TicketStatus.ON_HOLD]
         for ticket in found:
             await self.resume(session, ticket, actor=SYSTEM, now=now)
         return found
 
     # Inside
-
-    async def _lock(self, session: AsyncSession, ticket: Ticket) -> Conversation:
-        conversation = await desk.lock_conversation(session, ticket.conversation_id)
-        await session.refresh(ticket)
-        return conversation
 
     async def _move(
         self,
@@ -556,13 +560,28 @@ class Tickets:
     async def _record(
         self, session: AsyncSession, ticket: Ticket, event: str, actor: str, now: datetime, **details: Any
     ) -> None:
-        entry = HistoryEntry(
-            ticket_id=ticket.id, at=now, event=event, actor=actor, status=ticket.status, details=details
-        )
-        session.add(entry)
-        await session.flush()
+        row = {"ticket_id": ticket.id, "at": now, "event": event, "actor": actor, "status": ticket.status}
+        row["details"] = details
+        gathered = desk.held(session).history
+        if gathered is None:
+            await session.execute(_HISTORY, [row])
+        else:
+            gathered.append(row)
+        entry = HistoryEntry(**row)
         for listener in self.listeners:
             await listener(session, ticket, entry)
+
+    @asynccontextmanager
+    async def _together(self, session: AsyncSession) -> AsyncIterator[None]:
+        """What is recorded is written in one statement."""
+        rows: list[dict[str, Any]] = []
+        desk.held(session).history = rows
+        try:
+            yield
+        finally:
+            desk.held(session).history = None
+        if rows:
+            await session.execute(_HISTORY, rows)
 
     async def _clock(
         self,
@@ -576,7 +595,7 @@ class Tickets:
         """Bring the clocks to the ticket's status; `hours_before`: also to a changed promise or team."""
         hours = self.policy.hours_of(ticket.team)
         target = self.policy.target(self.topics.get(ticket.topic), ticket.priority, ticket.segment)
-        rows = {row.kind: row for row in await session.scalars(select(ClockRow).where(ClockRow.ticket_id == ticket.id))}
+        rows = await desk.clocks_of(session, ticket)
         clocks = {kind: clock_of(row) for kind, row in rows.items()}
         if hours_before is not None:
             clocks = {
@@ -586,7 +605,7 @@ class Tickets:
         for kind, clock in turned.items():
             row = rows.get(kind)
             if row is None:
-                row = ClockRow(ticket_id=ticket.id, kind=kind, raised=0)
+                row = rows[kind] = ClockRow(ticket_id=ticket.id, kind=kind, raised=0, used_seconds=0.0)
                 session.add(row)
             elif clock == clock_of(row):
                 continue
@@ -596,7 +615,8 @@ class Tickets:
             row.used_seconds = clock.used.total_seconds()
             row.running_since, row.done_at = clock.running_since, clock.done_at
             self._look(row, ticket)
-        await session.flush()
+            for name in _CLOCK_COLUMNS if inspect(row).persistent else ():
+                flag_modified(row, name)  # one statement writes all that change at once
 
     def _look(self, row: ClockRow, ticket: Ticket) -> None:
         """When somebody has to look at this clock next."""
@@ -639,17 +659,36 @@ def clock_of(row: ClockRow) -> Clock:
     )
 
 
-def _waiting(ticket: Ticket) -> Waiting:
-    return Waiting(
-        ticket_id=ticket.id,
-        team=ticket.team,
-        level=ticket.level,
-        lang=ticket.lang,
-        priority=ticket.priority,
-        since=ticket.created_at,
-        preferred=ticket.preferred_id,
-        not_to=frozenset(ticket.given_away),
-    )
+# What is asked for all the time is made once: it takes as long as the asking.
+_AGENTS = select(
+    *(Agent.id, Agent.teams, Agent.level, Agent.langs, Agent.capacity, Agent.last_assigned_at),
+    *(Agent.presence, Agent.schedule),
+).where(Agent.active)
+_HOLDERS = (
+    select(Ticket.id, Ticket.assignee_id)
+    .where(Ticket.status.in_(ACTS), Ticket.assignee_id.is_not(None))
+    .order_by(Ticket.id)
+)
+_QUEUE = select(
+    *(Ticket.id, Ticket.team, Ticket.level, Ticket.lang, Ticket.priority, Ticket.created_at),
+    *(Ticket.preferred_id, Ticket.given_away),
+).where(Ticket.status.in_(ACTS), Ticket.assignee_id.is_(None), Ticket.team.in_(bindparam("teams", expanding=True)))
+_DUE = (
+    select(ClockRow.ticket_id, ClockRow.kind)
+    .where(ClockRow.look_at <= bindparam("now"))
+    .order_by(ClockRow.look_at)
+    .limit(bindparam("most", type_=Integer))
+)
+_ON_HOLD = select(Ticket.id).where(Ticket.status == TicketStatus.ON_HOLD).order_by(Ticket.id)
+_OF_TASK = _ON_HOLD.where(Ticket.hold_task == bindparam("task"))
+_HELD_LONG = _ON_HOLD.where(Ticket.hold_until <= bindparam("now"))
+_HISTORY = insert(cast(Table, HistoryEntry.__table__))
+_CLOCK_COLUMNS = ("target_seconds", "used_seconds", "running_since", "done_at", "due_at", "look_at", "raised")
+
+
+def _waiting(row: Sequence[Any]) -> Waiting:
+    ticket_id, team, level, lang, priority, since, preferred, not_to = row
+    return Waiting(ticket_id, team, level, lang, priority, since, preferred, frozenset(not_to))
 
 
 async def get_agent(session: AsyncSession, agent_id: int) -> Agent:

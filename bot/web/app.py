@@ -19,12 +19,14 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from bot.channels.base import InboundMessage
 from bot.channels.site import SiteChannel
+from bot.email_proof import EmailProof
 from bot.ledger import Sessions
 from bot.monitor import readiness
 from bot.seat import MAX_FILES
 from bot.web.chat_api import MAX_TEXT_CHARS, create_router
 from bot.web.desk import add_desk
 from bot.web.desk_base import PREFIX, STUDIO, DeskWeb
+from bot.web.doors import EVENTS_A_MINUTE, REQUESTS_A_MINUTE, RateLimits, doors
 from bot.web.guards import BodyLimit, SecurityHeaders, on_http_error, pick_language, refuse
 from bot.web.studio import add_studio
 from bot.web.studio_base import StudioWeb
@@ -56,6 +58,8 @@ def create_app(
     shop: Mapping[str, str],
     allowed_origins: tuple[str, ...] = (),
     messages_a_minute: int = 20,
+    requests_a_minute: int = REQUESTS_A_MINUTE,
+    events_a_minute: int = EVENTS_A_MINUTE,
     max_streams: int = 5000,
     long_text_chars: int = 4000,
     webhooks: APIRouter | None = None,
@@ -64,16 +68,19 @@ def create_app(
     idle_poll_seconds: float = 20,
     desk: DeskWeb | None = None,
     studio: StudioWeb | None = None,
+    email: EmailProof | None = None,
 ) -> FastAPI:
     """The application. Everything it needs comes in as arguments.
 
     receive: stores a message durably before it returns; False for a repeat.
     shop: language → the company's name.
     allowed_origins: other sites that may embed the chat, such as `https://shop.example`; `*` allows any.
+    requests_a_minute, events_a_minute: from one address; see `bot.web.doors`.
     long_text_chars: a longer message is kept but not interpreted, and the writer is told beforehand.
     webhooks: what platforms call.
     desk: where people answer; none in a test of the chat alone.
     studio: where people edit; only beside a desk, which it shares its accounts with.
+    email: how customers of the chat prove that an address is theirs; None: not at all.
     problems: what keeps the assistant from answering, for /readyz.
     """
     app = FastAPI(title="Otvet", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
@@ -88,6 +95,13 @@ def create_app(
         },
         free=WEBHOOKS,
     )
+    app.add_middleware(
+        RateLimits,
+        shared=site.shared,
+        doors=doors(events_a_minute),
+        requests_a_minute=requests_a_minute,
+        platforms=WEBHOOKS,
+    )
     app.add_middleware(SecurityHeaders)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -101,6 +115,7 @@ def create_app(
             messages_a_minute=messages_a_minute,
             max_streams=max_streams,
             idle_poll_seconds=idle_poll_seconds,
+            email=email,
         )
     )
     if desk is not None:
@@ -140,6 +155,7 @@ def create_app(
             long_text_chars=long_text_chars,
             max_text_chars=MAX_TEXT_CHARS,
             max_file_bytes=site.store.max_bytes,
+            email=email is not None,
         )
 
     @app.get("/widget.js", include_in_schema=False)

@@ -20,16 +20,18 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, File, Form, Header, Request, Response, UploadFile
 from fastapi.responses import FileResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import exists, select
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from bot.attachments import CHUNK_BYTES
 from bot.channels.base import Address, InboundMessage
 from bot.channels.site import NAME, TYPES_SECONDS, SiteChannel
-from bot.errors import FileGoneError, TooLargeError
+from bot.email_proof import EmailProof
+from bot.errors import DeliveryError, FileGoneError, TooLargeError
 from bot.ledger import InboxRow, InboxState, Sessions
 from bot.metrics import RATE_LIMITED
+from bot.proof import NewCode
 from bot.shared import PRESENT_SECONDS, Rate
 from bot.web.guards import Refusal
 from bot.web.markup import render
@@ -43,11 +45,22 @@ SESSIONS_A_MINUTE = 30
 """From one address."""
 FILES_A_MINUTE = 10
 TYPING_A_MINUTE = 30
+EMAILS_A_MINUTE = 5
 PING_SECONDS = 15
 DEAF_POLL_SECONDS = 1.0
 """How often a stream looks while other processes can't wake it."""
 INLINE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 """Shown in the page. Anything else is only ever saved, so that no uploaded file runs as a page."""
+
+
+class EmailPost(BaseModel):
+    """An address, and then the code that was sent to it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    email: str = Field(max_length=254)
+    code: str = Field("", max_length=20)
+    lang: Literal["ru", "en"] = "ru"
 
 
 class Post(BaseModel):
@@ -91,8 +104,12 @@ def create_router(
     messages_a_minute: int,
     max_streams: int,
     idle_poll_seconds: float = 20,
+    email: EmailProof | None = None,
 ) -> APIRouter:
-    """The routes. idle_poll_seconds: how often a quiet stream looks by itself all the same."""
+    """The routes. email: how a customer proves that an address is his; None: not at all.
+
+    idle_poll_seconds: how often a quiet stream looks by itself all the same.
+    """
     router = APIRouter(prefix="/api/chat")
 
     async def count(kind: str, who: str, a_minute: int) -> None:
@@ -146,6 +163,35 @@ def create_router(
                 lang_hint=post.lang,
             )
         )
+
+    @router.post("/email", status_code=202)
+    async def ask_code(post: EmailPost, request: Request, me: Authenticated) -> dict[str, int]:
+        """Send a code to an address, and say for how many minutes it is good."""
+        if email is None:
+            raise Refusal("not_found")
+        await count("site-email", me.chat_id, EMAILS_A_MINUTE)
+        await count("site-email-from", request.client.host if request.client else "", 2 * EMAILS_A_MINUTE)
+        try:
+            made = await email.ask(Address(site.name, "", me.chat_id), post.email, post.lang)
+        except DeliveryError as error:
+            raise Refusal("mail_away") from error
+        if made is None:
+            raise Refusal("no_email")
+        if not isinstance(made, NewCode):
+            RATE_LIMITED.labels("site-email-codes").inc()
+            raise Refusal(made)
+        return {"minutes": made.minutes}
+
+    @router.post("/email/code")
+    async def take_code(post: EmailPost, me: Authenticated) -> dict[str, bool]:
+        """Whoever repeats the code has the address."""
+        if email is None:
+            raise Refusal("not_found")
+        await count("site-email-code", me.chat_id, 2 * EMAILS_A_MINUTE)
+        refusal = await email.confirm(Address(site.name, "", me.chat_id), me.conversation_id, post.email, post.code)
+        if refusal is not None:
+            raise Refusal(refusal)
+        return {"proved": True}
 
     @router.post("/typing", status_code=204)
     async def types(me: Authenticated) -> Response:

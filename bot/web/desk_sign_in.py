@@ -8,6 +8,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from bot.accounts import LEAST_PASSWORD, LONGEST, SignedIn
 from bot.errors import SignInError
+from bot.metrics import RATE_LIMITED
 from bot.web.desk_base import COOKIE, LANGUAGES, PREFIX, STUDIO, DeskWeb, address, chosen_language
 from bot.web.guards import Refusal
 
@@ -58,6 +59,8 @@ def create_router(web: DeskWeb) -> APIRouter:
             )
         except SignInError as error:
             status = 429 if error.code == "too_often" else 401
+            if status == 429:
+                RATE_LIMITED.labels("sign-in").inc()
             answer = web.page(
                 request, "sign_in.html", None, status, problem=error.code, next=safe_next(next), login=login
             )

@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Resp
 from bot.accounts import SignedIn
 from bot.attachments import CHUNK_BYTES, StoredFile
 from bot.errors import FileGoneError, StaleReplyError, TooLargeError
+from bot.metrics import RATE_LIMITED
 from bot.seat import MAX_FILES, MAX_REPLY_CHARS, Draft, Seat
 from bot.shared import Rate
 from bot.web.desk_base import PREFIX, DeskWeb, is_partial
@@ -129,6 +130,7 @@ def create_router(web: DeskWeb) -> APIRouter:
     ) -> Response:
         """Take a reply. 409 with what came meanwhile, and nothing is sent then."""
         if wait := await web.shared.take(Rate(f"desk-replies:{me.viewer.account_id}", 60 / REPLIES_A_MINUTE, 20)):
+            RATE_LIMITED.labels("desk-replies").inc()
             raise Refusal("too_often", retry_after_seconds=wait)
         text = text.replace("\r\n", "\n").strip()
         sent = [file for file in files or [] if file.filename]

@@ -85,6 +85,24 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         "Слишком много сообщений подряд. Подождите немного и повторите.",
         "Too many messages in a row. Wait a little and try again.",
     ),
+    "no_email": (422, "Это не похоже на адрес почты.", "That is no e-mail address."),
+    "mail_away": (
+        503,
+        "Письмо не удалось отправить. Повторите чуть позже.",
+        "The letter could not be sent. Try again a little later.",
+    ),
+    "wrong_code": (422, "Код не подходит. Проверьте письмо.", "That code is wrong. Look at the letter again."),
+    "code_expired": (410, "Код больше не действует. Запросите новый.", "The code is good no more. Ask for another."),
+    "too_many_codes": (
+        429,
+        "Слишком много кодов для этого адреса. Повторите через час.",
+        "Too many codes for this address. Try again in an hour.",
+    ),
+    "too_many_requests": (
+        429,
+        "Слишком много запросов с этого адреса. Подождите немного и повторите.",
+        "Too many requests from this address. Wait a little and try again.",
+    ),
     "broken": (
         500,
         "У нас что-то сломалось. Повторите через минуту.",

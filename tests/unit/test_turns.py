@@ -26,6 +26,7 @@ from bot.channels.base import Address, Capabilities, InboundAttachment, InboundM
 from bot.database import migrate, open_database
 from bot.dialogue import Understanding
 from bot.errors import DeliveryError
+from bot.flow_turns import NO_FLOWS, FlowBook
 from bot.ledger import InboxRow, InboxState, OutboxRow
 from bot.replies import Replies
 from bot.shared import LocalShared
@@ -294,6 +295,40 @@ async def test_what_never_reached_a_customer_ends_at_a_person_and_stops_nobody_e
     (ticket,) = await world.tickets()
     assert (ticket.reason, ticket.subject) == (Reason.UNDELIVERED, "where is my order")
     assert len(await world.hear("where is my order", chat="other")) == 2
+
+
+async def test_an_answer_that_did_not_arrive_goes_to_the_team_of_its_article(world: World) -> None:
+    for said in ("how do I return it", "where is my order"):  # the choices, and an answer
+        world.channel.refusals = [DeliveryError("blocked", permanent=True)] * 2
+        await world.hear(said, chat=said)
+    tickets = await world.tickets()
+    assert [(ticket.reason, ticket.topic, ticket.routed_by) for ticket in tickets] == [
+        (Reason.UNDELIVERED, "orders", "article"),
+        (Reason.UNDELIVERED, "orders", "article"),
+    ]
+
+
+class Torn:
+    """Flows that can't be read in the first turn."""
+
+    broken = True
+
+    def __call__(self) -> FlowBook:
+        if self.broken:
+            self.broken = False
+            raise RuntimeError("torn")
+        return NO_FLOWS
+
+
+async def test_a_turn_that_broke_goes_to_the_team_that_the_models_name(tmp_path: Path) -> None:
+    world = World(tmp_path, flows=Torn())
+    await migrate(world.engine)
+    await world.hear("how is my order, please")
+    (ticket,) = await world.tickets()
+    assert (ticket.reason, ticket.topic, ticket.routed_by) == (Reason.ERROR, "orders", "article")
+    (said,) = [message for message in await world.transcript() if message.author is Author.CUSTOMER]
+    assert said.decision == {"lang": "en", "model_version": "keywords", "rule": "error", "error": "RuntimeError"}
+    await world.engine.dispose()
 
 
 async def test_what_was_received_before_a_crash_is_answered_after_the_next_start(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ const WORDS = {
     long: (n, max) => `${n} зн.: сообщение сохранится целиком, но помощник понимает до ${max}.`,
     over: (n, max) => `${n} зн.: помещается до ${max}. Сократите или пришлите файлом.`,
     large: (name, mb) => `«${name}» больше ${mb} МБ.`, gone: "файл не сохранился", other: "EN", otherName: "Switch to English",
+    mail: "Подтвердить почту", mailWhy: "Подтвердите почту, и специалист увидит ваши прежние обращения.", mailAsk: "Прислать код",
+    mailSent: (m) => `Код отправлен, он действует ${m} мин.`, mailCode: "Код из письма", mailSend: "Подтвердить", mailDone: "Почта подтверждена.",
     file: "Файл", lost: "Нет связи с сервером.", units: ["Б", "КБ", "МБ"],
   },
   en: {
@@ -26,6 +28,8 @@ const WORDS = {
     long: (n, max) => `${n} characters: kept in full, but the assistant understands up to ${max}.`,
     over: (n, max) => `${n} characters: up to ${max} fit. Shorten it or send it as a file.`,
     large: (name, mb) => `"${name}" is larger than ${mb} MB.`, gone: "the file was not kept", other: "RU", otherName: "Переключить на русский",
+    mail: "Confirm your e-mail", mailWhy: "Confirm your e-mail, and the specialist sees your earlier conversations.", mailAsk: "Send a code",
+    mailSent: (m) => `The code is sent; it is good for ${m} minutes.`, mailCode: "Code from the letter", mailSend: "Confirm", mailDone: "Your e-mail is confirmed.",
     file: "File", lost: "The server can't be reached.", units: ["B", "KB", "MB"],
   },
 };
@@ -528,6 +532,7 @@ function showWords() {
   showState();
   showUnsent();
   showUnread();
+  showProof();
   grow();
 }
 
@@ -606,6 +611,49 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dragging");
   sendFiles(event.dataTransfer.files);
+});
+
+// --- An e-mail that the customer proves to be his ---
+const asksCode = () => !$("prove-code").hidden;
+function showProof(note) {
+  if (!$("mail")) return;
+  $("mail").title = words.mail;
+  $("mail").setAttribute("aria-label", words.mail);
+  $("prove-email").setAttribute("aria-label", "E-mail");
+  $("prove-email").placeholder = "you@example.com";
+  $("prove-code").setAttribute("aria-label", words.mailCode);
+  $("prove-code").placeholder = words.mailCode;
+  $("prove-send").textContent = asksCode() ? words.mailSend : words.mailAsk;
+  $("prove-note").textContent = note || words.mailWhy;
+}
+$("mail")?.addEventListener("click", () => {
+  $("prove").hidden = !$("prove").hidden;
+  $("mail").setAttribute("aria-expanded", String(!$("prove").hidden));
+  showProof();
+  if (!$("prove").hidden) $(asksCode() ? "prove-code" : "prove-email").focus();
+});
+$("prove-email")?.addEventListener("input", () => { $("prove-code").hidden = true; $("prove-code").value = ""; showProof(); });
+$("prove")?.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  $("prove-send").disabled = true;
+  try {
+    await ensureSession();
+    const response = await fetch(asksCode() ? "/api/chat/email/code" : "/api/chat/email", {
+      method: "POST", headers: headers({ "Content-Type": "application/json" }),
+      body: JSON.stringify({ email: $("prove-email").value, lang, ...(asksCode() ? { code: $("prove-code").value } : {}) }),
+    });
+    const body = await response.json();
+    if (!response.ok) throw new Error(body.error.message);
+    const done = asksCode();
+    $("prove-code").hidden = done;
+    $("prove-code").value = "";
+    showProof(done ? words.mailDone : words.mailSent(body.minutes));
+    if (!done) $("prove-code").focus();
+  } catch (error) {
+    showProof(error instanceof TypeError || !error.message ? words.lost : error.message);
+  } finally {
+    $("prove-send").disabled = false;
+  }
 });
 
 $("lang").addEventListener("click", () => {
