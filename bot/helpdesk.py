@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,13 +20,22 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from bot import metrics
 from bot.agent_desk import AgentDesk
-from bot.attachments import AttachmentStore
-from bot.errors import FileGoneError
+from bot.attachments import AttachmentStore, StoredFile
+from bot.errors import FileGoneError, FileRefusedError, TooLargeError
 from bot.timers import Timer, send_errand
 from bot.work import Sessions
 from handoff import desk as conversations
 from handoff.errors import HelpDeskError, TicketNotFoundError, TicketStateError
-from handoff.helpdesk import DeskComment, DeskFile, DeskStatus, DeskTicket, HelpDesk, RemoteComment, RemoteTicket
+from handoff.helpdesk import (
+    DeskComment,
+    DeskFile,
+    DeskStatus,
+    DeskTicket,
+    HelpDesk,
+    RemoteComment,
+    RemoteFile,
+    RemoteTicket,
+)
 from handoff.lifecycle import LIVE, TicketStatus
 from handoff.packet import Packet
 from handoff.records import NOTE, AttachmentState, Author, Base, BigId, HistoryEntry, Message, Ticket
@@ -48,6 +57,19 @@ STATUS = {
     TicketStatus.CLOSED: DeskStatus.CLOSED,
 }
 SILENT_KINDS = frozenset({"reaction", "deletion", "edit"})
+
+
+MAX_FILES = 10
+"""Of one comment; the rest stays there."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The files of one comment there."""
+
+    taken: Sequence[StoredFile] = ()
+    refused: Sequence[str] = ()
+    """Name and reason."""
 
 
 class HelpDeskLink(Base):
@@ -164,8 +186,9 @@ class HelpDeskSync:
         except TicketNotFoundError:
             return None  # what made it was undone
         remote = await self.help_desk.get(remote_id)
+        files = await self._fetched(ticket_id, remote)
         async with self._sessions.begin() as session:
-            await self._take_in(session, ticket_id, remote)
+            await self._take_in(session, ticket_id, remote, files)
         await self._bring(ticket_id, remote_id)
         async with self._sessions.begin() as session:
             link = await session.get_one(HelpDeskLink, ticket_id)
@@ -202,7 +225,35 @@ class HelpDeskSync:
 
     # From there
 
-    async def _take_in(self, session: AsyncSession, ticket_id: int, remote: RemoteTicket) -> None:
+    async def _fetched(self, ticket_id: int, remote: RemoteTicket) -> dict[str, Fetched]:
+        """The files of what is new there for the customer, by comment; before the transaction, for they take long."""
+        async with self._sessions.reading() as session:
+            known = set(
+                await session.scalars(select(HelpDeskItem.remote_id).where(HelpDeskItem.ticket_id == ticket_id))
+            )
+        new = (each for each in remote.comments if each.files and each.public and each.mark is None)
+        return {each.id: await self._fetch(each.files) for each in new if each.id not in known}
+
+    async def _fetch(self, files: Sequence[RemoteFile]) -> Fetched:
+        """Raises HelpDeskError while the desk is away. A file that it never gives holds nothing up."""
+        taken: list[StoredFile] = []
+        refused = [f"{file.name}: more than {MAX_FILES} files" for file in files[MAX_FILES:]]
+        for file in files[:MAX_FILES]:
+            try:
+                if (file.size_bytes or 0) > self._attachments.max_bytes:
+                    raise TooLargeError(f"larger than {self._attachments.max_bytes / 2**20:.3g} MB")
+                taken.append(await self._attachments.store(self.help_desk.fetch(file), file.name))
+            except TooLargeError as error:
+                refused.append(f"{file.name}: {error}")
+            except HelpDeskError as error:
+                if not error.permanent:
+                    raise
+                refused.append(f"{file.name}: {error}")
+        return Fetched(taken, refused)
+
+    async def _take_in(
+        self, session: AsyncSession, ticket_id: int, remote: RemoteTicket, files: Mapping[str, Fetched]
+    ) -> None:
         ticket = await conversations.get_ticket(session, ticket_id)
         await conversations.lock_conversation(session, ticket.conversation_id)
         link = await session.get_one(HelpDeskLink, ticket_id, populate_existing=True)
@@ -220,32 +271,48 @@ class HelpDeskSync:
             if ours:
                 marks.add(comment.mark)
             else:
-                message = await self._said_there(session, ticket, comment)
+                message = await self._said_there(session, ticket, comment, files.get(comment.id, Fetched()))
                 item.message_id = message.id if message else None
         if remote.status is not link.status:
             link.status = remote.status
             await self._follow(session, ticket, remote.status)
         await session.flush()
 
-    async def _said_there(self, session: AsyncSession, ticket: Ticket, comment: RemoteComment) -> Message | None:
-        files = ", ".join(comment.file_names)
-        text = comment.text
-        if comment.public and text:
-            message = await self._reply(session, ticket, text)
+    async def _said_there(
+        self, session: AsyncSession, ticket: Ticket, comment: RemoteComment, fetched: Fetched
+    ) -> Message | None:
+        names = ", ".join(file.name for file in comment.files)
+        if comment.public and (comment.text or fetched.taken):
+            channel = (await conversations.get_conversation(session, ticket.conversation_id)).channel
+            sent, refused = [], list(fetched.refused)
+            for file in fetched.taken:
+                try:
+                    self._desk.check_file(channel, file)
+                    sent.append(file)
+                except FileRefusedError as error:
+                    refused.append(f"{file.file_name}: {error}")
+            message = await self._reply(session, ticket, comment.text, sent) if comment.text or sent else None
+            if refused:
+                lost = "\n".join(f"📎 {each}" for each in refused)
+                note = await self._note(
+                    session, ticket, f"{self.help_desk.name}: not sent to the customer\n{lost}", comment
+                )
+                message = message or note
             if message is not None:
-                if files:
-                    await self._note(session, ticket, f"📎 {self.help_desk.name}: {files}", comment)
                 return message
-        if not text and not files:
+        if not comment.text and not comment.files:
             return None
-        return await self._note(session, ticket, "\n".join(filter(None, (text, files and f"📎 {files}"))), comment)
+        text = "\n".join(filter(None, (comment.text, names and f"📎 {names}")))
+        return await self._note(session, ticket, text, comment)
 
-    async def _reply(self, session: AsyncSession, ticket: Ticket, text: str) -> Message | None:
+    async def _reply(
+        self, session: AsyncSession, ticket: Ticket, text: str, files: Sequence[StoredFile]
+    ) -> Message | None:
         """Say it to the customer. An ended ticket is opened again for it; None where that can't be."""
         try:
             if ticket.status not in LIVE:
                 await self._desk.reopen(session, ticket.id, agent=self._agent)
-            return await self._desk.reply(session, ticket.id, text, agent=self._agent)
+            return await self._desk.reply(session, ticket.id, text, agent=self._agent, files=files)
         except TicketStateError as error:
             log.warning("helpdesk.reply_not_possible", ticket=ticket.id, error=str(error))
             return None

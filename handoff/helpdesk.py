@@ -6,7 +6,7 @@ whoever uses it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -58,6 +58,17 @@ class DeskComment:
 
 
 @dataclass(frozen=True)
+class RemoteFile:
+    """A file that stands there with a comment."""
+
+    name: str
+    source: str
+    """By which the connector finds it."""
+    size_bytes: int | None = None
+    """As the desk says; what comes may differ."""
+
+
+@dataclass(frozen=True)
 class RemoteComment:
     """Something that stands there."""
 
@@ -68,7 +79,7 @@ class RemoteComment:
     at: datetime | None = None
     mark: str | None = None
     """Ours, if it ends with one."""
-    file_names: Sequence[str] = ()
+    files: Sequence[RemoteFile] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,10 @@ class HelpDesk(Protocol):
 
     async def comment(self, remote_id: str, comment: DeskComment) -> str:
         """Add a comment with its files; its id there."""
+
+    def fetch(self, file: RemoteFile) -> AsyncIterator[bytes]:
+        """The file in chunks, as they come."""
+        ...
 
     async def set_status(self, remote_id: str, status: DeskStatus, mark: str) -> None: ...
 

@@ -83,9 +83,12 @@ def __getattr__(name: str) -> object:
     """The routes, which can be read only once Django is set up."""
     if name != "urlpatterns":
         raise AttributeError(name)
+    from django.conf import settings
     from django.urls import include, path
+    from django.views.static import serve
 
-    return [path("helpdesk/", include("helpdesk.urls"))]
+    media = {"document_root": settings.MEDIA_ROOT}
+    return [path("helpdesk/", include("helpdesk.urls")), path("media/<path:path>", serve, media)]
 
 
 if __name__ == "__main__":

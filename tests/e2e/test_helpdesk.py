@@ -27,9 +27,12 @@ from bot.database import migrate
 from bot.helpdesk import POLL, SYNC, HelpDeskLink, HelpDeskSync
 from bot.timers import Timer, Timers
 from bot.web.webhooks import HelpDeskHook, Webhooks
+from handoff import desk
 from handoff.django_helpdesk import DjangoHelpdesk, harmless
 from handoff.errors import HelpDeskError
+from handoff.helpdesk import RemoteFile
 from handoff.lifecycle import TicketStatus
+from handoff.records import NOTE
 
 pytest.importorskip("helpdesk", reason="pip install django-helpdesk")
 pytestmark = pytest.mark.e2e
@@ -242,6 +245,37 @@ async def test_what_a_customer_types_is_neither_a_template_nor_a_reference_there
     (_, there) = (await story.comments())[-1]
     assert there.removeprefix("customer: ").replace("\u200b", "") == text
     assert harmless("plain text 100 %") == "plain text 100 %"
+
+
+async def test_a_file_of_an_agent_there_reaches_the_customer_and_one_too_large_does_not(story: Linked) -> None:
+    await story.settle()
+    remote_id = (await story.remote())["id"]
+    for public, names in (("true", ("bill.pdf", "large.txt")), ("true", ("alone.txt",)), ("false", ("inner.txt",))):
+        contents = {"bill.pdf": b"%PDF-1.4 bill", "large.txt": b"x" * 10_001, "alone.txt": b"alone", "inner.txt": b"in"}
+        form = {"ticket": remote_id, "comment": "Your bill" if "bill.pdf" in names else "", "public": public}
+        files = [("attachments", (name, contents[name], "text/plain")) for name in names]
+        (await asyncio.to_thread(story.agent.post, "followups/", data=form, files=files)).raise_for_status()
+    before = len(story.channel.sent)
+    await story.settle()
+    sent = story.channel.sent[before:]
+    reached = [file for message in sent for file in message.attachments]
+    assert [file.file_name for file in reached] == ["bill.pdf", "alone.txt"]
+    assert reached[0].path.read_bytes() == b"%PDF-1.4 bill"
+    assert ["Your bill" in message.text for message in sent].count(True) == 1
+    async with story.sessions.begin() as session:
+        notes = [m.text for m in await desk.transcript(session, 1) if m.kind == NOTE]
+    assert any("large.txt: " in note and "larger than" in note for note in notes)
+    assert any("inner.txt" in note for note in notes)
+    before = len(story.channel.sent)
+    await story.settle()
+    assert story.channel.sent[before:] == []
+
+
+async def test_files_elsewhere_are_not_fetched(story: Linked) -> None:
+    with pytest.raises(HelpDeskError) as error:
+        async for _ in story.help_desk.fetch(RemoteFile("x", "http://169.254.169.254/latest/meta-data")):
+            pass
+    assert error.value.permanent
 
 
 async def test_a_file_of_the_customers_is_attached_there(story: Linked) -> None:
