@@ -408,6 +408,20 @@ def load_flows(folder: Path) -> tuple[dict[str, Flow], list[Problem]]:
     return flows, problems
 
 
+def sources(step: Step) -> Iterator[tuple[str, bool]]:
+    """What a step works out: each text or condition of Jinja2, and whether it is a condition."""
+    for key in ("say", "ask", "wrong", "invalid", "choose", "note", "end"):
+        said = getattr(step, key, None)
+        yield from ((text, False) for text in said.values()) if isinstance(said, dict) else ()
+    if isinstance(step, Guide):
+        yield from ((text, False) for instruction in step.guide for text in instruction.text.values())
+    if isinstance(step, Collect) and step.valid:
+        yield step.valid, True
+    yield from ((way.if_, True) for way in step.next or () if isinstance(way, If))
+    given = step.with_ if isinstance(step, Action) else step.set_slots if isinstance(step, SetSlots) else {}
+    yield from ((value, False) for value in given.values() if isinstance(value, str))
+
+
 def targets(step: Step) -> Iterator[str]:
     """Wherever a step may lead by name."""
     if isinstance(step.next, str):

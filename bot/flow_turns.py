@@ -14,6 +14,7 @@ from typing import Any
 
 from bot import flows
 from bot.dialogue import (
+    END_COMMANDS,
     FEEDBACK,
     PERSON,
     Action,
@@ -326,6 +327,10 @@ class _Turn:
         if flow.version != waiting.version:
             waiting = replace(waiting, version=flow.version)
         said = self.utterance
+        if said.choice is None and said.text.strip().lower() in END_COMMANDS:
+            # The conversation ends, and not this flow alone.
+            over = (FlowEvent(each.flow, "cancelled", each.step) for each in _and_below(waiting))
+            return _with(over, self.plainly(replace(self.state, flow=None)))
         if said.choice is not None:
             return self.pressed(flow, waiting, said.choice)
         if said.kind == "attachment" and (fitting := self.attached(flow, waiting)) is not None:
@@ -392,10 +397,11 @@ class _Turn:
         return step.collect in reading.event.slots and flow.file.slots[step.collect].type != "text"
 
     def asks(self, flow: Flow, waiting: FlowState) -> bool:
-        """Whether words that could fill the slot are a question of the customer's own: they end like one, and an
+        """Whether words that could be an answer are a question of the customer's own: they end like one, and an
         article answers it surely."""
         step = flow.steps.get(waiting.step)
-        free = isinstance(step, Collect) and flow.file.slots[step.collect].type == "text"
+        free = isinstance(step, Collect) and flow.file.slots[step.collect].type in ("text", "choice")
+        free = free or isinstance(step, Choose)
         if not free or not self.utterance.text.rstrip().endswith("?"):
             return False
         return any(isinstance(action, Answer) for action in self.plainly(self.cleared).actions)

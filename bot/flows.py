@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -32,9 +32,10 @@ from bot.flow_format import (
     SetSlots,
     Slot,
     Step,
+    sources,
     words,
 )
-from bot.flow_words import holds, render, value_of
+from bot.flow_words import holds, names, render, value_of
 from handoff.records import Reason
 
 MAX_HOPS = 100
@@ -298,7 +299,12 @@ class _Run:
         step = self.step
         asked = asked_slot(step)
         others = {name: value for name, value in slots.items() if name != asked}
-        self._set(others)
+        changed = {name: value for name, value in others.items() if self.state.slots.get(name) not in (None, value)}
+        self._set({name: value for name, value in others.items() if name not in changed})
+        if changed:
+            # What was answered was answered about something else.
+            self._corrected(changed)
+            return
         if asked is None or asked not in slots:
             self._missed() if not others else self.ask()
             return
@@ -325,32 +331,57 @@ class _Run:
         return not step.valid or holds(step.valid, {**self.values, "value": value})
 
     def _corrected(self, slots: Mapping[str, Any]) -> None:
-        """Back to where the slot was filled, with its new value; what was looked up since is looked up again."""
+        """Back to where the slot was filled, or first mattered, with its new value. What was looked up since is looked
+        up again, and what was answered to what that said is asked again."""
         known = {name: _short(value) for name, value in slots.items() if name in self.flow.file.slots}
-        places = [at for at, name in enumerate(self.state.trail) if asked_slot(self.flow.steps.get(name)) in known]
         if not known:
             self._missed()
             return
+        place = self._place_of(known)
         name, value = next(iter(known.items()))
         lead = Lead("flow_corrected", {"label": self.flow.slot_label(name, self.around.lang), "value": value})
-        if not places:
+        if place is None:
             self._set(known)
             self.ask(lead)
             return
-        redone = [self.flow.steps.get(name) for name in self.state.trail[places[0] :]]
-        redone.append(self.step)
-        if any(isinstance(step, Action) and step.changes for step in redone[:-1]):
+        steps = [self.flow.steps.get(name) for name in self.state.trail[place:]]
+        redone = [step for step in steps if step is not None]
+        if any(isinstance(step, Action) and step.changes for step in redone):
             self.say(Lead("flow_too_late"))
             self.person(Reason.ASKED_FOR_PERSON)
             return
-        kept = dict(self.state.slots)
-        for step in redone:
-            if isinstance(step, Action) and step.into:
-                kept.pop(step.into, None)
-        begun = self.state.trail[places[0]]
-        self.state = replace(self.state, slots={**kept, **known}, trail=self.state.trail[: places[0]], tries=0)
+        stale = self._stale([*redone, self.step], known)
+        kept = {name: value for name, value in self.state.slots.items() if name not in stale}
+        begun = self.state.trail[place]
+        self.state = replace(self.state, slots={**kept, **known}, trail=self.state.trail[:place], tries=0)
         self.say(lead)
         self.enter(begun)
+
+    def _place_of(self, known: Collection[str]) -> int | None:
+        """Where in the trail a slot was asked for first, or else where it first made a difference."""
+        steps = [self.flow.steps.get(name) for name in self.state.trail]
+        asked = (at for at, step in enumerate(steps) if asked_slot(step) in known)
+        used = (at for at, step in enumerate(steps) if step is not None and _depends(step, known))
+        return next(asked, next(used, None))
+
+    def _stale(self, steps: Iterable[Step], known: Collection[str]) -> set[str]:
+        """The slots that these steps filled in view of the known ones: consents, what was looked up, what was made of
+        it, and what was asked about it."""
+        stale: set[str] = set()
+        for step in steps:
+            asked = asked_slot(step)
+            slot = self.flow.file.slots.get(asked or "")
+            if isinstance(step, Action) and step.into:
+                stale.add(step.into)
+            elif asked and ((slot and slot.type == "yes_no") or _depends(step, {*known, *stale})):
+                stale.add(asked)
+            elif isinstance(step, SetSlots):
+                stale |= {
+                    name
+                    for name, value in step.set_slots.items()
+                    if isinstance(value, str) and names(value) & {*known, *stale}
+                }
+        return stale - set(known)
 
     def _chosen(self, what: str) -> None:
         step = self.step
@@ -589,6 +620,12 @@ def asked_slot(step: Step | None) -> str | None:
     if isinstance(step, Collect):
         return step.collect
     return step.slot if isinstance(step, Choose) else None
+
+
+def _depends(step: Step, slots: Collection[str]) -> bool:
+    """Whether what a step says or does is another with other values of these slots. A lookup is given all."""
+    told = {name for source, condition in sources(step) for name in names(source, condition=condition)}
+    return isinstance(step, Action) or not told.isdisjoint({*slots, "slots"})
 
 
 def _offered(flow: Flow, step: Collect) -> list[tuple[str, Any]]:

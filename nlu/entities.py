@@ -59,6 +59,8 @@ class Found:
     text: str
     start: int
     end: int
+    bare: bool = False
+    """Of a number: no word beside it says that it is one for this slot."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,15 @@ def find_entities(
         assert name is not None  # noqa: S101 - for the type checker
         best = _choose(message, message.candidates(name, wanted[name]), taken)
         if best is not None:
-            found[name] = Found(name, best.value, text[best.start : best.end], best.start, best.end)
+            bare = wanted[name].kind == "number" and best.weight < _CUED
+            found[name] = Found(name, best.value, text[best.start : best.end], best.start, best.end, bare)
             if wanted[name].kind not in ("text", "yes_no"):
                 taken.append((best.start, best.end))
     return tuple(found[name] for name in wanted if name in found)
 
 
+_CUED: Final = 2.0
+"""Weight of a number beside which stands what it is."""
 _ORDER: Final = ("email", "phone", "date", "amount", "number", "choice", "yes_no", "text")
 _DENIED: Final = re.compile(
     r"\b(?:не|not|isn'?t|wasn'?t|вместо|instead of|rather than)\s+"
