@@ -16,6 +16,7 @@ from handoff.outcomes import EPISODE_GAP, Episode, Outcome
 from handoff.policy import DeskPolicy
 from handoff.records import Author, Message, Reason
 from handoff.reports import load_facts
+from handoff.routing import Topics
 
 MEASURES: Final[Mapping[str, Callable[[Episode], bool]]] = {
     "contained": lambda episode: not episode.handed_off,
@@ -66,7 +67,7 @@ async def side_by_side(
     candidate: str,
     since: datetime,
     now: datetime,
-    default_topic: str,
+    topics: Topics,
 ) -> SideBySide:
     """Of all matters since a trial began."""
     query = (
@@ -78,7 +79,7 @@ async def side_by_side(
     for conversation_id, version in await session.execute(query):
         if version:
             versions.setdefault(conversation_id, set()).add(version)
-    facts = await load_facts(session, policy, since=since, until=now, now=now, default_topic=default_topic)
+    facts = await load_facts(session, policy, since=since, until=now, now=now, topics=topics)
     return compare_sides(versions, facts.episodes, live=live, candidate=candidate, since=since, now=now)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from handoff.outcomes import Facts, Figures
 
 DAYS = 30
-PARTS = ("topic", "agent", "hour", "channel", "team", "lang", "reason", "day")
+PARTS = ("topic", "direction", "agent", "hour", "channel", "team", "lang", "reason", "day")
 
 
 def report(
@@ -65,7 +65,7 @@ def _load(since: str, until: str) -> tuple[Facts, Any]:
                 since=datetime.combine(first, datetime.min.time(), zone),
                 until=datetime.combine(last + timedelta(days=1), datetime.min.time(), zone),
                 now=datetime.now(UTC),
-                default_topic=here.topics.default.id,
+                topics=here.topics,
             )
 
     return run(work()), zone

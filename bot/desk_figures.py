@@ -109,9 +109,7 @@ async def facts_of(
 ) -> Facts:
     """All tickets and episodes of a period."""
     viewer.require(Permission.FIGURES)
-    return await load_facts(
-        session, tickets.policy, since=since, until=until, now=now, default_topic=tickets.topics.default.id
-    )
+    return await load_facts(session, tickets.policy, since=since, until=until, now=now, topics=tickets.topics)
 
 
 class Chart(StrEnum):

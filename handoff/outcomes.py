@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import StrEnum
 from itertools import pairwise
@@ -324,6 +324,8 @@ class Facts:
     tickets: Sequence[TicketFacts] = ()
     episodes: Sequence[Episode] = ()
     default_topic: str = "unclear"
+    directions: Mapping[str, str] = field(default_factory=dict)
+    """Topic → the line of business it belongs to."""
 
     def only(self, **values: str) -> Facts:
         """Those that have all of these values, as `by` writes them: `only(topic="payment", agent="")`.
@@ -332,23 +334,28 @@ class Facts:
         """
         return replace(
             self,
-            tickets=[t for t in self.tickets if all(_value(t, key) == value for key, value in values.items())],
-            episodes=[e for e in self.episodes if all(_value(e, key) == value for key, value in values.items())],
+            tickets=[t for t in self.tickets if all(self._value(t, key) == value for key, value in values.items())],
+            episodes=[e for e in self.episodes if all(self._value(e, key) == value for key, value in values.items())],
         )
 
     def by(self, key: str) -> dict[str, Facts]:
-        """Parted by topic, agent, channel, lang, hour (`00` to `23`), day, team, level, priority or reason; in the
-        order of the values, "" for none."""
+        """Parted by topic, direction, agent, channel, lang, hour (`00` to `23`), day, team, level, priority or reason;
+        in the order of the values, "" for none."""
         parts: dict[str, tuple[list[TicketFacts], list[Episode]]] = {}
         for ticket in self.tickets:
-            parts.setdefault(_value(ticket, key) or "", ([], []))[0].append(ticket)
+            parts.setdefault(self._value(ticket, key) or "", ([], []))[0].append(ticket)
         for episode in self.episodes:
-            if (value := _value(episode, key)) is not None:
+            if (value := self._value(episode, key)) is not None:
                 parts.setdefault(value, ([], []))[1].append(episode)
         return {value: replace(self, tickets=parts[value][0], episodes=parts[value][1]) for value in sorted(parts)}
 
     def figures(self) -> Figures:
         return measure(self)
+
+    def _value(self, of: TicketFacts | Episode, key: str) -> str | None:
+        if key == "direction":
+            return self.directions.get(_value(of, "topic") or "", "")
+        return _value(of, key)
 
 
 def _value(of: TicketFacts | Episode, key: str) -> str | None:

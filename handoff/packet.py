@@ -201,9 +201,11 @@ class Packet(_Document):
     runner_up_confidence: float | None
     runner_up_score: float | None
     routed_by: str = Field(description="intent, classifier, article, keywords, default or agent.")
+    direction: str | None = Field(description="The line of business, where topics.yml names one for the topic.")
     team: str
     level: str
     priority: str
+    out_of_hours: bool = Field(description="The team was not at work when it was handed over.")
     segment: str | None
     complexity: int | None
     lang: str
@@ -249,6 +251,8 @@ async def packet(session: AsyncSession, ticket_id: int, tickets: Tickets, *, now
     return Packet(
         **columns,
         ticket_id=ticket.id,
+        direction=tickets.topics.get(ticket.topic).direction or None,
+        out_of_hours=not hours.contains(ticket.created_at),
         summary=_summary(ticket, episode, tried),
         assignee=assignee.name if assignee else None,
         conversation=_conversation(conversation).model_copy(update={"window_closes_at": closing}),

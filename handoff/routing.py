@@ -31,6 +31,8 @@ class Topic:
     """The first reply promised inside working hours."""
     keywords: Mapping[str, tuple[str, ...]]
     """Language → lower-case beginnings of words."""
+    direction: str = ""
+    """The line of business that it belongs to, where a company has several; "" for none."""
 
     def title_in(self, lang: str) -> str:
         return self.title.get(lang) or next(iter(self.title.values()), self.id)
@@ -45,6 +47,11 @@ class Topics:
 
     def get(self, topic_id: str) -> Topic:
         return self.all.get(topic_id, self.default)
+
+    @property
+    def directions(self) -> Mapping[str, str]:
+        """Topic → its direction, of those that have one."""
+        return {topic.id: topic.direction for topic in self.all.values() if topic.direction}
 
 
 UNCLEAR = Topic(
@@ -108,6 +115,7 @@ def _topic(path: Path, row: Any) -> Topic:
         priority=priority,
         expected_minutes=expected_minutes,
         keywords={str(lang): tuple(str(word).lower() for word in words) for lang, words in keywords.items()},
+        direction=str(row.get("direction") or ""),
     )
 
 

@@ -511,7 +511,7 @@ async def _sides(
         candidate=candidate,
         since=since,
         now=web.clock(),
-        default_topic=tickets.topics.default.id,
+        topics=tickets.topics,
     )
 
 

@@ -194,6 +194,7 @@ async def test_the_packet_has_everything_and_matches_its_published_schema(story:
         packet = await story.desk.packet(session, 1)
     found = packet.as_json()
     assert found["tried"][0]["articles"]
+    assert (found["direction"], found["out_of_hours"]) == (None, False)
     assert found["summary"].startswith("Customer: “where is my order”")
     assert [clock["kind"] for clock in found["clocks"]] == ["first_response", "resolution"]
     assert [line["event"] for line in found["history"]] == ["created", "agent_replied"]

@@ -32,6 +32,12 @@ def test_the_demo_topics_have_a_default_and_at_least_eight_others() -> None:
     assert all({"ru", "en"} <= set(topic.title) for topic in topics.all.values())
 
 
+def test_a_topic_may_belong_to_a_line_of_business(tmp_path: Path) -> None:
+    path = tmp_path / "topics.yml"
+    path.write_text("topics:\n  - {id: bulk, direction: wholesale}\n  - {id: orders}\n")
+    assert load_topics(path).directions == {"bulk": "wholesale"}
+
+
 def test_without_a_file_there_is_still_a_queue(tmp_path: Path) -> None:
     topics = load_topics(tmp_path / "none.yml")
     assert route(topics, None, ["anything"]).topic.id == "unclear"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -212,4 +213,7 @@ async def test_load_is_shared_out_by_topic_agent_hour_and_channel(month: Month) 
     assert list(facts.by("hour")) == ["12"]
     assert {name: len(part.episodes) for name, part in facts.by("topic").items()} == {"orders": 1, "unclear": 2}
     assert sum(part.figures().tickets for part in facts.by("channel").values()) == 2
+    shop = replace(facts, directions={"orders": "retail"})
+    assert {name: len(part.episodes) for name, part in shop.by("direction").items()} == {"": 2, "retail": 1}
+    assert len(shop.only(direction="retail").episodes) == 1
     assert (await month.facts(minutes=-1)).tickets == [], "a period of its own"
