@@ -36,6 +36,9 @@ Loc = tuple[Any, ...]
 FOUND_IN_WORDS = frozenset({"number", "phone", "email", "date", "amount", "choice"})
 """Types of slots that any word of the customer may fill."""
 
+CHANCE_WORDS = frozenset({"choice", "date", "amount"})
+"""Those of them that are filled by words which may as well mean something else. A number names what it is about."""
+
 
 @dataclass(frozen=True)
 class Known:
@@ -80,6 +83,7 @@ def check(flow: Flow, known: Known) -> list[Problem]:
         *_ways(flow),
         *_words(flow, known),
         *_slots(flow),
+        *_unasked(flow),
         *_known(flow, known),
     ]
     return sorted(found, key=lambda problem: problem.line or 0)
@@ -119,12 +123,12 @@ def onward(flow: Flow, name: str) -> set[str]:
     return found | ({flow.following[name]} if by_default else set())
 
 
-def reachable(flow: Flow) -> set[str]:
-    """Steps that a customer can come to."""
-    waiting, seen = deque([next(iter(flow.steps))]), set[str]()
+def reachable(flow: Flow, begin: str | None = None, *, past: Collection[str] = ()) -> set[str]:
+    """Steps that a customer can come to. begin: from this step on. past: not by way of these."""
+    waiting, seen = deque([begin or next(iter(flow.steps))]), set[str]()
     while waiting:
         name = waiting.popleft()
-        if name not in seen and name in flow.steps:
+        if name not in seen and name in flow.steps and name not in past:
             seen.add(name)
             waiting += onward(flow, name)
     return seen
@@ -337,6 +341,39 @@ def _too_early(flow: Flow, finder: _Finder, filled: set[str]) -> Iterable[Proble
         for slot in sorted((names(source) & filled) - before.get(name, filled) - own):
             remedy = "Fill it in a step before this one"
             yield finder.problem(loc, f"{name} speaks of {slot} before anything has filled it", remedy, "warning")
+
+
+def _unasked(flow: Flow) -> Iterable[Problem]:
+    """Slots that any word may fill and on which it hangs what an action changes, where the customer is neither asked
+    for them nor whether it shall be done."""
+    finder = _Finder(flow)
+    for _, name, action in finder.steps():
+        if not isinstance(action, Action) or not action.changes:
+            continue
+        given = {each for value in action.with_.values() if isinstance(value, str) for each in names(value)}
+        for slot_name, slot in flow.file.slots.items():
+            if slot.type not in CHANCE_WORDS or slot.only_when_asked:
+                continue
+            asking = {each for each, step in flow.steps.items() if asked_slot(step) == slot_name}
+            steers = slot_name in given or any(name in reachable(flow, each) for each in asking)
+            if steers and name in reachable(flow, past=_consents(flow, name, slot_name)):
+                problem = f"{name} changes something by {slot_name}, which any word may fill, and nobody asks for it"
+                remedy = f"Give {slot_name} only_when_asked: true, or ask yes or no (a yes_no slot) before {name}"
+                yield finder.problem(("slots", slot_name), problem, remedy)
+
+
+def _consents(flow: Flow, action: str, slot: str) -> set[str]:
+    """Steps at which the customer says that an action may be done, or that this is what the slot shall be."""
+
+    def consents(name: str, step: Step) -> bool:
+        if isinstance(step, Choose):
+            return step.slot is None and action in onward(flow, name)
+        if not isinstance(step, Collect):
+            return False
+        kind = flow.file.slots.get(step.collect)
+        return (kind is not None and kind.type == "yes_no") or (step.collect == slot and step.ask_before_filling)
+
+    return {name for name, step in flow.steps.items() if consents(name, step)}
 
 
 def _known(flow: Flow, known: Known) -> Iterable[Problem]:

@@ -104,6 +104,39 @@ def test_a_loop_that_empties_its_slot_asks_again_and_is_no_fault() -> None:
     assert any("goes round" in each.problem for each in faults(GOOD))
 
 
+CANCEL = """
+flow: good
+title: {ru: Да, en: Good}
+slots:
+  wish:
+    type: choice
+    choices: [{value: a, label: {ru: А, en: A}}, {value: b, label: {ru: Б, en: B}}]
+  sure: {type: yes_no}
+steps:
+- id: wish
+  collect: wish
+  ask: {ru: Что?, en: What?}
+- id: do
+  action: shop
+  changes: true
+  next: END
+"""
+SURE = "- id: sure\n  collect: sure\n  ask: {ru: Да?, en: Yes?}\n  next: [{if: sure == 'yes', then: do}, {else: END}]\n"
+
+
+def test_nothing_is_changed_by_words_that_nobody_asked_for() -> None:
+    unasked = CANCEL.replace("  sure: {type: yes_no}\n", "")
+    (fault,) = faults(unasked)
+    assert "do changes something by wish, which any word may fill" in fault.problem
+    assert (fault.level, fault.line) == ("error", 5)
+    assert faults(unasked.replace("    type: choice", "    type: choice\n    only_when_asked: true")) == []
+    assert faults(unasked.replace("  collect: wish", "  collect: wish\n  ask_before_filling: true")) == []
+    assert faults(unasked.replace("changes: true", "changes: false")) == []
+    assert faults(CANCEL.replace("- id: do", SURE + "- id: do")) == []
+    around = CANCEL.replace("ask: {ru: Что?, en: What?}", "ask: {ru: Что?, en: What?}\n  otherwise: do")
+    assert len(faults(around.replace("- id: do", SURE + "- id: do"))) == 1, "a way around the question"
+
+
 def test_what_starts_flows_is_checked_over_all_of_them() -> None:
     flows = {
         name: parse_flow(GOOD.replace("flow: good", f"flow: {name}\narticles: [a]").replace("gone: ask", "gone: why"))
