@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import shutil
 import tempfile
@@ -81,6 +82,8 @@ from nlu.remembering import RememberingEncoder
 log = structlog.get_logger()
 
 PROGRESS_SECONDS = 5.0
+TRAINED_ON = "trained-on"
+"""File with the digest of the data folder's texts at the last start that took its edits."""
 MOST_VIEWS = 4
 """So many versions beside the live one are kept in memory."""
 MEAN_TEXTS = 300
@@ -93,6 +96,16 @@ def shipped_data() -> Path:
     """The demo data: beside the packages in a checkout, inside them in an installed wheel."""
     here = Path(__file__).parent
     return here / "seed" if (here / "seed").is_dir() else here.parent / "data"
+
+
+def _digest_of(data: Path) -> str:
+    """Of the files of a data folder that are trained on."""
+    digest = hashlib.sha256()
+    for path in sorted(data.rglob("*")):
+        own = path.relative_to(data)
+        if path.suffix in (".md", ".yml", ".yaml") and own.parts[0] not in ("eval", "flows", "replies"):
+            digest.update(f"{own}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def utc_now() -> datetime:
@@ -136,9 +149,9 @@ class ModelWiring:
         self.told: Callable[[int, int], None] = lambda _done, _of: None
         """… and how many of how many texts are encoded. For a process that trains in the background."""
         self._live: Understander | None = None
-        self._tried: tuple[Canary, SearchIndex] | None = None
+        self._tried: tuple[Canary | None, SearchIndex] | None = None
         """What is on trial, and the articles that it was loaded for."""
-        self._versions: dict[str, Understander] = {}
+        self._versions: dict[tuple[str, bool], Understander] = {}
         self._views: dict[str, Understander] = {}
         """Of versions and drafts that are not in use, with what they bring to the search."""
         self._index: SearchIndex | None = None
@@ -214,13 +227,15 @@ class ModelWiring:
             lang: encoder.encode(own[:: max(1, len(own) // MEAN_TEXTS)]).mean(axis=0) for lang, own in texts.items()
         }
 
-    def take_edits(self) -> None:
-        """Bring the seed folder's edits into the database."""
+    def take_edits(self) -> bool:
+        """Bring the seed folder's edits into the database; whether there were any."""
         plan, taken = self.articles.take_edits(), self.intents.take_edits()
-        if plan.touched or taken.touched:
+        touched = bool(plan.touched or taken.touched)
+        if touched:
             self.forget_seed()
             if self._index:
                 self.sync_index()
+        return touched
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -489,8 +504,11 @@ class ModelWiring:
         return bool(
             manifest.get("data") == self.seed.fingerprint
             and manifest.get("encoder") == self.encoder.fingerprint
-            and (not self._trains_rasa or manifest.get("engine") == "rasa")
+            and not self._lacks_rasa(version)
         )
+
+    def _lacks_rasa(self, version: ModelVersion) -> bool:
+        return self._trains_rasa and version.manifest.get("engine") != "rasa"
 
     def show_changes(self) -> None:
         """Let what was changed in the database be found, in every process, if there is an assistant yet. Blocks."""
@@ -504,12 +522,16 @@ class ModelWiring:
         """
         self._refuse_half_restored()
         self.settings.var.mkdir(parents=True, exist_ok=True)
+        known, present = self.settings.var / TRAINED_ON, ""
         if update:
             self.take_edits()
+            present = _digest_of(self.data)
         try:
             self.reload()
             live = self.store.live()
-            if update and live and not self.is_current(live):
+            # What editors changed in the studio waits for their click and for the gate.
+            edited = not known.exists() or known.read_text() != present
+            if update and live and not self.is_current(live) and (edited or self._lacks_rasa(live)):
                 self.progress("The data has changed: training")
                 try:
                     self.train(promote=True)
@@ -518,6 +540,8 @@ class ModelWiring:
         except (NotReadyError, NluError, RankerError) as error:  # none yet, another encoder, an older or damaged one
             self.progress(f"Training, because {error}")
             self.train(promote=True)
+        if update:
+            known.write_text(present)
 
     def _refuse_half_restored(self) -> None:
         if (self.settings.var / RESTORING).exists():
@@ -543,21 +567,26 @@ class ModelWiring:
             raise NotReadyError("there is no trained model: run `otvet train`")
         if self._live is None or self._live.version != in_use.live:
             version = self.store.show(in_use.live)
-            loaded = self._loaded(version)
+            loaded = self._loaded(version, answers=True)
             if self._live is not None:
                 self.sync_index()  # the examples that are searched are the version's
             with self._index_lock:
-                self._live = loaded.with_index(self.index)
+                self._live, self._tried = loaded.with_index(self.index), None
         self.reload_index()
-        canary = in_use.canary
-        if canary is None:
-            if self._live.trial is not None:
-                self._live, self._tried = self._live.with_trial(None), None
-            return
         index = self.index
-        if (canary, index) != self._tried:
-            self._live = self._live.with_trial(Trial(self.view(canary.id), canary.share))
-            self._tried = canary, index
+        if (in_use.canary, index) != self._tried:
+            trial = self._trial_of(in_use.canary) if in_use.canary else None
+            with self._index_lock:  # an article may have been published while it was loaded
+                self._live = self._live.with_trial(trial)
+            self._tried = in_use.canary, index
+
+    def _trial_of(self, canary: Canary) -> Trial | None:
+        """None where it can't be loaded: then the live version answers everybody."""
+        try:
+            return Trial(self.view(canary.id), canary.share)
+        except (NotReadyError, NluError, RankerError) as error:
+            log.error("model.trial_failed", version=canary.id, error=str(error), remedy="end the trial")
+            return None
 
     def reload_index(self) -> None:
         """Search in the articles that another process published last, if it did. Blocks for a fraction of a second."""
@@ -598,20 +627,29 @@ class ModelWiring:
         whole = replace(knowledge, drafts=(*own, *drafts))
         return self.index.updated(whole.searchable(self.articles.published(), drafts=True))
 
-    def _loaded(self, version: ModelVersion) -> Understander:
-        """Loaded once: going back to a version that was in use lately takes no time."""
-        if (found := self._versions.get(version.id)) is None:
-            found = self.load(version)
+    def _loaded(self, version: ModelVersion, *, answers: bool = False) -> Understander:
+        """Loaded once: going back to a version that was in use lately takes no time. answers: it is the live one."""
+        with_rasa = answers and self.settings.nlu_engine == "rasa"
+        key = version.id, with_rasa
+        if (found := self._versions.get(key)) is None or with_rasa:  # Rasa's server has to load its model again
+            found = self.load(version, answers=answers)
             while len(self._versions) >= MOST_VIEWS:
                 self._versions.pop(next(iter(self._versions)))
-            self._versions[version.id] = found
+            self._versions[key] = found
         return found
 
     def load(
-        self, version: ModelVersion, encoder: Encoder | None = None, companion: Encoder | None = None
+        self,
+        version: ModelVersion,
+        encoder: Encoder | None = None,
+        companion: Encoder | None = None,
+        *,
+        answers: bool = False,
     ) -> Understander:
-        """Encoders: others of the same fingerprint. Raises NotReadyError for a version that another release wrote in
-        another form."""
+        """Encoders: others of the same fingerprint. answers: it is the live version, so that the Rasa server of this
+        process has to serve it; any other is asked through the embedded engine.
+
+        Raises NotReadyError for a version that another release wrote in another form."""
         encoder, companion = encoder or self.encoder, companion or self.companion
         path = version.path
         try:
@@ -623,7 +661,8 @@ class ModelWiring:
         classifier: IntentEngine | None = None
         if (path / "intents").exists():
             embedded = IntentClassifier.load(path / "intents", encoder, companion)
-            classifier = self._with_rasa(path / "rasa", embedded) if self.settings.nlu_engine == "rasa" else embedded
+            by_rasa = self.settings.nlu_engine == "rasa" and (answers or bool(self.settings.rasa_url))
+            classifier = self._with_rasa(path / "rasa", embedded) if by_rasa else embedded
         topics: TopicModel | None = None
         if (path / "topics").exists() and classifier:
             topics = TopicModel.load(

@@ -160,6 +160,7 @@ def create_router(web: StudioWeb) -> APIRouter:
             rows=found,
             live=live,
             on_trial=on_trial,
+            lost=canary if on_trial is None and (canary := means().store.in_use().canary) is not None else None,
             can_go_back=len(means().store.in_use().history) > 1,
             drafts=drafts,
             job=jobs[0] if jobs else None,

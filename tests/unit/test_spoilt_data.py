@@ -105,3 +105,35 @@ async def test_another_process_follows_a_promotion_and_a_rollback(shop: Installa
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         await other.close()
+
+
+def test_a_trial_that_cannot_be_loaded_leaves_the_live_version_to_everybody(shop: Installation) -> None:
+    live = shop.store.live_id()
+    version = shop.store.versions()[-1 if shop.store.versions()[-1].id != live else 0]
+    shop.store.try_out(version.id, 0.5)
+    shop.reload()
+    assert shop.understander().trial is not None
+    policy = (version.path / "policy.json").read_text()
+    (version.path / "policy.json").write_text("{")
+    fresh = Installation(shop.settings)
+    fresh.__dict__["encoder"] = shop.encoder
+    fresh.prepare()
+    assert (fresh.understander().version, fresh.understander().trial) == (live, None)
+    assert len(fresh.store.versions()) == len(shop.store.versions()), "nothing was trained for it"
+    (version.path / "policy.json").write_text(policy)
+    shop.store.end_trial()
+    shop.reload()
+
+
+def test_a_start_that_takes_edits_of_the_folder_does_not_publish_the_studios(shop: Installation) -> None:
+    live = shop.store.live_id()
+    shop.prepare(update=True)
+    first = shop.store.live_id()
+    swap_labels(shop, "order_cancel", "order_change")  # as an editor could, who has not trained yet
+    try:
+        shop.forget_seed()
+        assert not shop.is_current(shop.store.show(str(first)))
+        shop.prepare(update=True)
+        assert shop.store.live_id() == first == live
+    finally:
+        swap_labels(shop, "order_cancel", "order_change")
