@@ -155,6 +155,8 @@ class ModelWiring:
         self._views: dict[str, Understander] = {}
         """Of versions and drafts that are not in use, with what they bring to the search."""
         self._index: SearchIndex | None = None
+        self._taught_index: SearchIndex | None = None
+        """What the last training of this process searched."""
         self._index_version: str | None = None
         self._index_lock = RLock()
         # Small matrices on busy cores: the threads of BLAS wait for one another, up to a hundred times longer than
@@ -373,10 +375,11 @@ class ModelWiring:
             tempfile.TemporaryDirectory(prefix=".rasa-training-", dir=self.settings.var) as folder,
         ):
             self.store.drop_drafts()
+            self._taught_index = self.index.with_encoder(encoder).updated(published, progress=self.told)
             version = train(
                 seed,
                 encoder,
-                self.index.updated(published).with_encoder(encoder),
+                self._taught_index,
                 self.store,
                 self.targets,
                 companion=self.companion if deep else companion,
@@ -417,11 +420,15 @@ class ModelWiring:
         live = self.store.live()
         if live is None:
             return None
-        gold, people, index = frozen(self.gate_questions), self._asked_by_people(), self._index_of(live)
         encoder, companion = self.remembering
+        gold, people, index = (
+            frozen(self.gate_questions),
+            self._asked_by_people(),
+            self._index_of(live, encoder=encoder),
+        )
 
         def answers() -> dict[str, Deed]:
-            version = self.load(live, encoder, companion).with_index(index.with_encoder(encoder))
+            version = self.load(live, encoder, companion).with_index(index)
             return ask([*gold.asked, *people], version, self.topics)
 
         return LiveAnswers(live.id, gold.sha256, people, self._shown(), Aside(answers))
@@ -618,14 +625,20 @@ class ModelWiring:
     def rehearsing(self, version: ModelVersion) -> Understander:
         """The same, for bulk work: what it encodes is remembered."""
         encoder, companion = self.remembering
-        return self.load(version, encoder, companion).with_index(self._index_of(version).with_encoder(encoder))
+        return self.load(version, encoder, companion).with_index(self._index_of(version, encoder=encoder))
 
-    def _index_of(self, version: ModelVersion, drafts: Sequence[Article] = ()) -> SearchIndex:
+    def _index_of(
+        self, version: ModelVersion, drafts: Sequence[Article] = (), encoder: Encoder | None = None
+    ) -> SearchIndex:
+        """encoder: one that remembers, for bulk work."""
         knowledge = Knowledge.load(version.path / KNOWLEDGE) or Knowledge(confirmed_by(self.seed))
         # What the live version brought is published by now, and may have been edited since.
         own = () if version.id == self.store.live_id() else knowledge.drafts
         whole = replace(knowledge, drafts=(*own, *drafts))
-        return self.index.updated(whole.searchable(self.articles.published(), drafts=True))
+        wanted = whole.searchable(self.articles.published(), drafts=True)
+        if encoder and self._taught_index and self._taught_index.holds(wanted):
+            return self._taught_index  # made a moment ago, in minutes where much was new
+        return (self.index.with_encoder(encoder) if encoder else self.index).updated(wanted)
 
     def _loaded(self, version: ModelVersion, *, answers: bool = False) -> Understander:
         """Loaded once: going back to a version that was in use lately takes no time. answers: it is the live one."""

@@ -48,6 +48,7 @@ STAGES: Final[Mapping[str, float]] = {
     "judging": 6.0,
 }
 """In their order, with the seconds that each took on the demo data: an estimate for the first time."""
+DEMO_EXAMPLES: Final = 3874
 
 
 async def ask(
@@ -101,6 +102,12 @@ class Estimate:
 
     def __post_init__(self) -> None:
         self._began = self.clock()
+
+    def grow(self, times: float) -> None:
+        """There are so many times as many examples to learn as in the training that the estimate comes from."""
+        # Encoding and searching grow with the examples, comparing them with one another with their square.
+        powers = {"intents": 1.5, "ranker": 1.0}
+        self.expected = {name: seconds * times ** powers.get(name, 0) for name, seconds in self.expected.items()}
 
     def begin(self, stage: str) -> None:
         now = self.clock()
@@ -206,6 +213,8 @@ class Worker:
         self.estimate = Estimate()
         self.articles: tuple[tuple[str, str], ...] = ()
         self.version_id: str | None = None
+        self.last_version_id: str | None = None
+        """What the training made that the estimate comes from."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="progress", daemon=True)
 
@@ -250,13 +259,12 @@ class Worker:
         if not claimed.rowcount:  # type: ignore[attr-defined]
             return False, (), STAGES
         job = await session.get_one(TrainingJob, self._job_id)
-        last: dict[str, Any] | None = await session.scalar(
-            select(TrainingJob.stages)
-            .where(TrainingJob.state == TrainingState.DONE)
-            .order_by(TrainingJob.id.desc())
-            .limit(1)
+        last: TrainingJob | None = await session.scalar(
+            select(TrainingJob).where(TrainingJob.state == TrainingState.DONE).order_by(TrainingJob.id.desc()).limit(1)
         )
-        expected = {name: float((last or {}).get(name, usual)) for name, usual in STAGES.items()}
+        took: Mapping[str, Any] = last.stages if last is not None else {}
+        self.last_version_id = last.version_id if last is not None else None
+        expected = {name: float(took.get(name, usual)) for name, usual in STAGES.items()}
         return True, job.articles, expected
 
     def _beat(self) -> None:

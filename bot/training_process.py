@@ -13,7 +13,8 @@ from bot.console import configure_logging, progress
 from bot.errors import OtvetError, TrainingError
 from bot.model_wiring import ModelWiring, utc_now
 from bot.settings import load_settings
-from bot.training_jobs import Worker
+from bot.training import taught_data
+from bot.training_jobs import DEMO_EXAMPLES, Worker
 from kb_index.errors import KnowledgeBaseError
 from nlu.errors import NluError
 
@@ -37,12 +38,23 @@ def train_job(job_id: int) -> None:
         if missing := set(worker.articles) - {(draft.id, draft.lang) for draft in drafts}:
             names = ", ".join(f"{article_id} ({lang})" for article_id, lang in sorted(missing))
             raise TrainingError(f"no draft any more: {names}. Choose the articles anew")
+        examples = len(taught_data(installation.seed_with(drafts))[0].examples)
+        worker.estimate.grow(examples / _learnt(installation, worker))
         workers = os.cpu_count() or 1
         live = installation.ask_live() if workers > 1 else None
         version = installation.train(promote=False, drafts=drafts, workers=workers)
         worker.version_id = version.id
         installation.judge(version.id, asked_before=live, workers=workers)
         installation.store.prune(MOST_VERSIONS)
+
+
+def _learnt(installation: ModelWiring, worker: Worker) -> int:
+    """How many examples the training had that the estimate comes from."""
+    try:
+        manifest = installation.store.show(worker.last_version_id or "").manifest
+    except NluError:
+        return DEMO_EXAMPLES
+    return max(1, int(manifest.get("examples", DEMO_EXAMPLES)))
 
 
 if __name__ == "__main__":

@@ -168,7 +168,8 @@ class _Terms:
     """TF-IDF of documents given as terms, rows of unit length."""
 
     def __init__(self, documents: Sequence[Sequence[str]]) -> None:
-        frequency = Counter(term for document in documents for term in set(document))
+        # Not a set: its order differs from process to process, and with it the last bits of every sum.
+        frequency = Counter(term for document in documents for term in dict.fromkeys(document))
         self._columns = {term: column for column, term in enumerate(frequency)}
         self._rarity = np.array([1 + log((1 + len(documents)) / (1 + count)) for count in frequency.values()])
         self._matrix = self._rows_of(documents)

@@ -175,7 +175,9 @@ class SearchIndex:
             article_id for article_id in now.keys() | start.keys() if now.get(article_id) != start.get(article_id)
         }
         edited, passages = _published(article for article in published if article.id in changed)
-        if not self.base.passages or len(passages) > 10 * self._most_edits:
+        questions = len(self.base.questions) + sum(1 + len(article.questions) for article in edited)
+        outgrown = QuestionMemory.reads(len(self.base.questions)) and not QuestionMemory.reads(questions)
+        if not self.base.passages or len(passages) > 10 * self._most_edits or outgrown:
             return self.build(published, self.encoder, ranker=self.ranker, progress=progress, previous=self)
         known: dict[TextKey, FloatVector] = {}
         for segment in self.segments:
@@ -255,6 +257,10 @@ class SearchIndex:
     def known_ids(self) -> frozenset[str]:
         """Of all articles that can be found."""
         return frozenset(self._number)
+
+    def holds(self, articles: Iterable[Article]) -> bool:
+        """Whether `updated` would change nothing."""
+        return _versions(article for article in articles if article.status == "published") == _versions(self.articles)
 
     def with_ranker(self, ranker: Ranker) -> "SearchIndex":
         """The same index under another ranker; nothing is copied."""

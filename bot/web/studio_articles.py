@@ -370,7 +370,7 @@ def create_router(web: StudioWeb) -> APIRouter:
                     return await page_of(request, me, wanted, versions, is_new=True, status=422, problem=said)
                 number += 1
                 article_id = f"{first}-{number}"
-        return await store(request, me, article_id, versions, is_new=True)
+        return await store(request, me, article_id, versions, publish=str(form.get("publish", "")), is_new=True)
 
     @router.get("/import")
     async def import_page(request: Request, me: Me) -> Response:

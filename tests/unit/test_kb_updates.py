@@ -248,3 +248,17 @@ def test_an_article_edited_in_one_process_is_searched_in_another(
     third = Installation(one.settings)
     assert third.sync_index([*articles, SLEDGE]).search("санки напрокат")[0].article_id == "sledge"
     assert load_index(one._index_folder, one.encoder).known_ids == third.index.known_ids
+
+
+def test_a_small_memory_that_outgrows_itself_is_made_anew() -> None:
+    """Thousands of questions beside a few hundred took minutes and gigabytes."""
+    index = SearchIndex.build(shop(), LetterEncoder())
+    first = index.articles[0]
+    many = replace(first, questions=tuple(f"вопрос номер {number} о заказе" for number in range(4100)))
+    started = perf_counter()
+    other = index.updated([many, *index.articles[1:]])
+    assert not other.edits
+    assert other.memory.inverse is None
+    assert other.holds([many, *index.articles[1:]])
+    assert not other.holds(index.articles)
+    assert perf_counter() - started < 20

@@ -197,5 +197,8 @@ def test_the_estimate_follows_what_the_stages_took_before() -> None:
     now = 100.0
     share, left = estimate.left()
     assert left == pytest.approx(2.0)
+    larger = Estimate({"starting": 2.0, "intents": 8.0, "ranker": 5.0, "judging": 10.0}, lambda: 0.0)
+    larger.grow(4)
+    assert larger.left() == (0.0, 2 + 64 + 20 + 10), "four times as many examples are learnt"
     assert share == pytest.approx(100 / 102)
     assert estimate.took == {"starting": 2.0, "intents": 58.0}
