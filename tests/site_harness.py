@@ -26,6 +26,7 @@ from bot.channels.site import SiteChannel
 from bot.database import open_database
 from bot.desk_feed import DeskFeed
 from bot.dialogue import Candidate, Outcome, Policy, Understanding
+from bot.email_proof import EmailProof
 from bot.flow_check import Known
 from bot.flow_format import load_flows
 from bot.flow_library import FlowBase, take_files
@@ -37,6 +38,7 @@ from bot.language import detect
 from bot.ledger import Sessions
 from bot.macros import load_starters
 from bot.message_templates import load_templates
+from bot.proof import Proofs
 from bot.replies import Replies
 from bot.review import NO_MODELS
 from bot.seat import OUTGOING, fire_outgoing
@@ -235,6 +237,15 @@ class Site:
             ),
             flows=self._flow_means(replies, common),
         )
+        if mail := web.pop("mail", ""):
+            web["email"] = EmailProof(
+                mail=mail,
+                proofs=Proofs(self.sessions, self.clock),
+                customers=self.desk.customers,
+                replies=replies,
+                sessions=self.sessions,
+                clock=self.clock,
+            )
         self.app: FastAPI = create_app(
             desk=desk,
             studio=self.studio,

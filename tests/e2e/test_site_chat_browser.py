@@ -15,8 +15,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, FrameLocator, Locator, Page, Route, expect, sync_playwright
 from site_harness import Running, Site, running
 from sqlalchemy import select
+from test_email_proof import Mail, mail_server
 
-from handoff.records import Message, Ticket
+from handoff.records import Contact, Message, Ticket
 
 pytestmark = pytest.mark.e2e
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
@@ -50,9 +51,18 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    var = tmp_path_factory.mktemp("site")
-    with running(lambda: Site(var, allowed_origins=("http://localhost:*",))) as started:
+def mail() -> Iterator[tuple[Mail, int]]:
+    with mail_server() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, mail: tuple[Mail, int]) -> Iterator[Running]:
+    var, letters = (
+        tmp_path_factory.mktemp("site"),
+        f"mailto://127.0.0.1:{mail[1]}?from=help@klyon.example&mode=insecure",
+    )
+    with running(lambda: Site(var, allowed_origins=("http://localhost:*",), mail=letters)) as started:
         yield started
 
 
@@ -136,6 +146,25 @@ def test_from_a_question_to_an_answer_to_a_person_and_back(page: Page, server: R
     expect(theirs(page)).to_contain_text("My orders")
     expect(page.locator("#unsent .row")).to_have_count(0)
     expect(page.locator("#typing")).to_be_hidden()
+
+
+def test_an_e_mail_is_confirmed_by_the_code_in_a_letter(page: Page, server: Running, mail: tuple[Mail, int]) -> None:
+    page.get_by_role("button", name="Confirm your e-mail").click()
+    page.get_by_label("E-mail", exact=True).fill("ivan@example.com")
+    page.get_by_role("button", name="Send a code").click()
+    expect(page.locator("#prove-note")).to_contain_text("good for 10 minutes")
+    page.get_by_label("Code from the letter").fill("12x")
+    page.get_by_role("button", name="Confirm", exact=True).click()
+    expect(page.locator("#prove-note")).to_have_text("That code is wrong. Look at the letter again.")
+    page.get_by_label("Code from the letter").fill(mail[0].code())
+    page.get_by_role("button", name="Confirm", exact=True).click()
+    expect(page.locator("#prove-note")).to_have_text("Your e-mail is confirmed.")
+
+    async def proved() -> list[str]:
+        async with server.site.sessions() as session:
+            return list(await session.scalars(select(Contact.value).where(Contact.verified)))
+
+    assert server.call(proved()) == ["ivan@example.com"]
 
 
 def test_only_the_newest_messages_choices_can_be_taken(page: Page) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email import message_from_bytes
 from email.header import decode_header, make_header
@@ -58,15 +59,23 @@ class Mail:
         return found[0]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[Mail, int]]:
+@contextmanager
+def mail_server() -> Iterator[tuple[Mail, int]]:
     mail = Mail()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     controller = Controller(mail, hostname="127.0.0.1", port=port)
     controller.start()
-    yield mail, port
-    controller.stop()
+    try:
+        yield mail, port
+    finally:
+        controller.stop()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[Mail, int]]:
+    with mail_server() as started:
+        yield started
 
 
 class Chats(Story):
