@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from bot.errors import FlowError
 from bot.flow_check import Known, check, check_all
 from bot.flow_format import Flow, Problem, parse_flow
-from bot.flow_stories import Scripted, Stage, Verdict, play
+from bot.flow_stories import Scripted, Stage, Verdict, parse_stories, play
 from bot.flow_turns import FlowBook
 from bot.ledger import Sessions
 
@@ -44,6 +44,11 @@ class FlowMeans:
         """The scripted conversations in which the flow takes part, with this text of it. Blocks."""
         stage = self.stage({**self.book().flows, flow.id: flow})
         return [play(each, stage) for each in self.stories() if flow.id in begun(each, stage)]
+
+    def try_out(self, flow: Flow, script: str) -> list[Verdict]:
+        """Conversations that somebody has just written, with this text of the flow. Raises FlowError. Blocks."""
+        stage = self.stage({**self.book().flows, flow.id: flow})
+        return [play(each, stage) for each in parse_stories(script, "")]
 
 
 def begun(scripted: Scripted, stage: Stage) -> set[str]:

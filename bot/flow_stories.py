@@ -104,6 +104,10 @@ class Verdict:
     failure: Problem | None = None
     said: tuple[str, ...] = ()
     """The whole conversation, line by line."""
+    step: int | None = None
+    """Which step went otherwise, counted from 1."""
+    wrong_from: int | None = None
+    """Where in `said` it begins."""
 
 
 def read_stories(path: Path) -> list[Scripted]:
@@ -178,11 +182,12 @@ def play(scripted: Scripted, stage: Stage) -> Verdict:
     """Play one story to its end, or to the first thing that is not as it says."""
     player = Player(stage, scripted.story.lang)
     for number, step in enumerate(scripted.story.steps):
+        begins = len(player.said)
         problem = player.do(step) or player.misses(step)
         if problem:
             line = scripted.lines[number] if number < len(scripted.lines) else None
             fault = Problem(scripted.path, line, f"{scripted.name}: {problem}", "Change the flow or the story")
-            return Verdict(scripted, fault, tuple(player.said))
+            return Verdict(scripted, fault, tuple(player.said), number + 1, begins)
     return Verdict(scripted, None, tuple(player.said))
 
 

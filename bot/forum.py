@@ -34,8 +34,8 @@ from bot.attachments import UNKNOWN_TYPE, AttachmentStore
 from bot.breaker import Breakers
 from bot.channels.base import OutboundAttachment
 from bot.channels.telegram_calls import FILE_METHODS
-from bot.channels.telegram_forum import MAX_ALBUM, Buttons, ForumApi, Sent
-from bot.channels.telegram_limits import CAPABILITIES
+from bot.channels.telegram_forum import Buttons, ForumApi, Sent
+from bot.channels.telegram_limits import CAPABILITIES, MAX_ALBUM
 from bot.channels.telegram_text import MAX_UNITS
 from bot.errors import (
     DeliveryError,

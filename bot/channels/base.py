@@ -177,6 +177,8 @@ class Capabilities:
     """How files go out, by kind; empty: none do. What fits no other kind goes as a `document`."""
     max_caption_chars: int = 0
     """UTF-16 units of the text that a file may carry; a longer one follows it."""
+    max_album: int = 1
+    """So many photos and videos that follow one another go out as one message."""
     quotes: bool = False
     edits: bool = False
     """Whether what was sent can be changed where the customer sees it (`Edits`)."""
@@ -290,7 +292,7 @@ def fit(message: OutboundMessage, capabilities: Capabilities) -> tuple[OutboundM
 
     Text is split between paragraphs, then lines, then words, then anywhere. Choices are buttons where their number
     and labels allow it, else a list to open, else a numbered text that is answered with the number. Files go first,
-    each by itself, and the last one carries the text if it can: short enough, and no choices with it.
+    each by itself or as albums, and the last one carries the text if it can: short enough, and no choices with it.
     """
     if message.template is not None:
         return (message,)
@@ -311,7 +313,7 @@ def fit(message: OutboundMessage, capabilities: Capabilities) -> tuple[OutboundM
         parts[-1:] = split_text(parts[-1], prompt)
     captioned = bool(files) and not options and _is_caption(text, files[-1], capabilities)
     plain = replace(message, options=(), attachments=())
-    fitted = [replace(plain, text="", attachments=(file,)) for file in files]
+    fitted = [replace(plain, text="", attachments=album) for album in _albums(files, capabilities)]
     if captioned:
         fitted[-1] = replace(fitted[-1], text=text)
     else:
@@ -319,6 +321,25 @@ def fit(message: OutboundMessage, capabilities: Capabilities) -> tuple[OutboundM
     fitted[1:] = [replace(part, quote=None) for part in fitted[1:]]
     fitted[-1] = replace(fitted[-1], options=options, as_list=as_list)
     return tuple(fitted)
+
+
+def _albums(files: Sequence[OutboundAttachment], capabilities: Capabilities) -> list[tuple[OutboundAttachment, ...]]:
+    """Photos and videos that follow one another go together as far as the platform lets them, all else by itself."""
+
+    def visible(file: OutboundAttachment) -> bool:
+        try:
+            return capabilities.carrier(file) in ("photo", "video")
+        except FileRefusedError:
+            return False
+
+    albums: list[tuple[OutboundAttachment, ...]] = []
+    for file in files:
+        last = albums[-1] if albums else ()
+        if last and len(last) < capabilities.max_album and visible(file) and visible(last[-1]):
+            albums[-1] = (*last, file)
+        else:
+            albums.append((file,))
+    return albums
 
 
 def _is_caption(text: str, file: OutboundAttachment, capabilities: Capabilities) -> bool:

@@ -36,6 +36,7 @@ from bot.channels.telegram_calls import (
     FILE_METHODS,
     REQUEST_SECONDS,
     SHAPE_FAULTS,
+    UPLOAD_SECONDS,
     Target,
     Upload,
     delivery_errors,
@@ -43,6 +44,7 @@ from bot.channels.telegram_calls import (
     keyboard,
     quoting,
     send,
+    send_album,
 )
 from bot.channels.telegram_intake import be_called, poll
 from bot.channels.telegram_limits import CAPABILITIES
@@ -53,7 +55,6 @@ from bot.errors import DeliveryError, FileRefusedError, SettingsError
 log = structlog.get_logger()
 
 DOWNLOAD_SECONDS = 120
-UPLOAD_SECONDS = 120
 MAX_CAPTION_UNITS = 1000
 """Of 1024: the rest is for an agent's name."""
 
@@ -163,6 +164,8 @@ class TelegramChannel:
     async def send(self, address: Address, message: OutboundMessage) -> str | None:
         """The id of the last message that it took. Raises DeliveryError."""
         bot, target, sent_id = self._bot(address), Target.of(address), None
+        if len(message.attachments) > 1:
+            return await self._send_album(bot, address, message)
         for attachment in message.attachments:
             texts = compose(message, MAX_CAPTION_UNITS) if message.text.strip() else []
             caption = texts[0] if len(texts) == 1 and not message.options else None
@@ -177,6 +180,40 @@ class TelegramChannel:
             with delivery_errors():
                 sent_id = await _send_text(bot, target, text, options, quoted)
         return sent_id
+
+    async def _send_album(self, bot: Bot, address: Address, message: OutboundMessage) -> str:
+        """The id of the first of them, which carries the words."""
+        target = Target.of(address)
+        caption = compose(message, MAX_CAPTION_UNITS)[0] if message.text.strip() else None
+        quoted = quoting(message)
+        files: list[tuple[str, InputFile | str]] = []
+        for each in message.attachments:
+            kind = self.capabilities.carrier(each)
+            known = await self._uploads.find(address, each.sha256, kind)
+            files.append((kind, known or Upload(each.path, each.file_name)))
+        where = {
+            "business_connection_id": target.connection,
+            "chat_id": target.chat_id,
+            "message_thread_id": target.thread_id,
+            "reply_parameters": quoted,
+        }
+        with delivery_errors():
+            try:
+                sent = await send_album(bot, files, caption, **where)
+            except TelegramBadRequest as error:
+                # One of them is not liked, or no longer known there: nothing went out, and each goes by itself.
+                log.info("telegram.album_apart", detail=error.message)
+                sent = [
+                    await self.send_file(bot, address, each, None if at else caption, None if at else quoted)
+                    for at, each in enumerate(message.attachments)
+                ]
+            except FileNotFoundError as error:
+                raise DeliveryError("the file is gone from our disk", permanent=True) from error
+            else:
+                for each, (kind, _), told in zip(message.attachments, files, sent, strict=False):
+                    if (handle := file_id(told, kind)) is not None:
+                        await self._uploads.keep(address, each.sha256, kind, handle)
+        return str(sent[0]["message_id"])
 
     async def edit(self, address: Address, external_id: str, message: OutboundMessage) -> None:
         """Change the text of a message, or the caption of a file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,28 @@ from aiogram.methods import (
     SendAnimation,
     SendAudio,
     SendDocument,
+    SendMediaGroup,
     SendPhoto,
     SendVideo,
     SendVoice,
     TelegramMethod,
 )
-from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, InputFile, Message, ReplyParameters
+from aiogram.types import (
+    InlineKeyboardButton,
+    InlineKeyboardMarkup,
+    InputFile,
+    InputMediaPhoto,
+    InputMediaVideo,
+    Message,
+    ReplyParameters,
+)
+from aiogram.utils.formatting import Text
 
 from bot.channels.base import Address, Option, OutboundMessage
 from bot.errors import DeliveryError, UnreachableError
 
 REQUEST_SECONDS = 20
+UPLOAD_SECONDS = 120
 CHUNK_BYTES = 64 * 1024
 
 
@@ -66,6 +77,27 @@ async def send(bot: Bot, method: TelegramMethod[Message], seconds: int = REQUEST
         match error.data:
             case {"ok": True, "result": {"message_id": _} as result}:
                 return dict(result)
+        raise
+
+
+async def send_album(
+    bot: Bot, files: Sequence[tuple[str, InputFile | str]], caption: Text | None, **where: Any
+) -> list[dict[str, Any]]:
+    """Send 2 to 10 photos and videos, each (kind, file or handle), as one; the words stand under the first. The
+    messages as Telegram tells them, in the same order. Raises what aiogram raises."""
+    words, entities = caption.render() if caption is not None else (None, None)
+    media: list[InputMediaPhoto | InputMediaVideo] = []
+    for number, (kind, file) in enumerate(files):
+        made = InputMediaVideo if kind == "video" else InputMediaPhoto
+        first: dict[str, Any] = {"caption": words, "caption_entities": entities or None} if number == 0 else {}
+        media.append(made(media=file, parse_mode=None, **first))
+    try:
+        sent = await bot(SendMediaGroup(media=list(media), **where), request_timeout=UPLOAD_SECONDS)
+        return [each.model_dump(exclude_none=True) for each in sent]
+    except ClientDecodeError as error:
+        match error.data:  # it went out, as above
+            case {"ok": True, "result": list(found)}:
+                return [dict(each) for each in found]
         raise
 
 

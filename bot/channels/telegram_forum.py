@@ -13,7 +13,6 @@ from aiogram.methods import (
     EditForumTopic,
     EditMessageCaption,
     EditMessageText,
-    SendMediaGroup,
     SendMessage,
     TelegramMethod,
 )
@@ -22,8 +21,6 @@ from aiogram.types import (
     BotCommandScopeChat,
     InlineKeyboardButton,
     InlineKeyboardMarkup,
-    InputMediaPhoto,
-    InputMediaVideo,
     LinkPreviewOptions,
     Message,
     ReactionTypeEmoji,
@@ -32,15 +29,14 @@ from aiogram.types import (
 from aiogram.utils.formatting import Text
 
 from bot.channels.base import Address, InboundAttachment, OutboundAttachment
-from bot.channels.telegram import MAX_CAPTION_UNITS, UPLOAD_SECONDS, TelegramChannel
-from bot.channels.telegram_calls import FILE_METHODS, REQUEST_SECONDS, Upload, delivery_errors, send
+from bot.channels.telegram import MAX_CAPTION_UNITS, TelegramChannel
+from bot.channels.telegram_calls import FILE_METHODS, REQUEST_SECONDS, Upload, delivery_errors, send, send_album
 from bot.channels.telegram_text import MAX_UNITS
 from bot.channels.telegram_updates import CHANNEL
 from bot.errors import DeliveryError, GroupRefusedError, TopicClosedError, TopicGoneError
 
 T = TypeVar("T")
 MAX_TITLE_CHARS = 128
-MAX_ALBUM = 10
 Buttons = Sequence[Sequence[tuple[str, str]]]
 """Rows of (label, data)."""
 _GONE = ("thread not found", "topic_deleted", "topic_id_invalid", "topic_not_found")
@@ -183,24 +179,10 @@ class ForumApi:
         self, group_id: int, thread_id: int, files: Sequence[OutboundAttachment | tuple[str, str]], caption: Text | None
     ) -> list[Sent]:
         """Send 2 to 10 photos and videos as one: ours, or (kind, handle) of what Telegram has."""
-        words, entities = caption.render() if caption is not None else (None, None)
-        media: list[InputMediaPhoto | InputMediaVideo] = []
-        for number, file in enumerate(files):
-            kind = file[0] if isinstance(file, tuple) else file.kind
-            source = file[1] if isinstance(file, tuple) else Upload(file.path, file.file_name)
-            made = InputMediaVideo if kind == "video" else InputMediaPhoto
-            first: dict[str, Any] = {"caption": words, "caption_entities": entities or None} if number == 0 else {}
-            media.append(made(media=source, parse_mode=None, **first))
-        method = SendMediaGroup(chat_id=group_id, message_thread_id=thread_id, media=list(media))
+        media = [file if isinstance(file, tuple) else (file.kind, Upload(file.path, file.file_name)) for file in files]
         with _topic_errors(), delivery_errors():
-            try:
-                sent = await self._bot(method, request_timeout=UPLOAD_SECONDS)
-                return [_sent(each.model_dump(exclude_none=True)) for each in sent]
-            except ClientDecodeError as error:
-                match error.data:
-                    case {"ok": True, "result": list(found)}:
-                        return [_sent(each) for each in found]
-                raise
+            sent = await send_album(self._bot, media, caption, chat_id=group_id, message_thread_id=thread_id)
+            return [_sent(each) for each in sent]
 
     async def change(
         self, group_id: int, telegram_id: int, text: Text, *, caption: bool = False, buttons: Buttons = ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bot.channels.base import Capabilities, Medium, Pace
 
 _MB = 1024 * 1024
+MAX_ALBUM = 10
 CAPABILITIES = Capabilities(
     max_text_chars=4000,
     max_buttons=8,
@@ -26,6 +27,7 @@ CAPABILITIES = Capabilities(
     typing=True,
     # 30 a second in all, about one a second to a chat with short bursts, 20 a minute to a group: no window of that
     # length gets more.
+    max_album=MAX_ALBUM,
     account_pace=Pace(1 / 26, burst=3),
     chat_pace=Pace(1.0, burst=3),
     group_pace=Pace(3.5, burst=3),

@@ -2,6 +2,7 @@
 
 # No postponed annotations: FastAPI reads those of the routes below, and they name things of their function.
 import asyncio
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Request
@@ -9,11 +10,12 @@ from fastapi.responses import Response
 from markupsafe import Markup
 
 from bot.accounts import SignedIn
-from bot.errors import StaleFlowError, UnknownFlowError
+from bot.errors import FlowError, StaleFlowError, UnknownFlowError
 from bot.flow_format import LARGEST_FLOW_BYTES, Flow, Problem
 from bot.flow_library import get_revision, publish, revisions, save, stored, withdraw
 from bot.flow_means import FlowMeans
 from bot.flow_picture import draw
+from bot.flow_stories import Verdict
 from bot.web.desk_base import N_
 from bot.web.guards import Refusal
 from bot.web.studio_base import PREFIX, Part, StudioWeb, words
@@ -55,6 +57,16 @@ steps:
       ru: "Спасибо, записал: {{ order }}."
       en: "Thank you, noted: {{ order }}."
 """
+NEW_STORY = """stories:
+- story: {title}
+  lang: en
+  steps:
+  - start: {flow}
+    active_loop: {flow}
+  - user: cancel
+    bot: stopped
+    active_loop: null
+"""
 Text = Annotated[str, Form(max_length=LARGEST_FLOW_BYTES)]
 
 
@@ -74,7 +86,9 @@ def create_router(web: StudioWeb) -> APIRouter:
 
     def page(request: Request, me: SignedIn, status: int = 200, **values: Any) -> Response:
         """A flow's page. shown: the revision whose text stands there, while `revision` is the newest."""
-        known = {"refused": "", "theirs": "", "failed": (), "past": (), "note": "", "published": None}
+        flow_id = values.get("flow_id") or "my-flow"
+        script = NEW_STORY.format(flow=flow_id, title=words(me)(N_("What is to happen")))
+        known = {"story": script, "refused": "", "theirs": "", "failed": (), "past": (), "note": "", "published": None}
         return web.page(request, "flow.html", me, status, **{**known, "shown": values["revision"], **values})
 
     @router.get("")
@@ -113,10 +127,26 @@ def create_router(web: StudioWeb) -> APIRouter:
         return web.page(request, "_flow_checked.html", me, **await examined(text, me))
 
     @router.post("/test")
-    async def test(request: Request, me: Me, text: Text = "") -> Response:
+    async def test(
+        request: Request,
+        me: Me,
+        text: Text = "",
+        story: Text = "",
+        own: Annotated[str, Form(pattern="^(|yes)$")] = "",
+    ) -> Response:
+        """The flow's scripted conversations; own: the one that is just being written in their place."""
         flow, problems = await asyncio.to_thread(means().examine, text)
-        verdicts = await asyncio.to_thread(means().rehearse, flow) if flow else []
-        return web.page(request, "_flow_tested.html", me, flow=flow, problems=problems, verdicts=verdicts)
+        faults: list[Problem] = []
+        verdicts: list[Verdict] = []
+        try:
+            if flow is not None:
+                play = partial(means().try_out, flow, story) if own else partial(means().rehearse, flow)
+                verdicts = await asyncio.to_thread(play)
+        except FlowError as error:
+            faults = list(error.problems)
+        return web.page(
+            request, "_flow_tested.html", me, flow=flow, problems=problems, faults=faults, verdicts=verdicts
+        )
 
     @router.post("/save")
     async def save_text(

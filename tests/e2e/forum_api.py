@@ -261,6 +261,8 @@ class ForumBotApi(BotApi):
         )
 
     async def _sendMediaGroup(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
+        if form["chat_id"] > 0:
+            return await super()._sendMediaGroup(form)
         group, media = self.groups.get(form["chat_id"]), form["media"]
         if not 2 <= len(media) <= 10:
             return refused(400, "Bad Request: wrong number of media")

@@ -38,9 +38,11 @@ OLGA, IVAN, STRANGER = 501, 502, 999
 
 
 class ForumWorld(TelegramWorld):
-    def __init__(self, var: Path, api: ForumBotApi, *, groups: str = str(GROUP), lang: str = "en") -> None:
+    def __init__(
+        self, var: Path, api: ForumBotApi, *, groups: str = str(GROUP), lang: str = "en", database: str = ""
+    ) -> None:
         """api: the stand-in; in a process of its own, something with its `base` and `minute_seconds`."""
-        super().__init__(var, api, elsewhere=self._elsewhere)
+        super().__init__(var, api, database=database, elsewhere=self._elsewhere)
         self.forum_api = api
         shared = LocalShared()
         self.accounts = Accounts(self.sessions, shared, self.clock)

@@ -31,9 +31,10 @@ COMMON = {"shop": "Klyon", "hours": "9–21", "privacy_url": "https://klyon.exam
 
 
 class TelegramWorld:
-    def __init__(self, var: Path, api: BotApi, **channel: Any) -> None:
+    def __init__(self, var: Path, api: BotApi, *, database: str = "", **channel: Any) -> None:
+        """database: its address; empty: a file of SQLite's."""
         self.api, self.clock = api, Clock()
-        self.engine, self.sessions = open_database(f"sqlite+aiosqlite:///{var / 'otvet.sqlite3'}")
+        self.engine, self.sessions = open_database(database or f"sqlite+aiosqlite:///{var / 'otvet.sqlite3'}")
         self.store = AttachmentStore(var / "attachments", 60_000_000)
         self.channel = TelegramChannel(
             TOKEN,

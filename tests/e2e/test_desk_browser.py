@@ -286,7 +286,7 @@ def test_everything_is_done_from_the_keyboard_in_any_layout(desk: Open, server: 
     expect(anna.locator("#help")).to_be_hidden()
     # The list is asked for anew, and he moves in it before it is there.
     held: list[Route] = []
-    anna.route(re.compile(r"/desk/queue\?.*open="), held.append)
+    anna.route(re.compile(r"/desk/queue\?.*open="), lambda route: held.append(route))
     with anna.expect_request(re.compile(r"/desk/queue\?.*open=")):
         newest = Customer(server).calls_a_person()
     anna.keyboard.press("j")

@@ -157,3 +157,15 @@ def test_the_last_file_carries_the_text_unless_it_is_too_long_or_the_kind_has_no
 def test_captions_are_never_longer_than_allowed() -> None:
     narrow = Capabilities(max_text_chars=100, max_buttons=0, media={"document": Medium(100)}, max_caption_chars=3)
     assert [part.text for part in fit(OutboundMessage("абвг", attachments=(file(),)), narrow)] == ["", "абвг"]
+
+
+def test_photos_and_videos_that_follow_one_another_go_out_as_one_where_the_platform_has_albums() -> None:
+    def shape(text: str, *files: OutboundAttachment) -> list[tuple[int, str]]:
+        return [(len(part.attachments), part.text) for part in fit(OutboundMessage(text, attachments=files), TELEGRAM)]
+
+    seen, film = file(), file("video", "video/mp4")
+    assert shape("Вот", seen, film, seen) == [(3, "Вот")]
+    assert shape("", seen, file("document", "text/plain"), seen, seen) == [(1, ""), (1, ""), (2, "")]
+    assert shape("Вот", *[seen] * 12) == [(10, ""), (2, "Вот")]
+    assert shape("", seen, file(size_bytes=11 * MB)) == [(1, ""), (1, "")], "what is too large for a photo is a file"
+    assert shape("Вот", file("voice", "audio/ogg"), file("voice", "audio/ogg")) == [(1, ""), (1, "Вот")]

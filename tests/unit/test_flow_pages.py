@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -108,11 +109,31 @@ def test_a_change_that_breaks_a_conversation_is_published_only_all_the_same(serv
     assert "5 of 5 conversations" in played.text or "conversations went as written" in played.text
     assert "failed" not in shown(played.text)
     form = {"text": changed, "flow_id": "diagnosis", "revision": 1}
+    broken = shown(editor.save("/flows/test", {"text": changed}).text)
+    line = (
+        1
+        + (DATA / "flows" / "tests" / "guides.yml").read_text().partition("Отлично, что заработало")[0].count("\n")
+        - 1
+    )
+    assert f"Step 3 of 3 (guides.yml, line {line}) : nobody said" in broken
     refused = editor.save("/flows/save", {**form, "then": "publish"})
     assert refused.status_code == 422
     assert "Заработало" in refused.text
     assert editor.save("/flows/save", {**form, "then": "anyway"}).is_redirect
     assert "Fine!" in server.site.flows.book.flows["diagnosis"].text
+
+
+def test_a_conversation_is_written_and_played_beside_its_flow(editor: Agent) -> None:
+    page = editor.edit("/flows/setup-guide").text
+    script = unescape(re.findall(r'<textarea name="story".*?>(.*?)</textarea>', page, re.S)[0])
+    text = (DATA / "flows" / "setup-guide.yml").read_text()
+    form = {"text": text, "own": "yes"}
+    assert "1 of 1 conversations went as written" in editor.save("/flows/test", {**form, "story": script}).text
+    wrong = shown(editor.save("/flows/test", {**form, "story": script.replace("bot: stopped", "bot: goodbye")}).text)
+    assert "Step 2 of 2 (line 7) : nobody said 'goodbye'" in unescape(wrong)
+    broken = shown(editor.save("/flows/test", {**form, "story": script.replace("- user:", "- usr:")}).text)
+    assert "line 7: usr: Extra inputs" in broken.replace("steps.", "").replace("stories.", "")
+    assert "not YAML" in editor.save("/flows/test", {**form, "story": "stories: ["}).text
 
 
 def test_an_intent_leads_to_one_of_the_flows_that_there_are(editor: Agent) -> None:
