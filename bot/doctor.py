@@ -18,7 +18,7 @@ from bot.helpdesk import SYNC, HelpDeskLink
 from bot.hooks import hook_figures
 from bot.ledger import InboxRow, InboxState, OutboxRow
 from bot.model_wiring import utc_now
-from bot.notifications import NOTIFY, notice_figures
+from bot.notifications import NOTIFY, notice_figures, shown_address
 from bot.timers import Timer
 from bot.training import articles_folder
 from bot.whatsapp_record import stuck_webhooks
@@ -55,6 +55,7 @@ async def examine(installation: Installation) -> list[Check]:
         ("attachments", _attachments),
         ("notifications", _notifications),
         ("helpdesk", _helpdesk),
+        ("mail", _mail),
         ("webhook", _webhook),
         ("lookups", _lookups),
     ]
@@ -245,6 +246,14 @@ async def _webhook(installation: Installation) -> Check:
         remedy = "see to the receiver, then `otvet webhooks retry`; `otvet webhooks list` shows them"
         return Check("webhook", False, f"{detail}; {fault}", remedy)
     return Check("webhook", True, detail)
+
+
+async def _mail(installation: Installation) -> Check:
+    if installation.email_proof is None:
+        return Check("mail", True, "off: OTVET_MAIL is not set; customers of the site chat can't confirm an e-mail")
+    if (shown := shown_address(installation.settings.mail.get_secret_value())) is None:
+        return Check("mail", False, "OTVET_MAIL lacks a part", "write it as mailtos://user:password@smtp.host?from=…")
+    return Check("mail", True, f"{shown}; a code in the site chat shows whether it sends")
 
 
 async def _helpdesk(installation: Installation) -> Check:
