@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy import ColumnElement, Row, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.errors import NoGapError
@@ -169,6 +169,20 @@ async def counts(session: AsyncSession) -> tuple[int, int]:
     )
     groups, messages = found.one()
     return int(groups), int(messages)
+
+
+async def names(session: AsyncSession, *, but: int, limit: int = PAGE) -> Sequence[Row[int, str, int]]:
+    """Open groups to join one with, the largest first: (id, title, count)."""
+    counted = func.count(Question.id).label("count")
+    found = await session.execute(
+        select(Gap.id, Gap.title, counted)
+        .join(Question, Question.gap_id == Gap.id)
+        .where(Gap.state == GapState.OPEN, Gap.id != but, Question.ended != Ended.ANSWERED)
+        .group_by(Gap.id, Gap.title)
+        .order_by(counted.desc(), Gap.id)
+        .limit(limit)
+    )
+    return found.all()
 
 
 async def line_of(session: AsyncSession, gap_id: int, *, now: datetime) -> GapLine:

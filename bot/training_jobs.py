@@ -172,7 +172,7 @@ class Jobs:
             started = self._started.get(job.id)
             if started is not None and now - started < START:
                 return
-            if started is not None and job.tries == 0:
+            if started is not None:
                 job.state, job.finished_at = TrainingState.FAILED, now
                 job.error = "its process did not start: see the log of the server"
                 return
@@ -215,6 +215,8 @@ class Worker:
         self.version_id: str | None = None
         self.last_version_id: str | None = None
         """What the training made that the estimate comes from."""
+        self._try = 0
+        """Which of the starts of this training it is: another one may have been begun while this process was silent."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="progress", daemon=True)
 
@@ -259,6 +261,7 @@ class Worker:
         if not claimed.rowcount:  # type: ignore[attr-defined]
             return False, (), STAGES
         job = await session.get_one(TrainingJob, self._job_id)
+        self._try = job.tries
         last: TrainingJob | None = await session.scalar(
             select(TrainingJob).where(TrainingJob.state == TrainingState.DONE).order_by(TrainingJob.id.desc()).limit(1)
         )
@@ -268,7 +271,8 @@ class Worker:
         return True, job.articles, expected
 
     def _beat(self) -> None:
-        """Every second, until the training is over; ends the process when the training was cancelled."""
+        """Every second, until the training is over; ends the process when the training was cancelled, or was taken for
+        dead and begun anew."""
         while not self._over.wait(BEAT_SECONDS):
             try:
                 cancelled = asyncio.run(self._with_session(self._tell))
@@ -293,11 +297,15 @@ class Worker:
                 "done": share,
                 "seconds_left": left,
             }
-        await session.execute(self._mine().values(**values))
-        return cancelled
+        mine = await session.execute(self._mine().values(**values))
+        return cancelled or not mine.rowcount  # type: ignore[attr-defined]
 
     def _mine(self) -> Any:
-        return update(TrainingJob).where(TrainingJob.id == self._job_id, TrainingJob.state == TrainingState.RUNNING)
+        return update(TrainingJob).where(
+            TrainingJob.id == self._job_id,
+            TrainingJob.state == TrainingState.RUNNING,
+            TrainingJob.tries == self._try,
+        )
 
     async def _with_session(self, work: Callable[[AsyncSession], Awaitable[Any]]) -> Any:
         engine, sessions = open_database(self._url)

@@ -20,6 +20,7 @@ from bot.gaps import Asked, Order, Query, Sheet, View
 from bot.language import LANGUAGES
 from bot.web.desk_base import N_
 from bot.web.guards import Refusal
+from bot.web.studio_articles import RESERVED
 from bot.web.studio_base import PREFIX, Part, StudioWeb, Waiting, fault, words
 from kb_index.articles import Article
 from kb_index.errors import KnowledgeBaseError
@@ -28,6 +29,8 @@ from nlu.library import find_intents
 
 HERE = f"{PREFIX}/gaps"
 MOST_OFFERED = 6
+MOST_SOURCES = 6
+"""So many agents' replies are compared with articles for one page: each is a search."""
 MAX_WORDS = 200
 ENDED = {
     Ended.UNANSWERED: N_("asked to say it otherwise"),
@@ -150,7 +153,7 @@ def create_router(web: StudioWeb) -> APIRouter:
         async with web.reading() as session:
             found = await sheet(session, gap_id)
             intents = await find_intents(session)
-            lines = (await gaps.find(session, Query(), now=web.clock())).lines
+            others = await gaps.names(session, but=gap_id)
         offered = await offers(found)
         leads = {intent.metadata.get("article"): intent.name for intent in intents}
         likely = next((leads[each.id] for each in offered if each.id in leads), "")
@@ -168,7 +171,7 @@ def create_router(web: StudioWeb) -> APIRouter:
             intents=[intent.name for intent in intents],
             intent=likely or (max(set(usual), key=usual.count) if usual else ""),
             offered=offered,
-            others=[line for line in lines if line.id != gap_id],
+            others=others,
             teachable=teachable,
             endings=ENDED,
             done=DONE,
@@ -196,16 +199,14 @@ def create_router(web: StudioWeb) -> APIRouter:
         return sorted(known.values(), key=lambda article: -points[article.id])[:MOST_OFFERED]
 
     async def sources(found: Sheet) -> dict[int, str]:
-        """Message → the article that its agent answered with."""
+        """Message → the article that its agent answered with, of the newest that were answered."""
         wrote: dict[int, str] = {}
-        for each in found.asked:
-            for reply in each.replies[:2]:
-                near = await web.desk.articles(reply.text[:600], each.lang, 2)
-                name = gaps.used(reply.text, {article.id: article.text for article in near})
-                if name:
-                    wrote[each.id] = name
-            if len(wrote) >= 5:
-                break
+        answered = [(each, reply) for each in found.asked for reply in each.replies[:2]]
+        for each, reply in answered[:MOST_SOURCES]:
+            near = await web.desk.articles(reply.text[:600], each.lang, 2)
+            name = gaps.used(reply.text, {article.id: article.text for article in near})
+            if name:
+                wrote[each.id] = name
         return wrote
 
     @router.get("/{gap_id}/article")
@@ -244,7 +245,7 @@ def create_router(web: StudioWeb) -> APIRouter:
         problem = ""
         if not typed["title"] or not body:
             problem = words(me)(N_("An article needs a title and a text."))
-        elif not re.fullmatch(r"[\w.-]{1,120}", article_id.strip()):
+        elif not re.fullmatch(r"[\w.-]{1,120}", article_id.strip()) or not article_id.strip(". "):
             problem = words(me)(N_("An id has letters, digits, `-`, `_` and `.` alone."))
         else:
             article = Article(
@@ -257,6 +258,8 @@ def create_router(web: StudioWeb) -> APIRouter:
                 status="published" if publish else "draft",
             )
             try:
+                if article.id in RESERVED:
+                    raise GapActError(gap_id, "taken", f"{article.id} is a page of the studio")
                 async with web.writing() as session:
                     await acts(session, me).make_article(gap_id, article)
                     act = await last_act(session, gap_id)

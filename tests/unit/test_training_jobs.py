@@ -165,6 +165,21 @@ async def test_a_training_whose_process_died_begins_again_once(sessions: Session
     assert "twice" in failed.error
 
 
+async def test_one_that_was_taken_for_dead_has_no_say_any_more(sessions: Sessions, url: str) -> None:
+    number = await asked_for(sessions)
+    first, second = (Worker(url, number, lambda: NOW) for _ in range(2))
+    await in_thread(first.__enter__)
+    first._over.set()  # its process stands still
+    async with sessions.begin() as session:
+        await session.execute(update(TrainingJob).values(state=TrainingState.QUEUED))
+    await in_thread(second.__enter__)
+    first.version_id, second.version_id = "v1", "v2"
+    await in_thread(lambda: first.__exit__(None, None, None))
+    assert (await job(sessions)).state is TrainingState.RUNNING
+    await in_thread(lambda: second.__exit__(None, None, None))
+    assert ((await job(sessions)).state, (await job(sessions)).version_id) == (TrainingState.DONE, "v2")
+
+
 async def test_a_process_that_never_starts_is_told_of(sessions: Sessions) -> None:
     clock = Clock()
     await asked_for(sessions)
