@@ -7,7 +7,7 @@ asks here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,13 @@ class AgentDesk:
         phone_region: str = "RU",
         notices: Notices | None = None,
         capabilities: Mapping[str, Capabilities] | None = None,
+        zone: tzinfo = UTC,
     ) -> None:
-        """notices: who is told of what happens; without it nobody is.
+        """notices: who is told of what happens; without it nobody is. zone: that of the dates customers are told.
         capabilities: channel → what it can take; a channel that is not among them takes no files."""
         self.tickets = tickets
         self.notices = notices
+        self.zone = zone
         self.customers = Customers(tickets, phone_region)
         self._replies = replies
         self._clock = clock
@@ -277,7 +279,9 @@ class AgentDesk:
         ticket = await desk.get_ticket(session, ticket_id)
         await self.tickets.hold(session, ticket, task=task, until=until, agent=agent, now=self._clock())
         await self._stop_survey(session, ticket)
-        await self.announce(session, ticket, "on_hold", {"until": f"{until:%d.%m}" if until else None})
+        await self.announce(
+            session, ticket, "on_hold", {"until": f"{until.astimezone(self.zone):%d.%m}" if until else None}
+        )
         return ticket
 
     async def resume(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:

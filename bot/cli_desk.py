@@ -234,8 +234,12 @@ def tickets_hold(
     agent: As = "",
 ) -> None:
     """Let a ticket wait for something else; the clocks stand."""
-    when = until.replace(tzinfo=UTC) if until else None
-    act(lambda desk, session: desk.hold(session, ticket_id, task=task, until=when, agent=who(agent)))
+
+    def work(desk: AgentDesk, session: AsyncSession) -> Awaitable[Any]:
+        when = until.replace(hour=9, tzinfo=desk.zone).astimezone(UTC) if until else None
+        return desk.hold(session, ticket_id, task=task, until=when, agent=who(agent))
+
+    act(work)
     print(f"Ticket {ticket_id} is on hold")
 
 

@@ -14,7 +14,7 @@ import html
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -154,11 +154,13 @@ class DemoShop:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         token: str = "",
+        zone: tzinfo = UTC,
     ) -> None:
         """seed: data/shop/demo.yml. database: an SQLite file of its own. token: by which callers are known."""
         self.token = token or secrets.token_urlsafe(24)
         self._seed = seed
         self._clock = clock
+        self._zone = zone
         database.parent.mkdir(parents=True, exist_ok=True)
         self._engine: AsyncEngine = create_async_engine(f"sqlite+aiosqlite:///{database.resolve()}")
         self.sessions = async_sessionmaker(self._engine, expire_on_commit=False)
@@ -188,7 +190,7 @@ class DemoShop:
 
     @property
     def today(self) -> date:
-        return self._clock().date()
+        return self._clock().astimezone(self._zone).date()
 
     async def fill(self) -> None:
         """Make the tables and what is in them, unless they are fresh."""

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ async def revisions(session: AsyncSession, flow_id: str, limit: int = 50) -> Seq
 
 
 async def stored(session: AsyncSession) -> list[StoredFlow]:
-    """Every flow, by id."""
+    """Every flow that can be read, by id."""
     rows = await session.execute(
         select(FlowRow, FlowRevision)
         .join(FlowRevision, FlowRevision.flow_id == FlowRow.id)
@@ -155,27 +155,44 @@ async def stored(session: AsyncSession) -> list[StoredFlow]:
         .order_by(FlowRow.id)
     )
     return [
-        StoredFlow(_parsed(revision), revision.number, row.newest, row.published, row.updated_at, revision.author)
+        StoredFlow(flow, revision.number, row.newest, row.published, row.updated_at, revision.author)
         for row, revision in rows
+        if (flow := _parsed(revision)) is not None
     ]
 
 
-async def read_book(session: AsyncSession, common: Mapping[str, Mapping[str, Any]], now: datetime) -> FlowBook:
-    """What may be run now, and what customers may still be in."""
+async def read_book(
+    session: AsyncSession,
+    common: Mapping[str, Mapping[str, Any]],
+    now: datetime,
+    zone: tzinfo = UTC,
+    before: FlowBook | None = None,
+) -> FlowBook:
+    """What may be run now, and what customers may still be in. A revision that can't be read, of another version of
+    the program say, is left out and logged; of `before`, what is in use in its place goes on."""
     present = await session.scalars(
         select(FlowRevision)
         .join(FlowRow, FlowRevision.flow_id == FlowRow.id)
         .where(FlowRevision.number == FlowRow.published)
         .order_by(FlowRevision.flow_id)
     )
-    flows = {revision.flow_id: _parsed(revision) for revision in present}
+    flows = {}
+    for revision in present:
+        flow = _parsed(revision) or (before.flows.get(revision.flow_id) if before else None)
+        if flow is not None:
+            flows[revision.flow_id] = flow
     past = await session.scalars(select(FlowRevision).where(FlowRevision.retired_at > now - KEPT_FOR))
-    earlier = {(revision.flow_id, revision.version): _parsed(revision) for revision in past}
-    return FlowBook(flows, earlier, common)
+    earlier = {(revision.flow_id, revision.version): flow for revision in past if (flow := _parsed(revision))}
+    return FlowBook(flows, earlier, common, zone)
 
 
-def _parsed(revision: FlowRevision) -> Flow:
-    return parse_flow(revision.text, f"{revision.flow_id}.yml")
+def _parsed(revision: FlowRevision) -> Flow | None:
+    """None, and it is logged: it can't be read."""
+    try:
+        return parse_flow(revision.text, f"{revision.flow_id}.yml")
+    except FlowError as error:
+        log.error("flow.unreadable", flow=revision.flow_id, revision=revision.number, error=str(error))
+        return None
 
 
 async def take_files(session: AsyncSession, flows: Mapping[str, Flow], *, at: datetime) -> list[str]:
@@ -211,11 +228,13 @@ class FlowBase:
         common: Mapping[str, Mapping[str, Any]],
         clock: Callable[[], datetime],
         progress: Callable[[str], None],
+        zone: tzinfo = UTC,
     ) -> None:
         self.folder = folder
         self._url = url
         self._common = common
         self._clock = clock
+        self._zone = zone
         self._progress = progress
         self._book: FlowBook | None = None
         self._mark: Any = None
@@ -253,11 +272,6 @@ class FlowBase:
             mark = tuple(row)
             if self._book is not None and mark == self._mark:
                 return False
-            try:
-                self._book = await read_book(session, self._common, self._clock())
-            except FlowError as error:
-                # Of another version of the program: what is in use goes on.
-                log.error("flows.unreadable", error=str(error))
-                self._book = self._book or FlowBook(common=self._common)
+            self._book = await read_book(session, self._common, self._clock(), self._zone, self._book)
             self._mark = mark
         return True

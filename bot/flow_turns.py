@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
 from typing import Any
 
@@ -84,6 +84,8 @@ class FlowBook:
     """By id and version: those in which a customer may still be."""
     common: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Language → what every text sees: the shop's name, its hours …"""
+    zone: tzinfo = UTC
+    """Where "today" and "yesterday" are."""
 
     @cached_property
     def by_article(self) -> Mapping[str, str]:
@@ -100,7 +102,7 @@ class FlowBook:
         return pinned or (present if present is not None and state.step in present.steps else None)
 
     def around(self, lang: str, now: datetime) -> Around:
-        return Around(lang, now, self.common.get(lang, {}))
+        return Around(lang, now.astimezone(self.zone), self.common.get(lang, {}))
 
 
 NO_FLOWS = FlowBook()

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from bot.errors import FlowRunError
@@ -220,6 +220,7 @@ class Around:
 
     lang: str
     now: datetime
+    """In the time zone of the shop."""
     common: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -256,7 +257,7 @@ class _Run:
 
     def __init__(self, flow: Flow, state: FlowState, around: Around) -> None:
         self.flow = flow
-        self.state = replace(state, asked_at=around.now.isoformat())
+        self.state = replace(state, asked_at=around.now.astimezone(UTC).isoformat())
         self.around = around
         self.said: list[Wish] = []
         self.last: tuple[Wish, ...] = ()

@@ -14,7 +14,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from time import monotonic
 from typing import Any, Final
@@ -106,12 +106,14 @@ class Lookups:
         clock: Callable[[], datetime],
         proofs: Proofs | None = None,
         demo: str | None = None,
+        zone: tzinfo = UTC,
     ) -> None:
         """secrets: what `${…}` stands for. demo: where the demo shop listens. proofs: needed where the file has a
         `proof`. Raises LookupFileError for a server that may not be called or a secret that is not set."""
         self.file = file
         self._shared = shared
         self._clock = clock
+        self._zone = zone
         self._proofs = proofs
         self._cache: OrderedDict[str, tuple[float, Any]] = OrderedDict()
         self._lines = {
@@ -218,7 +220,7 @@ class Lookups:
             self._keep(key, found, lookup.cache_seconds)
         if lookup.answer:
             source = words(lookup.answer, asker.lang)
-            today = {"lang": asker.lang, "today": self._clock().date()}
+            today = {"lang": asker.lang, "today": self._clock().astimezone(self._zone).date()}
             try:
                 answer = flow_words.render(source, {**slots, **(found if isinstance(found, dict) else {}), **today})
             except FlowRunError as error:

@@ -67,7 +67,10 @@ class Settings(BaseSettings):
     shop_ru: str = Field("Клён", description="The company's name in Russian messages.")
     shop_en: str = Field("Klyon", description="The company's name in English messages.")
     privacy_url: str = Field("https://klyon.example/privacy", description="Link to the privacy policy (greeting).")
-    timezone: str = Field("Europe/Moscow", description="Time zone of the working hours.")
+    timezone: str = Field(
+        "Europe/Moscow",
+        description="Time zone of the working hours, and of what customers mean by today and yesterday.",
+    )
     phone_region: str = Field(
         "RU", pattern="^[A-Z]{2}$", description="Country of phone numbers that are written without its code."
     )

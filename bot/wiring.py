@@ -119,9 +119,7 @@ class Installation(ModelWiring):
     def desk_policy(self) -> DeskPolicy:
         """How people work: desk.yml of the data over the settings."""
         interval = Interval(self.settings.opens, self.settings.closes)
-        default = WorkingHours(
-            {int(day) - 1: (interval,) for day in self.settings.work_days}, ZoneInfo(self.settings.timezone)
-        )
+        default = WorkingHours({int(day) - 1: (interval,) for day in self.settings.work_days}, self.zone)
         return load_policy(self.data / "desk.yml", default)
 
     @cached_property
@@ -167,13 +165,18 @@ class Installation(ModelWiring):
         understander = self.understander() if live else None
         titles = {article.id: article.title for article in self.seed.articles.articles}
         return Stage(
-            book=FlowBook(flows, common=self.common_values),
+            book=FlowBook(flows, common=self.common_values, zone=self.zone),
             replies=self.replies,
             outcomes=self.seed.outcomes,
             now=utc_now(),
             articles=titles,
             understand=(lambda text, lang: understander.understand(text, lang).parts) if understander else None,
         )
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """Of the shop's days and hours."""
+        return ZoneInfo(self.settings.timezone)
 
     @cached_property
     def flow_base(self) -> FlowBase:
@@ -183,6 +186,7 @@ class Installation(ModelWiring):
             common=self.common_values,
             clock=utc_now,
             progress=self.progress,
+            zone=self.zone,
         )
 
     @property
@@ -212,7 +216,7 @@ class Installation(ModelWiring):
         seed = self.data / "shop" / "demo.yml"
         if not (self.settings.demo_shop and self.lookup_file.wants_demo and seed.exists()):
             return None
-        return DemoShop(seed, self.settings.var / "demo-shop.sqlite3")
+        return DemoShop(seed, self.settings.var / "demo-shop.sqlite3", zone=self.zone)
 
     @cached_property
     def lookups(self) -> Lookups:
@@ -228,6 +232,7 @@ class Installation(ModelWiring):
             clock=utc_now,
             proofs=Proofs(self.database.sessions, utc_now),
             demo=demo.url if demo else None,
+            zone=self.zone,
         )
 
     @cached_property
@@ -399,7 +404,9 @@ class Installation(ModelWiring):
         settings = self.settings
         return HelpDeskSync(
             help_desk=self.help_desk,
-            desk=AgentDesk(tickets=tickets, replies=self.replies, clock=utc_now, phone_region=settings.phone_region),
+            desk=AgentDesk(
+                tickets=tickets, replies=self.replies, clock=utc_now, phone_region=settings.phone_region, zone=self.zone
+            ),
             sessions=self.database.sessions,
             attachments=self.attachments,
             clock=utc_now,
@@ -424,6 +431,7 @@ class Installation(ModelWiring):
             phone_region=self.settings.phone_region,
             capabilities=capabilities,
             notices=self._notices_of(self.tickets, clock),
+            zone=self.zone,
         )
 
     async def _forum_heard(self, session: AsyncSession, ticket: Ticket, entry: HistoryEntry) -> None:
@@ -459,7 +467,7 @@ class Installation(ModelWiring):
             clock=utc_now,
             shared=self.shared,
             groups=groups,
-            zone=ZoneInfo(settings.timezone),
+            zone=self.zone,
             lang=settings.forum_lang,
         )
 
@@ -510,7 +518,7 @@ class Installation(ModelWiring):
             shared=self.shared,
             clock=utc_now,
             shop={"ru": self.settings.shop_ru, "en": self.settings.shop_en},
-            zone=ZoneInfo(self.settings.timezone),
+            zone=self.zone,
             templates=self.templates,
             articles=self.find_articles,
             flows=lambda lang: [(flow.id, flow.title(lang)) for flow in self.flows.flows.values()],
@@ -702,7 +710,7 @@ class Installation(ModelWiring):
             replies=self.replies,
             shop={"ru": self.settings.shop_ru, "en": self.settings.shop_en},
             clock=utc_now,
-            zone=ZoneInfo(self.settings.timezone),
+            zone=self.zone,
         )
 
     @cached_property

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from databases import MakeDatabase
@@ -175,6 +176,13 @@ async def test_a_task_that_ends_a_year_later_is_told_in_the_same_chat(story: Sto
     (said,) = await story.act("task_done", "DEV-7", outcome="The fix is out.")
     assert said.endswith("The fix is out.")
     assert (await story.ticket()).status is TicketStatus.OPEN
+
+
+async def test_a_day_is_promised_as_the_shop_counts_days(story: Story) -> None:
+    story.desk.zone = ZoneInfo("Europe/Moscow")
+    until = datetime(2027, 3, 4, 22, 30, tzinfo=UTC)
+    (said,) = await story.act("hold", 1, task="DEV-7", until=until, agent="Anna")
+    assert "05.03" in said
 
 
 async def test_a_transfer_names_the_team_and_keeps_the_ticket(story: Story) -> None:

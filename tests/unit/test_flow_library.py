@@ -12,7 +12,7 @@ from test_flow_files import GOOD
 
 from bot.database import migrate, open_database
 from bot.errors import FlowError, StaleFlowError, UnknownFlowError
-from bot.flow_library import FlowBase, publish, read_book, revisions, save, stored, withdraw
+from bot.flow_library import FlowBase, get_revision, publish, read_book, revisions, save, stored, withdraw
 from bot.flows import FlowState
 from bot.ledger import Sessions
 
@@ -110,6 +110,28 @@ async def test_a_draft_is_met_by_nobody_and_a_withdrawn_flow_begins_no_more(plac
         book = await read_book(session, {}, place.clock())
         assert book.flows == {}
         assert book.at(FlowState("good", flow.flow.version, "ask")) is not None
+
+
+async def test_one_revision_that_cannot_be_read_takes_no_other_with_it(place: Place) -> None:
+    """Of a later version of the program say, or written past it."""
+    place.write(GOOD)
+    place.write(GOOD.replace("flow: good", "flow: second"), "second")
+    process = place.process()
+    before = process.book.flows["good"]
+    await place.publish(OTHER, 1)
+    await place.publish(GOOD.replace("Number?", "What number?"), 2)
+    async with place.sessions.begin() as session:
+        for number in (2, 3):
+            (await get_revision(session, "good", number)).text = "flow: good\nsteps: of another kind\n"
+    assert await process.refresh(place.sessions)
+    book = process.book
+    assert book.flows["good"] is before, "what is in use goes on"
+    assert set(book.flows) == {"good", "second"}
+    assert list(book.earlier) == [("good", before.version)]
+    fresh = place.process().book
+    assert list(fresh.flows) == ["second"]
+    async with place.sessions.reading() as session:
+        assert [each.flow.id for each in await stored(session)] == ["second"]
 
 
 async def test_what_cannot_be_saved_is_refused_with_the_reason(place: Place) -> None:

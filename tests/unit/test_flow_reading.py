@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from site_harness import DATA
@@ -170,6 +171,19 @@ def test_the_end_of_the_conversation_is_the_end_of_its_flows(said: str) -> None:
         ("delay", "cancelled"),
     ]
     assert not any(isinstance(action, Tell) for action in decision.actions)
+
+
+def test_yesterday_is_that_of_the_shop() -> None:
+    late = datetime(2026, 11, 21, 22, 30, tzinfo=UTC)  # after midnight in Moscow
+    around = FlowBook(FLOWS, zone=ZoneInfo("Europe/Moscow")).around("ru", late)
+    promised = at("delay", "promised", {"words": "x"})
+    for said, day in (("вчера", "2026-11-21"), ("позавчера", "2026-11-20"), ("в субботу", "2026-11-21")):
+        reading = read(FLOWS["delay"], promised, said, around)
+        assert reading.event == Answered({"promised": day}), said
+    advanced = advance(FLOWS["delay"], promised, Answered({"promised": "2026-11-21"}), around)
+    assert isinstance(advanced.wishes[-1], CallPerson), "the day has passed there"
+    assert advanced.ended is not None
+    assert advanced.ended.asked_at == late.isoformat()
 
 
 def test_an_option_named_in_a_short_answer_is_chosen() -> None:

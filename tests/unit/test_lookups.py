@@ -8,9 +8,10 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -129,6 +130,7 @@ def lookups_of(
     allowed: Allowed | None = None,
     seconds: str = "seconds: 5",
     clock: Clock | None = None,
+    zone: tzinfo = UTC,
 ) -> Lookups:
     return Lookups(
         parse_lookups(text.replace("HOST", host).replace("SECONDS", seconds)),
@@ -136,6 +138,7 @@ def lookups_of(
         secrets={"OTVET_LOOKUP_TOKEN": SECRET},
         shared=LocalShared(),
         clock=clock or Clock(),
+        zone=zone,
     )
 
 
@@ -158,6 +161,18 @@ async def test_what_is_found_is_mapped_and_worded() -> None:
     assert head.startswith("GET /api/orders/4521 ")
     assert f"bearer {SECRET}".lower() in head.lower()
     assert f"host: {server.host}" in head.lower()
+
+
+async def test_today_is_that_of_the_shop() -> None:
+    clock = Clock()
+    clock.now = datetime(2026, 11, 21, 22, 30, tzinfo=UTC)
+    text = FILE.replace("{{ order }} is {{ stage }}", "today is {{ today }}")
+    assert text != FILE
+    async with naughty_server() as server:
+        lookups = lookups_of(server.host, text, clock=clock, zone=ZoneInfo("Europe/Moscow"))
+        found = await stage(lookups)
+        await lookups.close()
+    assert found.data["answer"].startswith("today is 2026-11-22")
 
 
 @pytest.mark.parametrize(
