@@ -147,7 +147,7 @@ class ModelWiring:
         self.stage: Progress = lambda _: None
         """Told which part of a training begins …"""
         self.told: Callable[[int, int], None] = lambda _done, _of: None
-        """… and how many of how many texts are encoded. For a process that trains in the background."""
+        """… and how many of how many texts are encoded or searched for. For a process that trains in the background."""
         self._live: Understander | None = None
         self._tried: tuple[Canary | None, SearchIndex] | None = None
         """What is on trial, and the articles that it was loaded for."""
@@ -390,6 +390,7 @@ class ModelWiring:
                 max_text_chars=self.settings.max_text_chars,
                 progress=self.progress,
                 stage=self.stage,
+                told=self.told,
                 workers=workers,
             )
             encoder.save()

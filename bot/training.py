@@ -202,6 +202,7 @@ def train(
     max_text_chars: int,
     progress: Progress,
     stage: Progress = lambda _: None,
+    told: Callable[[int, int], None] = lambda _done, _of: None,
     workers: int = 1,
     random_seed: int = 0,
 ) -> ModelVersion:
@@ -211,8 +212,9 @@ def train(
     which trains the Rasa engine, the version has both engines' models and thresholds that fit Rasa.
     `adapted` is an encoder to adapt to the intents, which takes minutes; the search keeps its own as it is.
     `corrections` are tickets whose topic agents changed. `drafts` are articles of the seed that are not published yet.
-    `stage` is told what begins: intents, ranker, routing, writing. `workers`: processes, where the system can
-    fork; for a process that does nothing else. The same seed and data give the same version, whatever they are.
+    `stage` is told what begins: intents, ranker, routing, writing; `told`, how much of the searching is done.
+    `workers`: processes, where the system can fork; for a process that does nothing else. The same seed and data give
+    the same version, whatever they are.
     """
     taught, outcomes = _taught(seed)
     stage("intents")
@@ -239,7 +241,7 @@ def train(
     progress(f"Training the ranker on {len(labelled)} questions")
     learning: Aside[tuple[Ranker, list[SearchTrial]]] | None = None
     try:
-        lessons = gather_lessons(index, labelled, seed=random_seed, workers=workers)
+        lessons = gather_lessons(index, labelled, seed=random_seed, progress=told, workers=workers)
         learning = Aside(lambda: _learnt(lessons), apart=workers > 1)
     except RankerError as error:
         progress(f"{error} Until then the search judges without having learnt.")

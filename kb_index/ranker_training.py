@@ -11,10 +11,9 @@ scorers which have not seen the question (cross-fitting), so that its probabilit
 
 import multiprocessing
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import ClassVar
 
 import numpy as np
@@ -97,8 +96,8 @@ def train_ranker(
 ) -> RankerTraining:
     """Learn a ranker for `index`. Blocks for seconds to minutes: every example and its copies are encoded.
 
-    progress: how many of how many texts are encoded. workers: processes that search, where the system can fork; for a
-    process that does nothing else. The same input gives the same ranker, whatever they are.
+    progress: how many of how many texts are encoded, then searched for. workers: processes that search, where the
+    system can fork; for a process that does nothing else. The same input gives the same ranker, whatever they are.
     Raises RankerError when fewer than 20 examples have a known article.
     """
     return gather_lessons(index, examples, seed=seed, progress=progress, workers=workers).learn()
@@ -209,10 +208,21 @@ def _cases(
         # Forked, so that the index is there without being copied.
         fork = multiprocessing.get_context("fork")
         with ProcessPoolExecutor(workers, mp_context=fork, initializer=work.share) as pool:
-            found = list(chain.from_iterable(pool.map(_Searches.shared_from, starts)))
+            found = _counted(pool.map(_Searches.shared_from, starts), len(understood), progress)
     else:
-        found = [pair for start in starts for pair in work.some(start)]
+        found = _counted((list(work.some(start)) for start in starts), len(understood), progress)
     return [case for case, _ in found], [lesson for _, lesson in found]
+
+
+def _counted(
+    batches: "Iterable[list[tuple[_Case, _Lesson]]]", of: int, progress: Callable[[int, int], None] | None
+) -> "list[tuple[_Case, _Lesson]]":
+    found: list[tuple[_Case, _Lesson]] = []
+    for batch in batches:
+        found += batch
+        if progress:
+            progress(len(found), of)
+    return found
 
 
 @dataclass(frozen=True)
