@@ -331,7 +331,8 @@ class Assistant:
             if claim.is_edit:
                 await self._keep_pace(channel, address, claim)
                 assert isinstance(channel, Edits)  # noqa: S101 - whoever queues an edit asks the capabilities
-                edit = partial(channel.edit, address, claim.message.external_id or "", parts[0])
+                # The platform's id that is kept is that of the last part.
+                edit = partial(channel.edit, address, claim.message.external_id or "", parts[-1])
                 await self._breakers.call(address, edit)
                 parts = ()
             for number, part in enumerate(parts[claim.parts_sent :], claim.parts_sent + 1):
