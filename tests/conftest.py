@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,8 @@ settings.register_profile("otvet", deadline=None)
 settings.load_profile("otvet")
 
 ROOT = Path(__file__).parent.parent
+MOST_EXAMPLES = 30
+"""Of an intent in a language, where a test trains."""
 CACHE = Path(os.environ.get("OTVET_TEST_CACHE", ROOT / "var" / "test-cache"))
 """What takes long to make and does not change is kept here between runs: the encoder, a model of the demo data."""
 
@@ -48,6 +51,41 @@ def trained() -> Path:
     with FileLock(CACHE / "trained.lock"):  # several files of tests run at once
         installation.prepare(update=True)
     return CACHE
+
+
+@pytest.fixture(scope="session")
+def small_shop(encoder_folder: Path, encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `data` and a trained `var` for whoever trains again: the demo's articles about orders, and fewer
+    examples, so that a training takes seconds. To be copied, with its links."""
+    folder = CACHE / "small-shop"
+    data, var = folder / "data", folder / "var"
+    with FileLock(CACHE / "small-shop.lock"):
+        shutil.rmtree(data, ignore_errors=True)
+        for lang in ("en", "ru"):
+            (data / "kb" / lang).mkdir(parents=True)
+            for path in (ROOT / "data" / "kb" / lang).glob("order-*.md"):
+                shutil.copy(path, data / "kb" / lang)
+        for name in ("topics.yml", "desk.yml", "macros.yml", "templates.yml"):
+            shutil.copy(ROOT / "data" / name, data)
+        shutil.copytree(ROOT / "data" / "eval", data / "eval")
+        (data / "intents").mkdir()
+        for path in (ROOT / "data" / "intents").glob("*.yml"):
+            text, kept = path.read_text(encoding="utf-8"), 0
+            lines = []
+            for line in text.splitlines(keepends=True):
+                kept = kept + 1 if line.startswith("    - ") else 0
+                if kept <= MOST_EXAMPLES:
+                    lines.append(line)
+            (data / "intents" / path.name).write_text("".join(lines), encoding="utf-8")
+        var.mkdir(exist_ok=True)
+        if not (var / "encoder").exists():
+            (var / "encoder").symlink_to(encoder_folder)
+        installation = Installation(Settings(_env_file=None, var=var, data=data))
+        installation.__dict__["encoder"] = encoder
+        installation.prepare(update=True)
+        own = tmp_path_factory.mktemp("small") / "shop"
+        shutil.copytree(folder, own, symlinks=True)
+    return own
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """A candidate with real models: what it touches, what a trial of it is, and that spoilt data are refused.
 
-On some of the demo articles, so that a training takes seconds.
+On a small part of the demo data, so that a training takes seconds.
 """
 
 from __future__ import annotations
@@ -18,27 +18,13 @@ from bot.wiring import Installation
 from kb_index.articles import Article
 from nlu.encoder import Encoder
 
-ROOT = Path(__file__).parents[2]
-KEPT = ("order-", "return-")
-
 
 @pytest.fixture(scope="module")
-def shop(encoder_folder: Path, encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    here = tmp_path_factory.mktemp("shop")
-    data, var = here / "data", here / "var"
-    var.mkdir()
-    (var / "encoder").symlink_to(encoder_folder)
-    for lang in ("en", "ru"):
-        (data / "kb" / lang).mkdir(parents=True)
-        for path in (ROOT / "data" / "kb" / lang).glob("*.md"):
-            if path.name.startswith(KEPT):
-                shutil.copy(path, data / "kb" / lang)
-    shutil.copy(ROOT / "data" / "topics.yml", data)
-    shutil.copytree(ROOT / "data" / "intents", data / "intents")
-    shutil.copytree(ROOT / "data" / "eval", data / "eval")
-    installation = Installation(Settings(_env_file=None, var=var, data=data))
+def shop(small_shop: Path, encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    here = tmp_path_factory.mktemp("shop") / "shop"
+    shutil.copytree(small_shop, here, symlinks=True)
+    installation = Installation(Settings(_env_file=None, var=here / "var", data=here / "data"))
     installation.__dict__["encoder"] = encoder
-    installation.train(promote=True)
     return installation
 
 
