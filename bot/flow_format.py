@@ -74,7 +74,7 @@ class Slot(_Part):
     prefer: Prefer = Field("any", description="Of type date: the side of today on which it lies.")
     min: float | None = Field(None, description="Of type number or amount.")
     max: float | None = None
-    personal: bool = Field(False, description="Shown to agents, and to nobody else.")
+    personal: bool = Field(False, description="Shown to agents, and to nobody else: no editor sees the answer.")
     only_when_asked: bool = Field(False, description="Words said at another step never fill it.")
     first_words: bool = Field(False, description="Of type text: filled with the words that started the flow.")
 

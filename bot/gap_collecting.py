@@ -189,7 +189,7 @@ def _words(said: Sequence[Said], at: int) -> str:
 
 def _question(message: Said, text: str, ended: Ended, article_of: Mapping[str, str]) -> Question | None:
     decision = message.decision or {}
-    if not any(map(str.isalpha, text)):
+    if decision.get("personal") or not any(map(str.isalpha, text)):
         return None
     hits = decision.get("hits") or [{}]
     intent, confidence = decision.get("intent"), decision.get("confidence")

@@ -147,7 +147,8 @@ async def recent(session: AsyncSession, limit: int) -> tuple[Asked, ...]:
     found: dict[tuple[str, str], Asked] = {}
     places: dict[str, tuple[int, int]] = {}
     for message_id, conversation_id, text, decision, lang in await session.execute(query):
-        if "hits" not in (decision or {}) or not text.strip() or len(text) > MOST_CHARS:
+        decided = decision or {}
+        if "hits" not in decided or decided.get("personal") or not text.strip() or len(text) > MOST_CHARS:
             continue
         masked = mask(text)
         lang = lang if lang in LANGUAGES else detect(masked)

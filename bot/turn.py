@@ -363,6 +363,7 @@ class Turns:
             "choice": first.choice,
             **(understood.record if understood else {"lang": lang, "model_version": understander.version}),
             **_missed(decision, state, book),
+            **({"personal": True} if _is_personal(state, book) else {}),
         }
         routed = None
         for action in decision.actions:
@@ -856,11 +857,18 @@ def _to_desk(act: ToDesk, owner: Owner, state: DialogueState) -> Decision:
 def _missed(decision: Decision, state: DialogueState, book: FlowBook) -> dict[str, Any]:
     """For the record: where a flow could not use what was said. Nothing of what is personal by the flow's own word."""
     event = next((each for each in decision.events if each.what == "missed"), None)
-    flow = book.at(state.flow) if event and state.flow else None
-    if event is None or flow is None:
+    if event is None or state.flow is None or book.at(state.flow) is None or _is_personal(state, book):
         return {}
-    slot = flow.file.slots.get(asked_slot(flow.steps.get(event.step)) or "")
-    return {} if slot and slot.personal else {"missed": {"flow": event.flow, "step": event.step}}
+    return {"missed": {"flow": event.flow, "step": event.step}}
+
+
+def _is_personal(state: DialogueState, book: FlowBook) -> bool:
+    """Whether what was asked for is for agents alone. Editors, who see questions of customers, see none of it."""
+    flow = book.at(state.flow) if state.flow else None
+    if flow is None or state.flow is None:
+        return False
+    slot = flow.file.slots.get(asked_slot(flow.steps.get(state.flow.step)) or "")
+    return slot is not None and slot.personal
 
 
 def _texts(utterance: Sequence[InboundMessage]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from bot.flow_turns import FlowBook
 from bot.flows import Looked
 from bot.gap_collecting import collect
 from bot.gap_records import Question
+from bot.gold import recent
 from bot.lookups import Asker
 from bot.metrics import FLOWS
 from bot.timers import Timer, Timers
 from bot.understanding import Understood
-from handoff.records import Conversation, Owner, Reason
+from handoff.records import Conversation, Message, Owner, Reason
 
 TRACK = """
 flow: track
@@ -100,7 +102,8 @@ class Mind(Keywords):
             found = Understood(
                 found.lang, (Understanding(text, "thanks", 0.99, Outcome(reply="thanks")),), found.record
             )
-        return found
+        # As the real one keeps what it found.
+        return replace(found, record={**found.record, "hits": []})
 
 
 class Shop:
@@ -520,4 +523,23 @@ async def test_words_that_a_flow_could_not_use_reach_the_gaps_but_for_what_is_pe
     async with world.sessions.begin() as session:
         await collect(session, article_of={})
         found = list(await session.scalars(select(Question)))
+        compared = {each.text for each in await recent(session, 10)}
     assert [(each.text, each.flow, each.step) for each in found] == [("the blue one", "track", "number")]
+    assert compared == {"where is my order", "the blue one"}
+
+
+async def test_no_editor_sees_what_was_answered_to_a_personal_question(world: FlowWorld) -> None:
+    home = "Kazan, Novaya street 1, flat 2"
+    world.change(parse_flow(SETUP.replace("  story: {}", "  story: {personal: true}")))
+    await world.hear("please set up my router")
+    await world.press("It did not help")
+    (asked,) = await world.hear(home)
+    assert asked == "Send a photo."
+    async with world.sessions.begin() as session:
+        await collect(session, article_of={})
+        found = [*await session.scalars(select(Question.text)), *(each.text for each in await recent(session, 10))]
+        said = [row for row in await session.scalars(select(Message)) if row.text == home]
+    assert said[0].decision is not None
+    assert said[0].decision.keys() >= {"hits", "personal"}
+    assert "please set up my router" in found
+    assert home not in found
