@@ -4,7 +4,7 @@
 
 Prints JSON. Without `--tables`: the pure parts of `handoff` (states, clocks, hours, policy, assignment), joined over
 plain objects as `Tickets` joins them over tables (benchmarks/month_sheets.py). With it: `handoff.tickets.Tickets`
-itself on a new SQLite file with the real migrations, at about 25 ms a ticket, so that 10,000 take minutes; SQLite is
+itself on a new SQLite file with the real migrations, at some 20 ms a ticket, so that 10,000 take minutes; SQLite is
 called in the program's own thread, not in aiosqlite's. In both nobody speaks: no ledger, channel or model has a part.
 
 Time is moved by the program, quarter of an hour by quarter of an hour, in each of which whatever is due happens as in
