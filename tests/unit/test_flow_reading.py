@@ -10,9 +10,11 @@ import pytest
 from site_harness import DATA
 
 from bot.dialogue import DialogueState, Policy, Understanding, Utterance
+from bot.errors import FlowRunError
 from bot.flow_format import read_flow
 from bot.flow_reading import read
 from bot.flow_turns import FlowBook, decide_turn
+from bot.flow_words import render
 from bot.flows import (
     Advanced,
     Answered,
@@ -189,3 +191,27 @@ def test_yesterday_is_that_of_the_shop() -> None:
 def test_an_option_named_in_a_short_answer_is_chosen() -> None:
     arrived = at("delay", "arrived", {"order": "4521", "found": {"answer": "Доставлен."}})
     assert read(FLOWS["delay"], arrived, "да я его не получал", RU).event == Chosen("o-1")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "{% for a in range(200) %}" * 5 + "{% endfor %}" * 5,
+            "go round",
+        ),
+        ("{% for a in range(10 ** 9) %}{% endfor %}", "numbers up to|at most 200"),
+        ("{% set a = 'xx' %}" + "{% set a = a ~ a %}" * 60, "makes a value"),
+        ("{% set a = 'xx' %}" + "{% set a = a + a %}" * 60, "makes a value"),
+        ("{% set a = [1, 2] %}" + "{% set a = [a, a] %}" * 60, "makes a value"),
+        ("{{ 'x' * 1000000000 }}", "is for numbers"),
+        ("{{ '%999999999d' % 1 }}", "is for numbers"),
+        ("{{ 'x'.ljust(1000000000) }}", "unsafe|undefined"),
+        ("{{ 5 | round(-1000000000) }}", "20 digits"),
+        ("{% macro a() %}{% endmacro %}", "macro is not for texts"),
+        ("{% set a %}{{ a }}{% endset %}", "assignblock is not for texts"),
+    ],
+)
+def test_no_text_of_an_editor_runs_or_grows_without_end(text: str, complaint: str) -> None:
+    with pytest.raises(FlowRunError, match=complaint):
+        render(text, {})
