@@ -226,7 +226,12 @@ async def _forum(installation: Installation) -> Check:
             select(func.count(ForumTopic.ticket_id)).where(ForumTopic.watched, ~ForumTopic.opened)
         )
         homeless = await forum.homeless(session)
+        stranded = await forum.stranded(session)
     detail = f"{', '.join(found) or 'no group'}; {people} people linked, {waiting} tickets wait for their topic"
+    if stranded:
+        detail += (
+            f"; {stranded} live tickets stand in groups that OTVET_FORUM_GROUPS no longer names: they get new topics"
+        )
     if homeless:
         faults.append(f"no group takes the tickets of {', '.join(homeless)}: name the teams, or a group without teams")
     if faults:

@@ -24,8 +24,9 @@ from zoneinfo import ZoneInfo
 
 import structlog
 from aiogram.utils.formatting import Bold, Italic, Text
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import metrics
@@ -46,6 +47,7 @@ from bot.errors import (
     TopicClosedError,
     TopicGoneError,
 )
+from bot.forum_pauses import MAX_REFUSALS, Pauses, Step
 from bot.forum_records import ForumItem, ForumPost, ForumTopic, ForumWord
 from bot.forum_text import (
     SILENT_KINDS,
@@ -76,7 +78,8 @@ TURN_SECONDS = 25.0
 """How long one errand of a group goes on: well below what an errand may take, so that a large file still fits."""
 LONGEST_WAIT_SECONDS = 4.0
 """For Telegram's limit, instead of giving the place back."""
-AWAY = timedelta(seconds=5)
+STEP_SECONDS = 30.0
+"""How long one step may take. With TURN_SECONDS, less than an errand may."""
 REFUSED = timedelta(seconds=60)
 """How soon a group is tried again that takes nothing."""
 LAST_WORDS = timedelta(seconds=5)
@@ -90,7 +93,8 @@ FILES_OF_PACKET = 10
 """The customer's newest files of before the handoff, which the packet shows."""
 _SEPARATOR = "\n\n"
 
-Step = Callable[[], Awaitable[None]]
+Carrier = OutboundAttachment | tuple[str, str]
+"""A file of ours, or (kind, handle) of one that Telegram has."""
 
 
 def kind_of(group_id: int) -> str:
@@ -135,6 +139,17 @@ class _Block:
     seen_entry_id: int
 
 
+@dataclass(frozen=True)
+class _Post:
+    """What a call has put there."""
+
+    sent: Sent
+    kind: str
+    pieces: Sequence[Piece] = ()
+    files: Sequence[Attachment] = ()
+    """That stand there now, or are named."""
+
+
 class Forum:
     def __init__(
         self,
@@ -168,6 +183,7 @@ class Forum:
         self._icons: Mapping[str, str] | None = None
         self._turns: Counter[int] = Counter()
         self._file_tries: Counter[tuple[int, int]] = Counter()
+        self._pauses = Pauses(clock)
         self._greeted: set[int] = set()
         self._refused: set[int] = set()
 
@@ -185,6 +201,12 @@ class Forum:
         named = frozenset[str]().union(*(group.teams for group in self.groups.values()))
         open_to_all = any(not group.teams for group in self.groups.values())
         return [] if open_to_all else sorted(set(rows) - named)
+
+    async def stranded(self, session: AsyncSession) -> int:
+        """How many live tickets have their topic in a group that is no longer ours."""
+        query = select(func.count(ForumTopic.ticket_id)).join(Ticket, Ticket.id == ForumTopic.ticket_id)
+        gone = ForumTopic.group_id.not_in(self.groups)
+        return int(await session.scalar(query.where(Ticket.status.in_(LIVE), gone)) or 0)
 
     async def heard(self, session: AsyncSession, ticket: Ticket, entry: HistoryEntry) -> None:
         """A `Listener` of the tickets."""
@@ -208,6 +230,9 @@ class Forum:
 
     async def work(self, group_id: int, _payload: Mapping[str, Any]) -> datetime:
         """Do what the group's topics lack, for a while. When to look again."""
+        if (until := self.held_until(group_id)) is not None:
+            return until  # whatever has happened meanwhile
+        pause = ("group", group_id)
         end = time.monotonic() + TURN_SECONDS
         address = self.api.address(group_id)
         while time.monotonic() < end:
@@ -221,7 +246,9 @@ class Forum:
                 await asyncio.sleep(wait)
                 continue  # more may have been said meanwhile, which can be told together
             try:
-                await self._breakers.call(address, step)
+                async with asyncio.timeout(STEP_SECONDS):
+                    await self._breakers.call(address, step.do)
+                self._pauses.over(step.key)
                 if group_id not in self._greeted:
                     self._greeted.add(group_id)
                     await self._offer_commands(group_id)
@@ -232,15 +259,33 @@ class Forum:
                     log.error("forum.group_refused", group=group_id, problem=str(error))
                 self._refused.add(group_id)
                 metrics.FORUM_CALLS.labels("refused").inc()
-                return self._clock() + REFUSED
+                await self._move_out(group_id)
+                return self._pauses.hold(pause, REFUSED)
             except DeliveryError as error:
                 metrics.FORUM_CALLS.labels("paced" if error.retry_after_seconds else "failed").inc()
                 if not isinstance(error, PacedError):
-                    log.warning("forum.failed", group=group_id, problem=str(error))
+                    log.warning("forum.failed", group=group_id, step=step.key, problem=str(error))
                 if error.retry_after_seconds is not None:
-                    return self._clock() + timedelta(seconds=error.retry_after_seconds)
-                return self._clock() + AWAY
+                    return self._pauses.hold(pause, timedelta(seconds=error.retry_after_seconds))
+                await self._failed(step, refused=error.permanent)
+            except (OperationalError, InterfaceError):
+                raise
+            except Exception:
+                # Edge: whatever is wrong with one ticket, the others' topics go on.
+                metrics.FORUM_CALLS.labels("failed").inc()
+                log.exception("forum.step_failed", group=group_id, step=step.key)
+                await self._failed(step, refused=True)
         return self._clock()
+
+    def held_until(self, group_id: int) -> datetime | None:
+        """Until when Telegram takes nothing in a group; None: it does."""
+        return self._pauses.until(("group", group_id))
+
+    async def _failed(self, step: Step, *, refused: bool) -> None:
+        if self._pauses.failed(step.key, refused=refused) >= MAX_REFUSALS and refused and step.leave is not None:
+            log.error("forum.left_out", step=step.key)
+            await step.leave()
+            self._pauses.over(step.key)
 
     async def _offer_commands(self, group_id: int) -> None:
         """Have Telegram show what can be written in the group. A courtesy."""
@@ -266,10 +311,13 @@ class Forum:
         topics take turns, so that none of them can keep the others waiting for long."""
         async with self._sessions.reading() as session:
             word = await session.scalar(
-                select(ForumWord).where(ForumWord.group_id == group_id).order_by(ForumWord.id).limit(1)
+                select(ForumWord)
+                .where(ForumWord.group_id == group_id, ForumWord.id.not_in(self._pauses.waiting("word")))
+                .order_by(ForumWord.id)
+                .limit(1)
             )
         if word is not None:
-            return partial(self._speak, word)
+            return Step(("word", word.id), partial(self._speak, word), partial(self._forget, word))
         await self._adopt(group_id)
         said, new, state = self._said, self._new, self._state
         finders = ((said, new, state), (new, said, state), (said, new, state), (state, said, new))
@@ -282,7 +330,7 @@ class Forum:
         return None
 
     async def _adopt(self, group_id: int) -> None:
-        """Give live tickets that have no topic yet a row."""
+        """Give live tickets that have no topic yet a row; those of a group that is no longer ours have none."""
         known = select(ForumTopic.ticket_id).where(ForumTopic.ticket_id == Ticket.id).exists()
         group = self.groups[group_id]
         others = frozenset[str]().union(*(each.teams for each in self.groups.values()))
@@ -292,6 +340,16 @@ class Forum:
                 select(Ticket).where(Ticket.status.in_(LIVE), teams, ~known).order_by(Ticket.id).limit(ADOPTED)
             )
             ours = [ticket.id for ticket in rows if self.home(ticket) == group_id]
+            rows = await session.scalars(
+                select(Ticket)
+                .join(ForumTopic, ForumTopic.ticket_id == Ticket.id)
+                .where(Ticket.status.in_(LIVE), teams, ForumTopic.group_id.not_in(self.groups))
+                .order_by(Ticket.id)
+                .limit(ADOPTED)
+            )
+            stranded = [ticket.id for ticket in rows if self.home(ticket) == group_id]
+        for ticket_id in stranded:
+            await self._move_on(ticket_id, group_id)
         if not ours:
             return
         async with self._sessions.begin() as session:
@@ -328,15 +386,26 @@ class Forum:
                 for ticket_id, at in await session.execute(query):
                     since[ticket_id] = min(at, since.get(ticket_id, at))
         for ticket_id in sorted(since, key=lambda each: (since[each], each)):
-            async with self._sessions.reading() as session:
-                topic = await session.get_one(ForumTopic, ticket_id)
-                ticket = await conversations.get_ticket(session, ticket_id)
-                conversation = await conversations.get_conversation(session, ticket.conversation_id)
-                block = await self._block(session, topic, ticket, conversation)
+            key = ("said", ticket_id)
+            if self._pauses.until(key) is not None:
+                continue
+            try:
+                async with self._sessions.reading() as session:
+                    topic = await session.get_one(ForumTopic, ticket_id)
+                    ticket = await conversations.get_ticket(session, ticket_id)
+                    conversation = await conversations.get_conversation(session, ticket.conversation_id)
+                    block = await self._block(session, topic, ticket, conversation)
+            except (OperationalError, InterfaceError):
+                raise
+            except Exception:
+                # Edge: whatever is wrong with one ticket, the others' topics go on.
+                log.exception("forum.not_readable", ticket=ticket_id)
+                self._pauses.failed(key, refused=True)
+                continue
             if block.pieces and self._grows(block.pieces[-1]):
                 continue  # its next picture may be on its way
             if block.pieces:
-                return partial(self._tell, ticket_id, block)
+                return Step(key, partial(self._tell, ticket_id, block), partial(self._skip, ticket_id, block))
             if (block.seen_id, block.seen_entry_id) != (topic.seen_id, topic.seen_entry_id):
                 await self._seen(ticket_id, block)
         return await self._changed(group_id)
@@ -423,26 +492,24 @@ class Forum:
             await self._tell_reaction(topic, block, first)
             return
         reply_to = await self._post_of(topic, first.reply_to_id)
-        posts: list[tuple[Sent, str, Sequence[Piece]]] = []
         if any(piece.files for piece in block.pieces):
-            posts = await self._tell_files(topic, block.pieces, reply_to)
-        elif len(block.pieces) > 1 and block.pieces[0].message_id == block.pieces[1].message_id is not None:
-            for number, piece in enumerate(block.pieces):  # one long message
-                if number:
-                    await self._wait_for_place(topic.group_id)
-                sent = await self._in(topic, partial(self._say, topic, piece.text, reply_to if not number else None))
-                posts.append((sent, "text", [piece]))
-        else:
-            text = _joined([piece.text for piece in block.pieces])
-            sent = await self._in(topic, partial(self._say, topic, text, reply_to))
-            posts.append((sent, "text", block.pieces))
-        await self._told(topic, block, posts)
+            if await self._tell_files(topic, block.pieces, reply_to):
+                await self._told(topic, block)
+            return
+        parts = _parts(block.pieces)
+        done = await self._parts_there(topic, parts) if len(parts) > 1 else 0
+        if done < len(parts):
+            text, pieces = parts[done]
+            sent = await self._in(topic, partial(self._say, topic, text, None if done else reply_to))
+            await self._told(topic, block if done + 1 == len(parts) else None, _Post(sent, "text", pieces))
+        else:  # it was made shorter meanwhile
+            await self._told(topic, block)
 
     async def _tell_reaction(self, topic: ForumTopic, block: _Block, piece: Piece) -> None:
         """Put it under the message there; in words where that can't be."""
         post = await self._post_of(topic, piece.reply_to_id)
         emoji = piece.reaction or ""
-        posts: list[tuple[Sent, str, Sequence[Piece]]] = []
+        posts: list[_Post] = []
         try:
             if post is None:
                 raise DeliveryError("what it is put under does not stand there", permanent=True)
@@ -461,64 +528,75 @@ class Forum:
                 who = name_of(message, conversation.customer_name, self.lang)
                 line = words("reaction", self.lang, emoji=emoji, text=quoted)
                 sent = await self._in(topic, partial(self._say, topic, Text(Bold(who), " ", line), post))
-                posts = [(sent, "text", [replace(piece, line={"text": f"{who} {line}"})])]
-        await self._told(topic, block, posts)
+                posts = [_Post(sent, "text", [replace(piece, line={"text": f"{who} {line}"})])]
+        await self._told(topic, block, *posts)
 
-    async def _tell_files(
-        self, topic: ForumTopic, pieces: Sequence[Piece], reply_to: int | None
-    ) -> list[tuple[Sent, str, Sequence[Piece]]]:
+    async def _tell_files(self, topic: ForumTopic, pieces: Sequence[Piece], reply_to: int | None) -> bool:
         """Files with their words as a caption, photos and videos together as an album; by name where a file can't be
-        had or Telegram does not take it."""
+        had or Telegram does not take it. One call: the next of what does not stand there yet; whether that was all."""
         key = (topic.ticket_id, pieces[0].message_id or 0)
-        files = [file for piece in pieces for file in piece.files]
-        caption = _joined([piece.text for piece in pieces])
-        posts: list[tuple[Sent, str, Sequence[Piece]]] = []
-        carried: list[OutboundAttachment | tuple[str, str]] = []
-        left: list[Attachment] = []
-        for file in files:
-            carrier = await self._carrier(file) if self._file_tries[key] < MAX_FILE_TRIES else None
-            if carrier is None:
-                left.append(file)
-            else:
-                carried.append(carrier)
+        parts, there = _parts(pieces), await self._files_there(topic)
+        done = await self._parts_there(topic, parts)
+        text, told = parts[done] if done < len(parts) else (Text(), [])
+        reply_to = None if done else reply_to
+        if done + 1 < len(parts):
+            sent = await self._in(topic, partial(self._say, topic, text, reply_to))
+            await self._told(topic, None, _Post(sent, "text", told))
+            return False
+        may_carry = self._file_tries[key] < MAX_FILE_TRIES
         self._file_tries[key] += 1
-        extra = (
-            [file_names([file for file in left if not _fact(file)], self.lang)]
-            if any(not _fact(file) for file in left)
-            else []
-        )
-        extra += [fact for file in left if (fact := _fact(file))]
-        if extra:
-            caption = Text(caption, "\n", "\n".join(extra))
-        if not carried or len(caption) > self.api.max_caption_units:
-            sent = await self._in(topic, partial(self._say, topic, caption, reply_to))
-            posts.append((sent, "text", pieces))
+        carried: list[tuple[Attachment, Carrier]] = []
+        named: list[Attachment] = []
+        for file in (file for piece in pieces for file in piece.files if file.id not in there):
+            carrier = await self._carrier(file) if may_carry else None
+            if carrier is None:
+                named.append(file)
+            else:
+                carried.append((file, carrier))
+        names = _names(named, self.lang)[: MAX_UNITS // 2]
+        if told and len(text) + len(names) >= MAX_UNITS:  # they have a post of their own
+            sent = await self._in(topic, partial(self._say, topic, text, reply_to))
+            await self._told(topic, None, _Post(sent, "text", told))
+            return False
+        if names:
+            text = Text(text, "\n", names) if told else Text(names)
+        albums = _albums(carried)
+        if len(text) and (not albums or len(text) > self.api.max_caption_units):
+            sent = await self._in(topic, partial(self._say, topic, text, reply_to))
+            await self._told(topic, None, _Post(sent, "text", told, named))
+        elif albums:
+            album = albums.pop(0)
+            kind, [first, *rest] = await self._put_album(topic, album, text if len(text) else None, reply_to)
+            post = _Post(first, kind, told, [*named, *(file for file, _ in album)])
+            await self._told(topic, None, post, *(_Post(each, kind) for each in rest))
+        self._file_tries.pop(key, None)
+        return not albums
+
+    async def _put_album(
+        self,
+        topic: ForumTopic,
+        album: Sequence[tuple[Attachment, Carrier]],
+        caption: Text | None,
+        reply_to: int | None,
+    ) -> tuple[str, list[Sent]]:
+        """As files, or where Telegram does not take them by name: the kind of what stands there now, and where."""
         try:
-            first = caption if not posts else None
-            for number, group in enumerate(_albums(carried)):
-                if number or posts:
-                    await self._wait_for_place(topic.group_id)
-                sent_files = await self._put(topic, group, first, reply_to)
-                first = None
-                posts += [(each, "file", pieces if not posts else ()) for each in sent_files[:1]]
-                posts += [(each, "file", ()) for each in sent_files[1:]]
+            return "file", await self._put(topic, [carrier for _, carrier in album], caption, reply_to)
         except (TopicGoneError, GroupRefusedError):
             raise
         except DeliveryError as error:
             if not error.permanent:
                 raise
             log.warning("forum.file_refused", ticket=topic.ticket_id, problem=str(error))
-            names = Text(caption, "\n", file_names(files, self.lang)) if not posts else file_names(files, self.lang)
+            names = file_names([file for file, _ in album], self.lang)
             await self._wait_for_place(topic.group_id)
-            sent = await self._in(topic, partial(self._say, topic, Text(names), reply_to))
-            posts.append((sent, "text", pieces if not posts else ()))
-        self._file_tries.pop(key, None)
-        return posts
+            text = Text(caption, "\n", names) if caption is not None else Text(names)
+            return "text", [await self._in(topic, partial(self._say, topic, text, reply_to))]
 
     async def _put(
         self,
         topic: ForumTopic,
-        group: Sequence[OutboundAttachment | tuple[str, str]],
+        group: Sequence[Carrier],
         caption: Text | None,
         reply_to: int | None,
     ) -> list[Sent]:
@@ -535,8 +613,9 @@ class Forum:
             call = partial(self.api.put, topic.group_id, thread, file, caption, reply_to)
         return [await self._in(topic, call)]
 
-    async def _carrier(self, file: Attachment) -> OutboundAttachment | tuple[str, str] | None:
-        """A file as it can be sent: by Telegram's own handle of it, or ours; None where there is nothing to send."""
+    async def _carrier(self, file: Attachment) -> Carrier | None:
+        """A file as it can be sent: by Telegram's own handle of it, or ours; None where there is nothing to send.
+        Raises StorageError."""
         handle = file.source.get("file_id")
         if handle and str(file.source.get("bot")) == self.api.account and file.kind in FILE_METHODS:
             return file.kind, str(handle)
@@ -578,9 +657,25 @@ class Forum:
         )
         async with self._sessions.reading() as session:
             for item, post, message in await session.execute(rows):
-                if version_of(message) > item.version:
-                    return partial(self._tell_change, item.id, post.id)
+                key = ("change", item.id)
+                if version_of(message) > item.version and self._pauses.until(key) is None:
+                    leave = partial(self._skip_change, post, message)
+                    return Step(key, partial(self._tell_change, item.id, post.id), leave)
         return None
+
+    async def _skip_change(self, post: ForumPost, message: Message) -> None:
+        async with self._sessions.begin() as session:
+            await self._mark_changed(session, post.ticket_id, message)
+            await self._point_to_desk(session, post.group_id, post.thread_id)
+        await self._settle(post.ticket_id)
+
+    async def _mark_changed(self, session: AsyncSession, ticket_id: int, message: Message) -> None:
+        """In all posts of it."""
+        await session.execute(
+            update(ForumItem)
+            .where(ForumItem.ticket_id == ticket_id, ForumItem.message_id == message.id)
+            .values(version=version_of(message))
+        )
 
     async def _tell_change(self, item_id: int, post_id: int) -> None:
         async with self._sessions.reading() as session:
@@ -591,12 +686,14 @@ class Forum:
             name = conversation.customer_name
             texts: list[Text] = []
             for line in post.lines:
+                if "file" in line:
+                    continue
                 if line.get("message") is None:
                     texts.append(Italic(str(line.get("text", ""))))
                 elif (told := await session.get(Message, line["message"])) is not None:
                     texts += say(told, name, self.lang, quote=told.reply_to_id is None)
         topic = await self._begin(post.ticket_id)
-        version, posts = version_of(message), list[tuple[Sent, str, Sequence[Piece]]]()
+        version, posts = version_of(message), list[_Post]()
         # Ours is changed; what somebody else wrote, and the packet, can't be.
         whole = _joined(texts)
         limit = self.api.max_caption_units if post.kind == "file" else MAX_UNITS
@@ -612,19 +709,27 @@ class Forum:
                 if not error.permanent:
                     raise
                 log.warning("forum.change_refused", ticket=post.ticket_id, problem=str(error))
-        if not done:
-            [first, *rest] = say(message, name, self.lang, quote=False)
-            head = Text(Italic(words("deleted" if message.deleted_at else "edited", self.lang)), "\n", first)
-            sent = await self._in(topic, partial(self._say, topic, head, post.telegram_id))
-            posts.append((sent, "text", [Piece(head, message_id=message.id, version=version)]))
-            for text in rest:
-                await self._wait_for_place(topic.group_id)
-                await self._in(topic, partial(self._say, topic, text))
+        if done:
+            async with self._sessions.begin() as session:
+                await session.execute(update(ForumItem).where(ForumItem.id == item_id).values(version=version))
+                (await session.get_one(ForumTopic, topic.ticket_id)).calling = False
+            return
+        [first, *rest] = say(message, name, self.lang, quote=False)
+        head = Text(Italic(words("deleted" if message.deleted_at else "edited", self.lang)), "\n", first)
+        parts = [head, *rest]
+        there = await self._parts_of(topic, [message.id], version=version)
+        number = there[message.id]
+        if number < len(parts):
+            piece = Piece(parts[number], message_id=message.id, version=version)
+            reply_to = None if number else post.telegram_id
+            sent = await self._in(topic, partial(self._say, topic, parts[number], reply_to))
+            posts.append(_Post(sent, "text", [piece]))
         async with self._sessions.begin() as session:
-            await session.execute(update(ForumItem).where(ForumItem.id == item_id).values(version=version))
             row = await session.get_one(ForumTopic, topic.ticket_id)
             row.calling = False
             await self._write(session, row, posts)
+            if number + 1 >= len(parts):
+                await self._mark_changed(session, topic.ticket_id, message)
 
     # New topics
 
@@ -632,13 +737,21 @@ class Forum:
         async with self._sessions.reading() as session:
             topic = await session.scalar(
                 select(ForumTopic)
-                .where(ForumTopic.group_id == group_id, ForumTopic.watched, ~ForumTopic.opened)
+                .where(
+                    ForumTopic.group_id == group_id,
+                    ForumTopic.watched,
+                    ~ForumTopic.opened,
+                    ForumTopic.ticket_id.not_in(self._pauses.waiting("new")),
+                )
                 .order_by(ForumTopic.thread_id.is_(None), ForumTopic.ticket_id)
                 .limit(1)
             )
         if topic is None:
             return None
-        return partial(self._make if topic.thread_id is None else self._open, topic.ticket_id)
+        key = ("new", topic.ticket_id)
+        if topic.thread_id is None:
+            return Step(key, partial(self._make, topic.ticket_id))
+        return Step(key, partial(self._open, topic.ticket_id), partial(self._skip_packet, topic.ticket_id))
 
     async def _make(self, ticket_id: int) -> None:
         """Make the topic."""
@@ -648,14 +761,18 @@ class Forum:
         async with self._sessions.reading() as session:
             ticket = await conversations.get_ticket(session, ticket_id)
         name, picture = self._looks(ticket)
-        try:
-            thread_id = await self._in_group(topic, partial(self.api.create, topic.group_id, name, picture))
-        except DeliveryError as error:
-            if isinstance(error, GroupRefusedError) or not error.permanent or not picture:
-                raise
+        plain = title(ticket_id, ticket.status, "", self.lang).rstrip(" ·")
+        looks = [(name, picture), *([(name, "")] if picture else []), (plain, "")]
+        for number, (name, picture) in enumerate(looks):
+            try:
+                thread_id = await self._in_group(topic, partial(self.api.create, topic.group_id, name, picture))
+            except DeliveryError as error:
+                if isinstance(error, GroupRefusedError) or not error.permanent or number + 1 == len(looks):
+                    raise
+            else:
+                break
+        if number and name != plain:
             self._icons = {}  # it was the picture
-            picture = ""
-            thread_id = await self._in_group(topic, partial(self.api.create, topic.group_id, name, picture))
         async with self._sessions.begin() as session:
             row = await session.get_one(ForumTopic, ticket_id)
             row.thread_id, row.title, row.icon = thread_id, name, picture
@@ -663,35 +780,65 @@ class Forum:
         log.info("forum.made", ticket=ticket_id, group=topic.group_id)
 
     async def _open(self, ticket_id: int) -> None:
-        """Tell the packet and what was said so far."""
+        """Tell the packet and what was said so far. One call: the next of what does not stand there yet."""
         topic = await self._begin(ticket_id)
         async with self._sessions.reading() as session:
             packet = await self._desk.packet(session, ticket_id)
             newest = await session.scalar(select(func.max(HistoryEntry.id)).where(HistoryEntry.ticket_id == ticket_id))
+            posts = (await session.scalars(self._posts_in(topic).order_by(ForumPost.id))).all()
+            known = next((post for post in posts if post.kind == "card"), None)
             ids = [message.id for message in packet.transcript][-MAX_MESSAGES:]
+            if known is not None:
+                ids = list(await session.scalars(select(ForumItem.message_id).where(ForumItem.post_id == known.id)))
             rows = (await session.scalars(select(Message).where(Message.id.in_(ids)).order_by(Message.id))).all()
-        tickets = self._desk.tickets
+        tickets, live = self._desk.tickets, packet.status in LIVE
         team = tickets.policy.team(packet.team).title.get(self.lang, packet.team)
         text, whole = card(packet, tickets.topics, self._zone, self.lang, team=team)
-        sent = await self._in(
-            topic, partial(self._say, topic, text, None, self.buttons(ticket_id, packet.status in LIVE))
-        )
-        pieces = [Piece(Text(), message_id=row.id, version=version_of(row)) for row in rows]
-        seen = max((message.id for message in packet.transcript), default=0)
-        posts: list[tuple[Sent, str, Sequence[Piece]]] = [(sent, "card", pieces)]
+        lines = [line for post in posts for line in post.lines]
+        there = {line["file"] for line in lines if "file" in line}
         shown = [row for row in rows if row.attachments and row.deleted_at is None][-FILES_OF_PACKET:]
         files = [Piece(self._caption(row, packet.customer.name), tuple(row.attachments), row.id) for row in shown]
-        if not whole:
-            await self._wait_for_place(topic.group_id)
-            posts += [(await self._put_transcript(topic, whole_transcript(packet, self._zone, self.lang)), "file", ())]
-        for group in _file_groups(files):
-            await self._wait_for_place(topic.group_id)
-            posts += await self._tell_files(topic, group, None)
+        groups = [
+            group for group in _file_groups(files) if any(f.id not in there for piece in group for f in piece.files)
+        ]
+        says_all = whole or any("transcript" in line for line in lines)
+        if known is None:
+            sent = await self._in(topic, partial(self._say, topic, text, None, self.buttons(ticket_id, live)))
+            pieces = [Piece(Text(), message_id=row.id, version=version_of(row)) for row in rows]
+            seen = max((message.id for message in packet.transcript), default=0)
+            async with self._sessions.begin() as session:
+                row = await session.get_one(ForumTopic, ticket_id)
+                row.calling, row.opened, row.card_live = False, says_all and not groups, live
+                row.seen_id, row.seen_entry_id = max(row.seen_id, seen), max(row.seen_entry_id, newest or 0)
+                await self._write(session, row, [_Post(sent, "card", pieces)])
+        elif not says_all:
+            sent = await self._put_transcript(topic, whole_transcript(packet, self._zone, self.lang))
+            await self._told(topic, None, _Post(sent, "file", [Piece(Text(), line={"transcript": True})]))
+            if not groups:
+                await self._settle(ticket_id, opened=True)
+        elif not groups or (await self._tell_files(topic, groups[0], None) and len(groups) == 1):
+            await self._settle(ticket_id, opened=True)
+
+    def _posts_in(self, topic: ForumTopic) -> Select[Any]:
+        return select(ForumPost).where(
+            ForumPost.ticket_id == topic.ticket_id,
+            ForumPost.group_id == topic.group_id,
+            ForumPost.thread_id == topic.thread_id,
+        )
+
+    async def _skip_packet(self, ticket_id: int) -> None:
+        """It can't be told there, or not all of it; what follows is."""
         async with self._sessions.begin() as session:
             row = await session.get_one(ForumTopic, ticket_id)
-            row.calling, row.opened, row.card_live = False, True, packet.status in LIVE
-            row.seen_id, row.seen_entry_id = max(row.seen_id, seen), max(row.seen_entry_id, newest or 0)
-            await self._write(session, row, posts)
+            card_stands = await session.scalar(self._posts_in(row).where(ForumPost.kind == "card").limit(1))
+            if card_stands is None:
+                ticket = await conversations.get_ticket(session, ticket_id)
+                last = select(func.max(Message.id)).where(Message.conversation_id == ticket.conversation_id)
+                entry = select(func.max(HistoryEntry.id)).where(HistoryEntry.ticket_id == ticket_id)
+                row.seen_id = max(row.seen_id, await session.scalar(last) or 0)
+                row.seen_entry_id = max(row.seen_entry_id, await session.scalar(entry) or 0)
+            row.calling, row.opened = False, True
+            await self._point_to_desk(session, row.group_id, row.thread_id)
 
     def _caption(self, message: Message, customer: str | None) -> Text:
         return Text(
@@ -753,17 +900,25 @@ class Forum:
             )
             for topic, ticket in rows:
                 live, home = ticket.status in LIVE, self.home(ticket)
+                key = ("state", ticket.id)
+                if self._pauses.until(key) is not None:
+                    continue
                 if live and home is not None and home != group_id:
-                    return partial(self._leave, ticket.id, home)
-                if live and topic.closed:
-                    return partial(self._set_closed, ticket.id, closed=False)
+                    return Step(key, partial(self._leave, ticket.id, home), partial(self._move_on, ticket.id, home))
                 name, picture = self._looks(ticket)
-                if topic.title != name or (picture and topic.icon != picture):
-                    return partial(self._rename, ticket.id, name, picture or topic.icon)
-                if topic.card_live is not live:
-                    return partial(self._put_buttons, ticket.id, live=live)
-                if not live and not topic.closed:
-                    return partial(self._set_closed, ticket.id, closed=True)
+                wanted: dict[str, Any] = {}
+                if live and topic.closed:
+                    do, wanted = partial(self._set_closed, ticket.id, closed=False), {"closed": False}
+                elif topic.title != name or (picture and topic.icon != picture):
+                    picture = picture or topic.icon
+                    do, wanted = partial(self._rename, ticket.id, name, picture), {"title": name, "icon": picture}
+                elif topic.card_live is not live:
+                    do, wanted = partial(self._put_buttons, ticket.id, live=live), {"card_live": live}
+                elif not live and not topic.closed:
+                    do, wanted = partial(self._set_closed, ticket.id, closed=True), {"closed": True}
+                if wanted:
+                    # Refused too often, it is taken for done.
+                    return Step(key, do, partial(self._settle, ticket.id, **wanted))
         return None
 
     async def _rename(self, ticket_id: int, name: str, picture: str) -> None:
@@ -802,19 +957,37 @@ class Forum:
         await self._settle(ticket_id, closed=closed)
 
     async def _leave(self, ticket_id: int, home: int) -> None:
-        """Another team has it, whose group is another: a topic there, and a word here."""
+        """Another team has it, whose group is another: a topic there, and a word here, if it can be said."""
         topic = await self._begin(ticket_id)
         try:
             await self._in(topic, partial(self._say, topic, Italic(words("moved_on", self.lang))))
             await self._wait_for_place(topic.group_id)
             await self._in_group(topic, partial(self.api.close, topic.group_id, topic.thread_id or 0))
-        except TopicGoneError:
-            pass
+        except DeliveryError as error:
+            if not error.permanent and not isinstance(error, GroupRefusedError):
+                raise
+            log.warning("forum.left_silently", ticket=ticket_id, problem=str(error))
+        await self._move_on(ticket_id, home)
+
+    async def _move_on(self, ticket_id: int, home: int) -> None:
+        """It gets a new topic in another group."""
         async with self._sessions.begin() as session:
             row = await session.get_one(ForumTopic, ticket_id)
             _forget_thread(row)
-            row.group_id = home
+            row.group_id, row.watched = home, True
             await self.hurry(session, home, self._clock())
+
+    async def _move_out(self, group_id: int) -> None:
+        """Nothing can be said in this group: what is another one's goes on there nevertheless."""
+        async with self._sessions.reading() as session:
+            rows = await session.scalars(
+                select(Ticket)
+                .join(ForumTopic, ForumTopic.ticket_id == Ticket.id)
+                .where(ForumTopic.group_id == group_id, Ticket.status.in_(LIVE))
+            )
+            homes = {ticket.id: home for ticket in rows if (home := self.home(ticket)) not in (None, group_id)}
+        for ticket_id, home in homes.items():
+            await self._move_on(ticket_id, home)
 
     async def _retire(self, group_id: int) -> None:
         """Look no more at what has ended and is told."""
@@ -835,20 +1008,24 @@ class Forum:
 
     async def _speak(self, word: ForumWord) -> None:
         """Say what agents are to be told."""
+        text = Text(word.text[:MAX_UNITS])
+        call = partial(self.api.say, word.group_id, word.thread_id, text, buttons=word.buttons, reply_to=word.reply_to)
         try:
-            await self.api.say(
-                word.group_id, word.thread_id, Text(word.text[:MAX_UNITS]), buttons=word.buttons, reply_to=word.reply_to
-            )
-        except TopicClosedError:
-            await self.api.reopen(word.group_id, word.thread_id or 0)
-            await self._note_closed(word.group_id, word.thread_id, closed=False)
-            raise
+            try:
+                await call()
+            except TopicClosedError:
+                await self.api.reopen(word.group_id, word.thread_id or 0)
+                await self._note_closed(word.group_id, word.thread_id, closed=False)
+                await call()
         except GroupRefusedError:
             raise
         except DeliveryError as error:
             if not error.permanent:
                 raise
             log.warning("forum.word_refused", group=word.group_id, problem=str(error))
+        await self._forget(word)
+
+    async def _forget(self, word: ForumWord) -> None:
         async with self._sessions.begin() as session:
             row = await session.get(ForumWord, word.id)
             if row is not None:
@@ -927,24 +1104,40 @@ class Forum:
             row = await session.get_one(ForumTopic, ticket_id)
             row.seen_id, row.seen_entry_id = block.seen_id, block.seen_entry_id
 
-    async def _told(self, topic: ForumTopic, block: _Block, posts: Sequence[tuple[Sent, str, Sequence[Piece]]]) -> None:
+    async def _skip(self, ticket_id: int, block: _Block) -> None:
+        """It can't be told there."""
+        async with self._sessions.begin() as session:
+            row = await session.get_one(ForumTopic, ticket_id)
+            row.calling, row.seen_id, row.seen_entry_id = False, block.seen_id, block.seen_entry_id
+            await self._point_to_desk(session, row.group_id, row.thread_id)
+
+    async def _point_to_desk(self, session: AsyncSession, group_id: int, thread_id: int | None) -> None:
+        if thread_id is None:
+            return
+        text = words("unshown", self.lang)
+        word = ForumWord(group_id=group_id, thread_id=thread_id, text=text, buttons=[], created_at=self._clock())
+        session.add(word)
+
+    async def _told(self, topic: ForumTopic, block: _Block | None, *posts: _Post) -> None:
+        """Record what stands there now. block: with that, all of it does; None: more is to come."""
         async with self._sessions.begin() as session:
             row = await session.get_one(ForumTopic, topic.ticket_id)
-            row.calling, row.seen_id, row.seen_entry_id = False, block.seen_id, block.seen_entry_id
+            row.calling = False
+            if block is not None:
+                row.seen_id, row.seen_entry_id = block.seen_id, block.seen_entry_id
             await self._write(session, row, posts)
 
-    async def _write(
-        self, session: AsyncSession, topic: ForumTopic, posts: Sequence[tuple[Sent, str, Sequence[Piece]]]
-    ) -> None:
-        """Record what stands there now."""
-        for sent, kind, pieces in posts:
+    async def _write(self, session: AsyncSession, topic: ForumTopic, posts: Sequence[_Post]) -> None:
+        for made in posts:
+            sent, pieces = made.sent, made.pieces
+            lines = [piece.line or {"message": piece.message_id} for piece in pieces] if made.kind != "card" else []
             post = ForumPost(
                 ticket_id=topic.ticket_id,
                 group_id=topic.group_id,
                 thread_id=sent.thread_id or 0,
                 telegram_id=sent.telegram_id,
-                kind=kind,
-                lines=[piece.line or {"message": piece.message_id} for piece in pieces] if kind != "card" else [],
+                kind=made.kind,
+                lines=[*lines, *({"file": file.id} for file in made.files)],
                 at=self._clock(),
             )
             session.add(post)
@@ -956,6 +1149,48 @@ class Forum:
                 for piece in pieces
                 if piece.message_id is not None
             )
+
+    async def _parts_of(
+        self, topic: ForumTopic, message_ids: Sequence[int], *, version: int | None = None
+    ) -> Counter[int]:
+        """How many of our posts in the topic hold a message; not the packet. version: as it was then."""
+        query = (
+            select(ForumItem.message_id, func.count(ForumItem.id).label("posts"))
+            .join(ForumPost, ForumPost.id == ForumItem.post_id)
+            .where(
+                ForumItem.ticket_id == topic.ticket_id,
+                ForumItem.message_id.in_(message_ids),
+                ForumPost.group_id == topic.group_id,
+                ForumPost.thread_id == topic.thread_id,
+                ForumPost.kind.in_(("text", "file")),
+            )
+            .group_by(ForumItem.message_id)
+        )
+        if version is not None:
+            query = query.where(ForumItem.version == version)
+        async with self._sessions.reading() as session:
+            return Counter({row.message_id: row.posts for row in await session.execute(query)})
+
+    async def _parts_there(self, topic: ForumTopic, parts: Sequence[tuple[Text, Sequence[Piece]]]) -> int:
+        """How many of them, from the first on, stand there already: telling them was cut short."""
+        firsts = [pieces[0].message_id or 0 for _, pieces in parts]
+        there = await self._parts_of(topic, firsts)
+        for number, message_id in enumerate(firsts):
+            if not there[message_id]:
+                return number
+            there[message_id] -= 1
+        return len(parts)
+
+    async def _files_there(self, topic: ForumTopic) -> frozenset[int]:
+        """The attachments that stand in the topic, or are named there."""
+        query = select(ForumPost.lines).where(
+            ForumPost.ticket_id == topic.ticket_id,
+            ForumPost.group_id == topic.group_id,
+            ForumPost.thread_id == topic.thread_id,
+            ForumPost.kind.in_(("text", "file")),
+        )
+        async with self._sessions.reading() as session:
+            return frozenset(line["file"] for lines in await session.scalars(query) for line in lines if "file" in line)
 
     async def _post_of(self, topic: ForumTopic, message_id: int | None) -> int | None:
         """Where a message of the transcript stands in the topic; not the packet, in which many stand."""
@@ -1010,21 +1245,35 @@ def _joined(texts: Sequence[Text]) -> Text:
     return Text(*parts)
 
 
-def _albums(
-    files: Sequence[OutboundAttachment | tuple[str, str]],
-) -> list[list[OutboundAttachment | tuple[str, str]]]:
+def _parts(pieces: Sequence[Piece]) -> list[tuple[Text, Sequence[Piece]]]:
+    """The words of a block, one text for each call: all at once, or one after the other where they are too long."""
+    joined = _joined([piece.text for piece in pieces])
+    if len(pieces) == 1 or (pieces[0].message_id != pieces[1].message_id and len(joined) <= MAX_UNITS):
+        return [(joined, pieces)]
+    return [(piece.text, [piece]) for piece in pieces]
+
+
+def _names(files: Sequence[Attachment], lang: str) -> str:
+    """In place of files that can't be sent."""
+    facts = [fact for file in files if (fact := _fact(file))]
+    unseen = [file for file in files if not _fact(file)]
+    return "\n".join([*([file_names(unseen, lang)] if unseen else []), *facts])
+
+
+def _albums(files: Sequence[tuple[Attachment, Carrier]]) -> list[list[tuple[Attachment, Carrier]]]:
     """Photos and videos that follow one another go together, all else by itself."""
-    groups: list[list[OutboundAttachment | tuple[str, str]]] = []
+    groups: list[list[tuple[Attachment, Carrier]]] = []
     for file in files:
-        visible = _shown_kind(file) in ("photo", "video")
-        if groups and visible and _shown_kind(groups[-1][-1]) in ("photo", "video") and len(groups[-1]) < MAX_ALBUM:
-            groups[-1].append(file)
+        visible = _shown_kind(file[1]) in ("photo", "video")
+        last = groups[-1] if groups else []
+        if last and visible and _shown_kind(last[-1][1]) in ("photo", "video") and len(last) < MAX_ALBUM:
+            last.append(file)
         else:
             groups.append([file])
     return groups
 
 
-def _shown_kind(file: OutboundAttachment | tuple[str, str]) -> str:
+def _shown_kind(file: Carrier) -> str:
     if isinstance(file, tuple):
         return file[0]
     try:

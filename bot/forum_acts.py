@@ -128,8 +128,6 @@ class Acts:
                 return Done(menu=await self._macros(seat, ticket_id))
             case "macro", number if number.isdecimal():
                 return await self._show_macro(seat, ticket_id, int(number))
-            case "send", number if number.isdecimal():
-                return await self._send_macro(seat, ticket_id, int(number))
             case (("take" | "resume" | "finish" | "resolve" | "return" | "reopen"), _):
                 await self.command(seat, ticket_id, act, "")
             case _:
@@ -228,13 +226,10 @@ class Acts:
         send = {"ru": "Отправить", "en": "Send"}["ru" if lang == "ru" else "en"]
         return Done(say=text, buttons=[[(send, f"f:send:{ticket_id}:{macro_id}")]])
 
-    async def _send_macro(self, seat: Seat, ticket_id: int, macro_id: int) -> Done:
+    async def send_macro(self, seat: Seat, ticket_id: int, macro_id: int, *, key: str, seen_agent_id: int) -> Done:
+        """key: the same one is one reply. Raises what `Seat.reply` does."""
         text = await self._macro(seat, ticket_id, macro_id)
-        packet = await seat.refresh(ticket_id)
-        newest = max((message.id for message in packet.transcript), default=0)
-        # The same button pressed twice is one reply, until something else is said.
-        key = f"tgm:{ticket_id}:{macro_id}:{newest}"
-        draft = Draft(key=key, text=text, seen_id=2**62, seen_agent_id=2**62)
+        draft = Draft(key=key, text=text, seen_id=2**62, seen_agent_id=seen_agent_id)
         await seat.reply(ticket_id, draft, undo_seconds=0)
         return Done(toast=words("sent", seat.viewer.lang), menu=())
 

@@ -7,6 +7,7 @@ is committed with the mark that it was done.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -57,6 +58,10 @@ ALBUM_SECONDS = 1.0
 """How long an album waits for its next picture."""
 KEPT = timedelta(days=30)
 EVERYTHING = 2**62
+TURN_SECONDS = 10.0
+"""How long one errand of a topic begins new things."""
+FETCH_SECONDS = 40.0
+"""For all files of one deed: with the rest of an errand's turn, less than an errand may take."""
 TAKEN = "👌"
 TRIES_A_MINUTE = 5
 """Of codes, for one person."""
@@ -124,8 +129,8 @@ class ForumIntake:
 
     async def do(self, payload: Mapping[str, Any]) -> datetime | None:
         """The errand of a topic."""
-        lane = str(payload["lane"])
-        while True:
+        lane, end = str(payload["lane"]), time.monotonic() + TURN_SECONDS
+        while time.monotonic() < end:
             async with self._sessions.reading() as session:
                 rows = (
                     await session.scalars(
@@ -147,21 +152,20 @@ class ForumIntake:
                 if count == len(deeds) and self._clock() < complete_at:
                     return complete_at
             await self._do(rows[:count], [deed for deed in deeds[:count] if deed is not None])
+        return self._clock()
 
     def _read(self, row: ForumUpdate) -> Deed | None:
         return parse(row.payload["update"], account=self._forum.api.account, groups=self._forum.groups)
 
-    async def _do(self, rows: Sequence[ForumUpdate], deeds: Sequence[Deed], *, force: bool = False) -> None:
+    async def _do(self, rows: Sequence[ForumUpdate], deeds: Sequence[Deed]) -> None:
         """Do one thing that somebody did (several for an album), and mark it as done."""
         result, files, problem = Result(), list[StoredFile](), ""
-        lang = self._forum.lang
+        wanted, lang = await self._wanted(deeds)
         try:
-            if deeds and deeds[0].kind == "message" and any(deed.files for deed in deeds):
-                async with self._sessions.reading() as session:
-                    known = await self._people.viewer(session, deeds[0].person_id)
-                if known is not None:
-                    lang = known.lang
-                    files = [await self._fetch(file) for deed in deeds for file in deed.files]
+            async with asyncio.timeout(FETCH_SECONDS):
+                files = [await self._fetch(file) for file in wanted]
+        except TimeoutError:
+            problem = words("file", lang, problem=words("slow", lang))
         except (OtvetError, OSError) as error:
             problem = words("file", lang, problem=_plain(error))
         async with self._sessions.begin() as session:
@@ -186,6 +190,19 @@ class ForumIntake:
         if deeds:
             await self._answer(deeds[0], result)
 
+    async def _wanted(self, deeds: Sequence[Deed]) -> tuple[list[InboundAttachment], str]:
+        """The files that are to be sent for him, and his language. They are fetched before anything is locked."""
+        lang = self._forum.lang
+        if not deeds or deeds[0].kind not in ("message", "press"):
+            return [], lang
+        async with self._sessions.reading() as session:
+            if deeds[0].kind == "press":
+                held = await self._held(session, deeds[0])
+                deeds = held if held and held[0].person_id == deeds[0].person_id else []
+            files = [file for deed in deeds for file in deed.files]
+            known = await self._people.viewer(session, deeds[0].person_id) if files else None
+        return (files, known.lang) if known is not None else ([], lang)
+
     async def _guarded(
         self, session: AsyncSession, deeds: Sequence[Deed], files: Sequence[StoredFile], row_id: int
     ) -> Result:
@@ -204,10 +221,10 @@ class ForumIntake:
                 return await self._act(session, viewer, deeds, files, row_id)
         except StaleReplyError as error:
             who = ", ".join(error.waiting) or await self._last_agent(session, error.newest_id)
-            ticket = error.ticket_id
+            ticket, held_id = error.ticket_id, _held_id(deed) or row_id
             return Result(
                 say=words("stale", viewer.lang, who=who),
-                buttons=[[(words("b_anyway", viewer.lang), f"f:any:{ticket}:{row_id}")]],
+                buttons=[[(words("b_anyway", viewer.lang), f"f:any:{ticket}:{held_id}")]],
             )
         except TicketStateError as error:
             if deed.kind == "message" and not deed.command:
@@ -255,7 +272,7 @@ class ForumIntake:
             tally=self._tally,
         )
         if deed.kind == "press":
-            return await self._press(session, seat, deed)
+            return await self._press(session, seat, deed, files)
         if deed.kind == "reaction":
             return await self._reaction(session, seat, deed)
         if deed.kind == "edit":
@@ -270,8 +287,8 @@ class ForumIntake:
             await self._forum.hurry(session, topic.group_id, self._clock())
             return Result(say=done.say, buttons=done.buttons, react="" if done.say else TAKEN)
         if deed.text.startswith("//"):
-            await seat.note(topic.ticket_id, deed.text[2:].strip())
-            await self._put_down_newest(session, topic, deed)
+            noted = await seat.note(topic.ticket_id, deed.text[2:].strip())
+            await self._put_down(session, topic, deed, noted.id)
             return Result(react="✍")
         return await self._reply(session, seat, topic, deeds, files)
 
@@ -344,7 +361,12 @@ class ForumIntake:
         return found.id if found else None
 
     async def _put_down(self, session: AsyncSession, topic: ForumTopic, deed: Deed, message_id: int) -> None:
-        """Record that a message of the transcript was written in the topic, and need not be told there."""
+        """Record that a message of the transcript was written in the topic, and need not be told there. Once."""
+        known = select(ForumPost.id).where(
+            ForumPost.group_id == deed.group_id, ForumPost.telegram_id == deed.telegram_id
+        )
+        if await session.scalar(known) is not None:
+            return
         post = ForumPost(
             ticket_id=topic.ticket_id,
             group_id=deed.group_id,
@@ -358,14 +380,6 @@ class ForumIntake:
         await session.flush()
         session.add(ForumItem(ticket_id=topic.ticket_id, post_id=post.id, message_id=message_id, version=0))
         await session.flush()
-
-    async def _put_down_newest(self, session: AsyncSession, topic: ForumTopic, deed: Deed) -> None:
-        ticket = await session.get_one(Ticket, topic.ticket_id)
-        newest = await session.scalar(
-            select(func.max(Message.id)).where(Message.conversation_id == ticket.conversation_id)
-        )
-        if newest is not None:
-            await self._put_down(session, topic, deed, newest)
 
     async def _edit(self, session: AsyncSession, seat: Seat, deed: Deed) -> Result:
         row = (
@@ -398,44 +412,73 @@ class ForumIntake:
             await seat.react(post.ticket_id, target, deed.text)
         return Result()
 
-    async def _press(self, session: AsyncSession, seat: Seat, deed: Deed) -> Result:
-        """A button: `f:ACT:TICKET[:ARGUMENT]`."""
-        parts = deed.data.split(":", 3)
-        if len(parts) < 3 or parts[0] != "f" or not parts[2].isdecimal():
+    async def _press(self, session: AsyncSession, seat: Seat, deed: Deed, files: Sequence[StoredFile]) -> Result:
+        found = _button(deed)
+        if found is None:
             return Result()
-        act, ticket_id, argument = parts[1], int(parts[2]), parts[3] if len(parts) > 3 else ""
-        if act in ("any", "again") and argument.isdecimal():
-            return await self._once_more(session, seat, deed, ticket_id, int(argument), reopen=act == "again")
+        act, ticket_id, argument = found
+        if _held_id(deed) is not None:
+            return await self._once_more(session, seat, deed, ticket_id, files, reopen=act == "again")
+        if act == "send":
+            return await self._send_macro(session, seat, deed)
         done = await self._acts.press(seat, ticket_id, act, argument)
         topic = await session.get(ForumTopic, ticket_id)
         if topic is not None and topic.group_id in self._forum.groups:
             await self._forum.hurry(session, topic.group_id, self._clock())
         return Result(say=done.say, buttons=done.buttons, toast=done.toast, menu=done.menu)
 
+    async def _send_macro(self, session: AsyncSession, seat: Seat, deed: Deed, *, force: bool = False) -> Result:
+        """The button below a macro's text. However often that one is pressed, it is one reply."""
+        found = _button(deed)
+        if found is None or found[0] != "send" or not found[2].isdecimal():
+            return Result()
+        _, ticket_id, macro_id = found
+        topic = await session.get(ForumTopic, ticket_id)
+        if topic is None:
+            raise TicketNotFoundError(ticket_id)
+        key = f"tgm:{deed.group_id}:{deed.telegram_id}:{macro_id}"[:64]
+        seen = EVERYTHING if force else await self._seen_before(session, topic, deed)
+        done = await self._acts.send_macro(seat, ticket_id, int(macro_id), key=key, seen_agent_id=seen)
+        await self._forum.hurry(session, topic.group_id, self._clock())
+        return Result(toast=done.toast, menu=done.menu)
+
+    async def _held(self, session: AsyncSession, deed: Deed) -> list[Deed]:
+        """What was held up and is to be sent by this button: a reply, of an album all parts, or a macro's button."""
+        row_id = _held_id(deed)
+        row = await session.get(ForumUpdate, row_id) if row_id is not None else None
+        held = self._read(row) if row is not None else None
+        if row is None or held is None:
+            return []
+        if not held.album:
+            return [held]
+        more = await session.scalars(
+            select(ForumUpdate).where(ForumUpdate.lane == row.lane, ForumUpdate.id >= row.id).order_by(ForumUpdate.id)
+        )
+        return [d for each in more if (d := self._read(each)) is not None and d.album == held.album]
+
     async def _once_more(
-        self, session: AsyncSession, seat: Seat, deed: Deed, ticket_id: int, row_id: int, *, reopen: bool
+        self,
+        session: AsyncSession,
+        seat: Seat,
+        deed: Deed,
+        ticket_id: int,
+        files: Sequence[StoredFile],
+        *,
+        reopen: bool,
     ) -> Result:
         """Send a reply that was held up, now that its writer knows why."""
-        row = await session.get(ForumUpdate, row_id)
-        held = self._read(row) if row is not None else None
+        deeds = await self._held(session, deed)
         topic = await session.get(ForumTopic, ticket_id)
-        if held is None or topic is None or row is None or held.person_id != deed.person_id:
+        if not deeds or topic is None or deeds[0].person_id != deed.person_id:
             raise TicketNotFoundError(ticket_id)
-        rows = [row]
-        if held.album:
-            more = await session.scalars(
-                select(ForumUpdate)
-                .where(ForumUpdate.lane == row.lane, ForumUpdate.id >= row.id)
-                .order_by(ForumUpdate.id)
-            )
-            rows = [each for each in more if (d := self._read(each)) is not None and d.album == held.album]
-        deeds = [d for each in rows if (d := self._read(each)) is not None]
-        files = [await self._fetch(file) for each in deeds for file in each.files]
         if reopen:
             ticket = await session.get_one(Ticket, ticket_id)
             if ticket.status not in LIVE:
                 await seat.reopen(ticket_id)
-        result = await self._reply(session, seat, topic, deeds, files, force=True)
+        if deeds[0].kind == "press":
+            result = await self._send_macro(session, seat, deeds[0], force=True)
+        else:
+            result = await self._reply(session, seat, topic, deeds, files, force=True)
         await self._forum.hurry(session, topic.group_id, self._clock())
         return Result(say=result.say, toast=words("sent", seat.viewer.lang) if not result.say else "", menu=())
 
@@ -541,6 +584,22 @@ class ForumIntake:
 
 def link_to(topic: ForumTopic) -> str:
     return f"https://t.me/c/{str(topic.group_id).removeprefix('-100')}/{topic.thread_id}"
+
+
+def _button(deed: Deed) -> tuple[str, int, str] | None:
+    """Of a pressed one: what to do, with which ticket, how. `f:ACT:TICKET[:ARGUMENT]`."""
+    parts = deed.data.split(":", 3)
+    if len(parts) < 3 or parts[0] != "f" or not parts[2].isdecimal():
+        return None
+    return parts[1], int(parts[2]), parts[3] if len(parts) > 3 else ""
+
+
+def _held_id(deed: Deed) -> int | None:
+    """The row of what was held up, where the button is one that sends it nevertheless."""
+    found = _button(deed) if deed.kind == "press" else None
+    if found is None or found[0] not in ("any", "again") or not found[2].isdecimal():
+        return None
+    return int(found[2])
 
 
 def _plain(error: Exception) -> str:

@@ -106,6 +106,7 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "refused": ("Не получилось: {problem}", "This did not work: {problem}"),
     "file": ("Файл не отправлен: {problem}", "The file was not sent: {problem}"),
+    "slow": ("он идёт слишком долго, пришлите ещё раз", "it takes too long; send it again"),
     "kind": (
         "Такое сообщение клиенту не передать: пришлите текст или файл.",
         "This can’t be passed on: send a text or a file.",
@@ -119,6 +120,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "queue": ("Ждут ответа: {n}", "Waiting for an answer: {n}"),
     "empty": ("Никто не ждёт.", "Nobody waits."),
     "moved_on": ("Обращение передано в другую группу.", "The ticket was passed to another group."),
+    "unshown": (
+        "Не всё удалось показать здесь: смотрите обращение на веб-столе.",
+        "Not all could be shown here: see the ticket at the web desk.",
+    ),
     "help": (
         "Сообщение в теме уходит клиенту; начатое с // остаётся заметкой. Ответ на сообщение клиента цитирует его, "
         "правка меняет и у клиента.\n"

@@ -398,7 +398,7 @@ class Seat:
             self._record("reacted", ticket_id, message=message_id)
         return done is not None
 
-    async def note(self, ticket_id: int, text: str) -> None:
+    async def note(self, ticket_id: int, text: str) -> Message:
         await self._reach(ticket_id)
         message = await self._desk.note(self._session, ticket_id, text, agent=self.viewer.name)
         low = text.lower()
@@ -406,6 +406,7 @@ class Seat:
             if f"@{agent.name}".lower() in low and agent.id != self.viewer.agent_id:
                 self._session.add(Mention(agent_id=agent.id, ticket_id=ticket_id, message_id=message.id, at=self._now))
         self._record("noted", ticket_id)
+        return message
 
     # Moving
 
@@ -499,6 +500,8 @@ class Seat:
         for each in (ticket, other):
             if each.status not in LIVE or ticket.id == other.id:
                 raise TicketStateError(each.id, each.status, "merged")
+        for conversation_id in sorted({ticket.conversation_id, other.conversation_id}):
+            await lock_conversation(self._session, conversation_id)
         packet = await self._desk.packet(self._session, ticket_id)
         note = f"№ {ticket_id} → № {into}: {packet.subject}\n{packet.summary}"
         await self._desk.note(self._session, into, note, agent=self.viewer.name)

@@ -215,8 +215,10 @@ async def note(
 ) -> Message:
     """Write what agents alone see: an agent's own note, or the program's when `agent_name` is not given.
 
-    about: what it is about, for programs.
+    about: what it is about, for programs. The conversation is locked, as for all that is said in it: its messages are
+    committed in the order of their ids.
     """
+    await lock_conversation(session, conversation_id)
     message = Message(
         conversation_id=conversation_id,
         author=Author.AGENT if agent_name else Author.SYSTEM,

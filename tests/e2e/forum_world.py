@@ -127,6 +127,12 @@ class ForumWorld(TelegramWorld):
         """Wait until the stand-in shows what is expected. Raises TimeoutError."""
         await self.forum_api.until(condition, seconds)
 
+    async def held(self) -> None:
+        """Wait until the bot has understood that it has to wait."""
+        async with asyncio.timeout(15):
+            while self.forum.held_until(GROUP) is None:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.02)
+
     async def ticket(self, number: int = 1) -> Ticket:
         async with self.sessions() as session:
             return await session.get_one(Ticket, number)

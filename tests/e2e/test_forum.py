@@ -355,7 +355,7 @@ class TestTwoDesks:
         world.group.refusals = [refused(429, "Too Many Requests: retry after 600", retry_after=600)]
         await world.hire("Ivan", IVAN)
         await world.agent_says(1, "Answer from the web", name="Ivan")
-        await world.when(lambda: not world.group.refusals)  # it can't be shown in the topic now
+        await world.held()  # it can't be shown in the topic now
         mine = await world.forum_api.says(GROUP, thread, "Answer from Telegram")
         world.clock.advance(700)
         await world.when(lambda: any("Ivan answered meanwhile" in each.text for each in world.said(thread)))
