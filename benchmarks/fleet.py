@@ -33,7 +33,7 @@ from typing import Any
 import structlog
 
 from benchmarks.standin import Plan, StandInChannel
-from bot.flow_turns import NO_FLOWS, FlowBook
+from bot.flows.turns import NO_FLOWS, FlowBook
 from bot.settings import Settings
 from bot.wiring import Installation
 

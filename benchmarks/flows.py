@@ -13,10 +13,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from bot.dialogue import DialogueState, Utterance
-from bot.flow_format import load_flows
-from bot.flow_stories import POLICY
-from bot.flow_turns import FlowBook, decide_turn, glance
-from bot.flows import Tell
+from bot.flows.engine import Tell
+from bot.flows.format import load_flows
+from bot.flows.stories import POLICY
+from bot.flows.turns import FlowBook, decide_turn, glance
 from bot.replies import Replies
 from handoff.records import Owner
 

@@ -40,7 +40,7 @@ from forum_api import ForumBotApi  # noqa: E402
 from forum_world import OLGA, ForumWorld  # noqa: E402
 
 from bot.database import open_database  # noqa: E402
-from bot.forum_records import ForumTopic  # noqa: E402
+from bot.forum.records import ForumTopic  # noqa: E402
 from handoff.records import Message  # noqa: E402
 
 FIRST_CUSTOMER = 1000

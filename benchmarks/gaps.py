@@ -33,8 +33,8 @@ from sklearn.metrics import homogeneity_completeness_v_measure
 from sqlalchemy import insert, select
 
 from bot.database import migrate, open_database
-from bot.gap_keeping import GapKeeper
-from bot.gap_records import Question
+from bot.gaps.keeping import GapKeeper
+from bot.gaps.records import Question
 from bot.ledger import Sessions
 from handoff.records import Author, Conversation, Message
 from nlu.encoder import Encoder, load_encoder

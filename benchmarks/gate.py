@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bot.gate_records import TrainingJob
 from bot.model_wiring import utc_now
+from bot.models.records import TrainingJob
+from bot.models.training import ARTICLE
+from bot.models.training_jobs import ask, newest, own_command
 from bot.settings import Settings
-from bot.training import ARTICLE
-from bot.training_jobs import ask, newest, own_command
 from bot.wiring import Installation
 from nlu.library import examples_of, move_example
 from nlu.models import ModelVersion

@@ -45,8 +45,8 @@ from benchmarks.ledger import questions_of
 from benchmarks.standin import NAME, Journal, Plan, Sent
 from benchmarks.stored import store_conversations
 from bot.channels.base import Address, InboundMessage
-from bot.evaluation import Question, judge
 from bot.ledger import InboxRow, InboxState, OutboxRow, receive
+from bot.models.evaluation import Question, judge
 from bot.wiring import Installation
 
 MESSAGES = 5

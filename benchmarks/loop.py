@@ -33,11 +33,11 @@ from typing import Any
 
 from sqlalchemy import select
 
-from bot import gaps
-from bot.evaluation import Question as Labelled
-from bot.evaluation import judge, load_questions, summarise
-from bot.gap_acts import GapActs, Text
-from bot.gap_records import Question as Open
+from bot.gaps import gaps
+from bot.gaps.acts import GapActs, Text
+from bot.gaps.records import Question as Open
+from bot.models.evaluation import Question as Labelled
+from bot.models.evaluation import judge, load_questions, summarise
 from bot.settings import Settings
 from bot.wiring import Installation
 from handoff import desk

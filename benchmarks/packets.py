@@ -31,11 +31,11 @@ from sqlalchemy import select
 
 from benchmarks.standin import NAME, KeepingChannel
 from bot.channels.base import Address, InboundAttachment, InboundMessage, OutboundMessage
-from bot.console import configure_logging
+from bot.cli.console import configure_logging
 from bot.errors import DeliveryError
-from bot.evaluation import Question, load_questions
+from bot.models.evaluation import Question, load_questions
+from bot.models.understanding import Understander
 from bot.settings import Settings
-from bot.understanding import Understander
 from bot.wiring import Installation
 from handoff import desk
 from handoff.records import Conversation, Reason, Ticket

@@ -15,9 +15,9 @@ from collections import Counter
 from pathlib import Path
 
 from bot.dialogue import Answer, Clarify, DialogueState, Handoff, Utterance
-from bot.evaluation import load_questions
-from bot.flow_turns import NO_FLOWS, decide_turn
+from bot.flows.turns import NO_FLOWS, decide_turn
 from bot.model_wiring import utc_now
+from bot.models.evaluation import load_questions
 from bot.settings import Settings
 from bot.wiring import Installation
 from handoff.records import Owner

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from bot.flows import START_TOKEN, FlowState, LookUp, ShowArticle, Tell
+from bot.flows.engine import START_TOKEN, FlowState, LookUp, ShowArticle, Tell
 from handoff.records import Owner, Reason
 from kb_index.articles import ArticleFile
 
@@ -89,7 +89,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Policy:
-    """Where confidence is enough. Computed from the training data for stated targets (`bot.calibration`)."""
+    """Where confidence is enough. Computed from the training data for stated targets (`bot.models.calibration`)."""
 
     answer: Mapping[str, float]
     """Language → least confidence of an article that is answered."""

@@ -12,15 +12,15 @@ from sqlalchemy import func, select
 from bot.breaker import troubles
 from bot.channels.terminal import TerminalChannel
 from bot.errors import DeliveryError, OtvetError, StorageError
-from bot.flow_format import Action
-from bot.forum_records import ForumPerson, ForumTopic
+from bot.flows.format import Action
+from bot.forum.records import ForumPerson, ForumTopic
 from bot.helpdesk import SYNC, HelpDeskLink
 from bot.hooks import hook_figures
 from bot.ledger import InboxRow, InboxState, OutboxRow
 from bot.model_wiring import utc_now
+from bot.models.training import articles_folder
 from bot.notifications import NOTIFY, notice_figures, shown_address
 from bot.timers import Timer
-from bot.training import articles_folder
 from bot.whatsapp_record import stuck_webhooks
 from bot.wiring import Installation
 from handoff.errors import HandoffError, HelpDeskError

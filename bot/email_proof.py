@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from bot.channels.base import Address
 from bot.errors import SettingsError
+from bot.flows.proof import NewCode, Proofs, Refusal
 from bot.notifications import apprise_deliver
-from bot.proof import NewCode, Proofs, Refusal
 from bot.replies import Replies
 from bot.work import Sessions
 from handoff import desk

@@ -39,7 +39,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bot.flow_format import Problem
+    from bot.flows.format import Problem
 
 
 class OtvetError(Exception):

@@ -19,8 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bot import metrics
-from bot.agent_desk import AgentDesk
 from bot.attachments import AttachmentStore, StoredFile
+from bot.desk.agent_desk import AgentDesk
 from bot.errors import FileGoneError, FileRefusedError, TooLargeError
 from bot.timers import Timer, send_errand
 from bot.work import Sessions

@@ -26,7 +26,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from bot.addresses import address_of
-from bot.agent_desk import AgentDesk
+from bot.desk.agent_desk import AgentDesk
 from bot.errors import DeliveryError, SettingsError
 from bot.timers import send_errand
 from bot.work import Sessions

@@ -26,18 +26,17 @@ from threadpoolctl import threadpool_limits
 from bot import metrics
 from bot.articles import ArticleBase
 from bot.backup import RESTORING
-from bot.calibration import Targets, policy_from_json
-from bot.corrections import load_corrections
 from bot.database import migrate, open_database
 from bot.dialogue import Outcome
 from bot.errors import NotReadyError
-from bot.gate import Asked, DataChange, Deed, Report, compare, data_change
-from bot.gold import ask, frozen, own_gold, recent
 from bot.intents import IntentBase
-from bot.releases import save_report
-from bot.settings import Settings
-from bot.topic_model import TopicModel
-from bot.training import (
+from bot.models.calibration import Targets, policy_from_json
+from bot.models.corrections import load_corrections
+from bot.models.gate import Asked, DataChange, Deed, Report, compare, data_change
+from bot.models.gold import ask, frozen, own_gold, recent
+from bot.models.releases import save_report
+from bot.models.topic_model import TopicModel
+from bot.models.training import (
     ARTICLE,
     KNOWLEDGE,
     TAUGHT,
@@ -54,7 +53,8 @@ from bot.training import (
     train,
     with_drafts,
 )
-from bot.understanding import IntentEngine, Trial, Understander
+from bot.models.understanding import IntentEngine, Trial, Understander
+from bot.settings import Settings
 from handoff.routing import Topics, load_topics
 from kb_index.article_files import ArticleFiles
 from kb_index.articles import Article

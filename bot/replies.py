@@ -11,7 +11,7 @@ from jinja2 import FileSystemLoader, StrictUndefined, TemplateError, TemplateNot
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from bot.errors import ReplyError
-from bot.flows import Lead
+from bot.flows.engine import Lead
 from bot.language import DEFAULT, LANGUAGES
 
 log = structlog.get_logger()

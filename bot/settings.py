@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bot.errors import SettingsError
-from bot.lookup_format import SECRET_PREFIX
+from bot.flows.lookup_format import SECRET_PREFIX
 
 
 class Settings(BaseSettings):

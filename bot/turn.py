@@ -18,9 +18,9 @@ from sqlalchemy import bindparam, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import ledger, metrics, reach
-from bot.agent_desk import SURVEY_HELPED, SURVEY_NOT_HELPED, AgentDesk
 from bot.attachments import StoredFile
 from bot.channels.base import Address, InboundMessage, Option
+from bot.desk.agent_desk import SURVEY_HELPED, SURVEY_NOT_HELPED, AgentDesk
 from bot.dialogue import (
     ANY_TOPIC,
     FEEDBACK,
@@ -38,8 +38,10 @@ from bot.dialogue import (
     choice_of,
 )
 from bot.errors import FileGoneError, FileRefusedError, ReplyError, TooLargeError
-from bot.flow_timers import watch
-from bot.flow_turns import (
+from bot.flows.engine import START_TOKEN, Looked, LookUp, ShowArticle, Tell, asked_slot
+from bot.flows.lookups import Asker
+from bot.flows.timers import watch
+from bot.flows.turns import (
     MAX_LOOKUPS,
     NO_FLOWS,
     FlowBook,
@@ -51,15 +53,13 @@ from bot.flow_turns import (
     record_of,
     stopped,
 )
-from bot.flows import START_TOKEN, Looked, LookUp, ShowArticle, Tell, asked_slot
-from bot.gate_records import ShadowTopic
 from bot.gathering import JOINABLE
 from bot.language import DEFAULT, LANGUAGES, detect
 from bot.ledger import InboxState, Incoming, Sessions
-from bot.lookups import Asker
+from bot.models.records import ShadowTopic
+from bot.models.shadow import keep_draft, shadowed
+from bot.models.understanding import Understander, Understood
 from bot.replies import Replies
-from bot.shadow import keep_draft, shadowed
-from bot.understanding import Understander, Understood
 from handoff import desk
 from handoff.lifecycle import TicketStatus
 from handoff.outcomes import EPISODE_GAP, Step

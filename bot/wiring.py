@@ -16,9 +16,7 @@ from zoneinfo import ZoneInfo
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from bot.accounts import Accounts
 from bot.addresses import Allowed
-from bot.agent_desk import ELSEWHERE, SURVEY, AgentDesk
 from bot.article_means import ArticleMeans
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore, StoredFile
@@ -29,43 +27,45 @@ from bot.channels.telegram_limits import CAPABILITIES as TELEGRAM
 from bot.channels.whatsapp import WINDOW, WhatsAppChannel
 from bot.database import migrate, open_database
 from bot.demo_shop import DemoShop
-from bot.desk_feed import DeskFeed
+from bot.desk.accounts import Accounts
+from bot.desk.agent_desk import ELSEWHERE, SURVEY, AgentDesk
+from bot.desk.feed import DeskFeed
+from bot.desk.macros import load_starters
+from bot.desk.seat import OUTGOING, fire_outgoing
+from bot.desk.shifts import SHIFTS, Shifts
 from bot.email_proof import EmailProof
 from bot.errors import DeliveryError, SettingsError
-from bot.flow_check import Known
-from bot.flow_format import Flow
-from bot.flow_library import FlowBase
-from bot.flow_means import FlowMeans
-from bot.flow_stories import Stage, load_stories
-from bot.flow_timers import FLOW, FlowTimers
-from bot.flow_turns import FlowBook
-from bot.forum_people import ForumPeople
-from bot.forum_records import INTAKE
-from bot.gap_keeping import GapKeeper
+from bot.flows.check import Known
+from bot.flows.format import Flow
+from bot.flows.library import FlowBase
+from bot.flows.lookup_format import SECRET_PREFIX, LookupFile, read_lookups
+from bot.flows.lookups import Lookups
+from bot.flows.means import FlowMeans
+from bot.flows.proof import Proofs
+from bot.flows.stories import Stage, load_stories
+from bot.flows.timers import FLOW, FlowTimers
+from bot.flows.turns import FlowBook
+from bot.forum.people import ForumPeople
+from bot.forum.records import INTAKE
+from bot.gaps.keeping import GapKeeper
+from bot.gaps.review import ReviewMeans
 from bot.helpdesk import POLL, SYNC, HelpDeskSync
 from bot.hooks import HOOK, HookReceiver, Hooks
 from bot.ledger import PURGE, Sessions, purge
-from bot.lookup_format import SECRET_PREFIX, LookupFile, read_lookups
-from bot.lookups import Lookups
-from bot.macros import load_starters
 from bot.message_templates import MessageTemplates, load_templates
 from bot.model_wiring import ModelWiring, shipped_data, utc_now
+from bot.models.releases import ModelMeans, Releases
+from bot.models.training import read_doubts
+from bot.models.training_jobs import Jobs
+from bot.models.understanding import Understander
 from bot.monitor import Monitor
 from bot.notifications import NOTIFY, UNASSIGNED, Notices
-from bot.proof import Proofs
-from bot.releases import ModelMeans, Releases
 from bot.replies import Replies
-from bot.review import ReviewMeans
-from bot.seat import OUTGOING, fire_outgoing
 from bot.settings import lookup_secrets
 from bot.shared import LocalShared, Shared
-from bot.shifts import SHIFTS, Shifts
 from bot.timers import TICK_SECONDS, Timers
-from bot.training import read_doubts
-from bot.training_jobs import Jobs
 from bot.transcriber import CommandTranscriber, HttpTranscriber, Transcriber
 from bot.turn import Turns
-from bot.understanding import Understander
 from bot.uploads import StoredUploads
 from bot.web.desk_base import ArticleOffer, DeskWeb
 from bot.web.studio_base import StudioWeb
@@ -83,8 +83,8 @@ from kb_index.library import published_hashes
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-    from bot.forum import Forum
-    from bot.forum_intake import ForumIntake
+    from bot.forum.forum import Forum
+    from bot.forum.intake import ForumIntake
     from handoff.records import HistoryEntry, Ticket
 from nlu.label_doubts import LabelDoubt
 
@@ -443,7 +443,7 @@ class Installation(ModelWiring):
         # aiogram takes seconds to import, and most installations have no such groups.
         from bot.channels.telegram import TelegramChannel
         from bot.channels.telegram_forum import ForumApi
-        from bot.forum import Forum, parse_groups
+        from bot.forum.forum import Forum, parse_groups
 
         settings = self.settings
         if not (token := settings.telegram_token.get_secret_value()):
@@ -473,7 +473,7 @@ class Installation(ModelWiring):
 
     @cached_property
     def forum_intake(self) -> ForumIntake:
-        from bot.forum_intake import ForumIntake
+        from bot.forum.intake import ForumIntake
 
         return ForumIntake(
             forum=self.forum,

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from bot.agent_desk import AgentDesk
 from bot.channels.site import SiteChannel
 from bot.channels.telegram_limits import CAPABILITIES
 from bot.channels.whatsapp import WhatsAppChannel
+from bot.desk.agent_desk import AgentDesk
 from bot.replies import Replies
 from handoff.hours import WorkingHours
 from handoff.policy import load_policy

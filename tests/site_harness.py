@@ -17,35 +17,35 @@ from desks import open_desk
 from fastapi import FastAPI
 from kb_samples import LetterEncoder
 
-from bot.accounts import Accounts
-from bot.agent_desk import SURVEY
 from bot.article_means import ArticleMeans
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore, StoredFile
 from bot.channels.site import SiteChannel
 from bot.database import open_database
-from bot.desk_feed import DeskFeed
+from bot.desk.accounts import Accounts
+from bot.desk.agent_desk import SURVEY
+from bot.desk.feed import DeskFeed
+from bot.desk.macros import load_starters
+from bot.desk.seat import OUTGOING, fire_outgoing
 from bot.dialogue import Candidate, Outcome, Policy, Understanding
 from bot.email_proof import EmailProof
-from bot.flow_check import Known
-from bot.flow_format import load_flows
-from bot.flow_library import FlowBase, take_files
-from bot.flow_means import FlowMeans
-from bot.flow_stories import Stage, load_stories
-from bot.flow_turns import NO_FLOWS, FlowBook
-from bot.forum_people import ForumPeople
+from bot.flows.check import Known
+from bot.flows.format import load_flows
+from bot.flows.library import FlowBase, take_files
+from bot.flows.means import FlowMeans
+from bot.flows.proof import Proofs
+from bot.flows.stories import Stage, load_stories
+from bot.flows.turns import NO_FLOWS, FlowBook
+from bot.forum.people import ForumPeople
+from bot.gaps.review import NO_MODELS
 from bot.language import detect
 from bot.ledger import Sessions
-from bot.macros import load_starters
 from bot.message_templates import load_templates
-from bot.proof import Proofs
+from bot.models.understanding import Understander, Understood, outcome_of
 from bot.replies import Replies
-from bot.review import NO_MODELS
-from bot.seat import OUTGOING, fire_outgoing
 from bot.shared import LocalShared
 from bot.timers import Timers
 from bot.turn import Turns
-from bot.understanding import Understander, Understood, outcome_of
 from bot.web.app import create_app
 from bot.web.desk_base import ArticleOffer, DeskWeb
 from bot.web.studio_base import StudioWeb

@@ -6,12 +6,7 @@ from typing import Literal
 
 from alembic import context
 
-from bot import desk_records as desk_records  # registers its tables
-from bot import flow_library as flow_library
-from bot import gap_records as gap_records
-from bot import gate_records as gate_records
 from bot import ledger as ledger
-from bot import proof as proof
 from bot import timers as timers
 from handoff import words as words
 from handoff.records import Base, UtcDateTime

@@ -19,10 +19,10 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from bot.channels.base import InboundMessage
 from bot.channels.site import SiteChannel
+from bot.desk.seat import MAX_FILES
 from bot.email_proof import EmailProof
 from bot.ledger import Sessions
 from bot.monitor import readiness
-from bot.seat import MAX_FILES
 from bot.web.chat_api import MAX_TEXT_CHARS, create_router
 from bot.web.desk import add_desk
 from bot.web.desk_base import PREFIX, STUDIO, DeskWeb

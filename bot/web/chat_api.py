@@ -29,9 +29,9 @@ from bot.channels.base import Address, InboundMessage
 from bot.channels.site import NAME, TYPES_SECONDS, SiteChannel
 from bot.email_proof import EmailProof
 from bot.errors import DeliveryError, FileGoneError, TooLargeError
+from bot.flows.proof import NewCode
 from bot.ledger import InboxRow, InboxState, Sessions
 from bot.metrics import RATE_LIMITED
-from bot.proof import NewCode
 from bot.shared import PRESENT_SECONDS, Rate
 from bot.web.guards import Refusal
 from bot.web.markup import render

@@ -27,14 +27,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from starlette.exceptions import HTTPException
 
-from bot.accounts import Accounts, SignedIn
-from bot.agent_desk import AgentDesk
 from bot.channels.site import SiteChannel
-from bot.desk_feed import DeskFeed
-from bot.forum_people import ForumPeople
+from bot.desk.accounts import Accounts, SignedIn
+from bot.desk.agent_desk import AgentDesk
+from bot.desk.feed import DeskFeed
+from bot.desk.seat import Seat, Tally
+from bot.forum.people import ForumPeople
 from bot.ledger import Sessions
 from bot.message_templates import MessageTemplates
-from bot.seat import Seat, Tally
 from bot.shared import Shared
 from bot.web.guards import Refusal, pick_language
 from bot.web.markup import render as render_markdown

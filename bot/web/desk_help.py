@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
-from bot.accounts import SignedIn
+from bot.desk.accounts import SignedIn
+from bot.desk.macros import VARIABLES, render_macro
 from bot.errors import MacroError
-from bot.macros import VARIABLES, render_macro
 from bot.web.desk_base import N_, PREFIX, DeskWeb, translations
 from handoff.access import Permission
 from handoff.packet import Packet

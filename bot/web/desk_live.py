@@ -11,8 +11,8 @@ from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from bot.accounts import SignedIn
-from bot.desk_feed import Change
+from bot.desk.accounts import SignedIn
+from bot.desk.feed import Change
 from bot.web.desk_base import COOKIE, PREFIX, DeskWeb, address
 from bot.web.guards import Refusal
 from handoff.access import Viewer

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
-from bot.accounts import SignedIn
+from bot.desk.accounts import SignedIn
+from bot.desk.people import AUDIT_PAGE, People, Work
 from bot.errors import SignInError
-from bot.people import AUDIT_PAGE, People, Work
 from bot.web.desk_base import LANGUAGES, PREFIX, DeskWeb
 from bot.web.guards import Refusal
 from handoff.access import Role

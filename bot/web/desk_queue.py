@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
-from bot.accounts import SignedIn
-from bot.seat import Seat
+from bot.desk.accounts import SignedIn
+from bot.desk.seat import Seat
 from bot.web.desk_base import PREFIX, DeskWeb, is_partial
 from bot.web.guards import Refusal
 from handoff.errors import HandoffError

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
-from bot.accounts import LEAST_PASSWORD, LONGEST, SignedIn
+from bot.desk.accounts import LEAST_PASSWORD, LONGEST, SignedIn
 from bot.errors import SignInError
 from bot.metrics import RATE_LIMITED
 from bot.web.desk_base import COOKIE, LANGUAGES, PREFIX, STUDIO, DeskWeb, address, chosen_language

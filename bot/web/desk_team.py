@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from bot.accounts import SignedIn
-from bot.desk_figures import Chart, as_csv, facts_of, live, series, tickets_csv
+from bot.desk.accounts import SignedIn
+from bot.desk.figures import Chart, as_csv, facts_of, live, series, tickets_csv
 from bot.web.desk_base import N_, PREFIX, DeskWeb, is_partial, translations
 from bot.web.guards import Refusal
 from handoff.access import Permission
@@ -123,7 +123,7 @@ def create_router(web: DeskWeb) -> APIRouter:
         if form == "csv":
             return _file(as_csv(shown).encode("utf-8-sig"), "text/csv", f"{chart}.csv")
         # Takes a second to import, and most starts never need it.
-        from bot.desk_charts import draw
+        from bot.desk.charts import draw
 
         drawn = await asyncio.to_thread(draw, shown, names(me.viewer.lang), dark=bool(dark), form=form)
         if form == "png":

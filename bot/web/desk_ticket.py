@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
-from bot.accounts import SignedIn
 from bot.attachments import CHUNK_BYTES, StoredFile
+from bot.desk.accounts import SignedIn
+from bot.desk.seat import MAX_FILES, MAX_REPLY_CHARS, Draft, Seat
 from bot.errors import FileGoneError, StaleReplyError, TooLargeError
 from bot.metrics import RATE_LIMITED
-from bot.seat import MAX_FILES, MAX_REPLY_CHARS, Draft, Seat
 from bot.shared import Rate
 from bot.web.desk_base import PREFIX, DeskWeb, is_partial
 from bot.web.desk_queue import list_values, read_query

@@ -2,7 +2,7 @@
 what he sends is read, and each refusal is counted by its door.
 
 What a customer or a colleague does too often is also counted where it is known who he is: `bot.web.chat_api` (messages,
-files), `bot.accounts` (names at the sign-in), `bot.web.desk_ticket` (replies).
+files), `bot.desk.accounts` (names at the sign-in), `bot.web.desk_ticket` (replies).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import Response
 
-from bot.accounts import SignedIn
+from bot.desk.accounts import SignedIn
 from bot.web import (
     studio_articles,
     studio_flows,

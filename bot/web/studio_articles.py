@@ -16,8 +16,8 @@ from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.datastructures import FormData
 
-from bot.accounts import SignedIn
 from bot.article_means import ArticleMeans, differences
+from bot.desk.accounts import SignedIn
 from bot.web.desk_base import LANGUAGES, N_
 from bot.web.guards import Refusal
 from bot.web.studio_base import PREFIX, Part, StudioWeb, Waiting, words

@@ -14,12 +14,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bot.accounts import SignedIn
 from bot.article_means import ArticleMeans
-from bot.flow_means import FlowMeans
+from bot.desk.accounts import SignedIn
+from bot.flows.means import FlowMeans
+from bot.gaps.review import NO_MODELS, ReviewMeans
 from bot.intent_means import IntentChecks
-from bot.releases import ModelMeans
-from bot.review import NO_MODELS, ReviewMeans
+from bot.models.releases import ModelMeans
 from bot.web.desk_base import N_, STUDIO, DeskWeb, is_partial, translations
 from handoff.access import Permission
 from kb_index.errors import StaleArticleError

@@ -9,13 +9,13 @@ from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import Response
 from markupsafe import Markup
 
-from bot.accounts import SignedIn
+from bot.desk.accounts import SignedIn
 from bot.errors import FlowError, StaleFlowError, UnknownFlowError
-from bot.flow_format import LARGEST_FLOW_BYTES, Flow, Problem
-from bot.flow_library import get_revision, publish, revisions, save, stored, withdraw
-from bot.flow_means import FlowMeans
-from bot.flow_picture import draw
-from bot.flow_stories import Verdict
+from bot.flows.format import LARGEST_FLOW_BYTES, Flow, Problem
+from bot.flows.library import get_revision, publish, revisions, save, stored, withdraw
+from bot.flows.means import FlowMeans
+from bot.flows.picture import draw
+from bot.flows.stories import Verdict
 from bot.web.desk_base import N_
 from bot.web.guards import Refusal
 from bot.web.studio_base import PREFIX, Part, StudioWeb, words

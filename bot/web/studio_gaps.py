@@ -11,12 +11,12 @@ from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bot import gaps
-from bot.accounts import SignedIn
+from bot.desk.accounts import SignedIn
 from bot.errors import GapActError, NoGapError
-from bot.gap_acts import MOST_EXAMPLES, GapActs, Text, teachable
-from bot.gap_records import Ended, GapAct, GapState, Settlement
-from bot.gaps import Asked, Order, Query, Sheet, View
+from bot.gaps import gaps
+from bot.gaps.acts import MOST_EXAMPLES, GapActs, Text, teachable
+from bot.gaps.gaps import Asked, Order, Query, Sheet, View
+from bot.gaps.records import Ended, GapAct, GapState, Settlement
 from bot.language import LANGUAGES
 from bot.web.desk_base import N_
 from bot.web.guards import Refusal

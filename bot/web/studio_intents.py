@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bot.accounts import SignedIn
+from bot.desk.accounts import SignedIn
 from bot.intent_means import read_upload
 from bot.language import detect
 from bot.masking import mask

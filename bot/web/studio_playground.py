@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import Response
 
-from bot.accounts import SignedIn
+from bot.desk.accounts import SignedIn
 from bot.errors import NotReadyError
 from bot.language import LANGUAGES
-from bot.playground import CHANNELS, Said, converse
-from bot.releases import ModelMeans
+from bot.models.playground import CHANNELS, Said, converse
+from bot.models.releases import ModelMeans
 from bot.web.desk_base import N_
 from bot.web.guards import Refusal
 from bot.web.studio_base import PREFIX, Part, StudioWeb, words

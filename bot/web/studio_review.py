@@ -10,9 +10,9 @@ from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bot.accounts import SignedIn
+from bot.desk.accounts import SignedIn
 from bot.errors import GapActError
-from bot.review import ARTICLE, INTENT, SKIP, Item, Kind, Reviewer, labelled_since, waiting
+from bot.gaps.review import ARTICLE, INTENT, SKIP, Item, Kind, Reviewer, labelled_since, waiting
 from bot.web.desk_base import N_, is_partial
 from bot.web.studio_base import PREFIX, Part, StudioWeb, Waiting, fault, words
 from bot.web.studio_gaps import PROBLEMS

@@ -11,17 +11,17 @@ from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bot.accounts import SignedIn
-from bot.canary import GOOD, side_by_side
+from bot.desk.accounts import SignedIn
 from bot.errors import GoldError, RefusedError
-from bot.gate import Change, Reason, Report
-from bot.gate_records import Expecting, Release, TrainingJob, TrainingState
-from bot.gold import NewGold, add_gold, list_gold, remove_gold
 from bot.language import LANGUAGES
 from bot.masking import mask
-from bot.releases import MOST_REASON, ModelMeans, load_report
-from bot.shadow import READY_DRAFTS, READY_SHARE, drafts_by_topic, switch
-from bot.training_jobs import ask, cancel, current, newest
+from bot.models.canary import GOOD, side_by_side
+from bot.models.gate import Change, Reason, Report
+from bot.models.gold import NewGold, add_gold, list_gold, remove_gold
+from bot.models.records import Expecting, Release, TrainingJob, TrainingState
+from bot.models.releases import MOST_REASON, ModelMeans, load_report
+from bot.models.shadow import READY_DRAFTS, READY_SHARE, drafts_by_topic, switch
+from bot.models.training_jobs import ask, cancel, current, newest
 from bot.web.desk_base import N_
 from bot.web.guards import Refusal
 from bot.web.studio_base import PREFIX, Part, StudioWeb, Waiting, words
@@ -377,7 +377,7 @@ def create_router(web: StudioWeb) -> APIRouter:
         if report is None:
             raise Refusal("not_found")
         # Takes a second to import, and most starts never need it.
-        from bot.desk_charts import draw_calibration
+        from bot.desk.charts import draw_calibration
 
         say = words(me)
         names = {

@@ -40,20 +40,20 @@ from bot.channels.whatsapp import WhatsAppChannel
 from bot.database import migrate, open_database
 from bot.demo_shop import DemoShop, Sent
 from bot.dialogue import Candidate, DialogueState, FlowRecord, Handoff, Outcome, SlotValue, Understanding
-from bot.flow_format import load_flows
-from bot.flow_library import FlowBase, take_files
-from bot.flow_stories import POLICY, SURE, LookupAnswer, Player, Stage, StoryStep
-from bot.flow_turns import FlowBook
-from bot.flows import Looked
+from bot.flows.engine import Looked
+from bot.flows.format import load_flows
+from bot.flows.library import FlowBase, take_files
+from bot.flows.lookup_format import LookupFile, read_lookups
+from bot.flows.lookups import Asker, Lookups
+from bot.flows.proof import Proofs
+from bot.flows.stories import POLICY, SURE, LookupAnswer, Player, Stage, StoryStep
+from bot.flows.turns import FlowBook
 from bot.ledger import InboxRow, InboxState, OutboxRow
-from bot.lookup_format import LookupFile, read_lookups
-from bot.lookups import Asker, Lookups
 from bot.message_templates import load_templates
-from bot.proof import Proofs
+from bot.models.understanding import Understood, outcome_of
 from bot.replies import Replies
 from bot.shared import LocalShared, Rate
 from bot.turn import Turns
-from bot.understanding import Understood, outcome_of
 from bot.web.app import create_app
 from bot.web.webhooks import Webhooks, WhatsAppHook
 from bot.whatsapp_record import WhatsAppRecord

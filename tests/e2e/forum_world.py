@@ -17,16 +17,16 @@ from forum_api import ForumBotApi, Group, Written
 from sqlalchemy import select
 from telegram_harness import TelegramWorld
 
-from bot.accounts import Accounts
-from bot.agent_desk import SURVEY
 from bot.channels.telegram import TelegramChannel
 from bot.channels.telegram_forum import ForumApi
-from bot.desk_records import Account
-from bot.forum import Forum, parse_groups
-from bot.forum_intake import ForumIntake
-from bot.forum_people import ForumPeople
-from bot.forum_records import INTAKE, ForumTopic
-from bot.seat import OUTGOING, fire_outgoing
+from bot.desk.accounts import Accounts
+from bot.desk.agent_desk import SURVEY
+from bot.desk.records import Account
+from bot.desk.seat import OUTGOING, fire_outgoing
+from bot.forum.forum import Forum, parse_groups
+from bot.forum.intake import ForumIntake
+from bot.forum.people import ForumPeople
+from bot.forum.records import INTAKE, ForumTopic
 from bot.shared import LocalShared
 from bot.timers import Timers
 from bot.uploads import StoredUploads

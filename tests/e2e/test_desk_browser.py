@@ -23,7 +23,7 @@ from sqlalchemy import select, update
 from test_site_chat_browser import CHROMIUM, FLAGS, PNG, say, theirs
 from test_site_chat_browser import chromium as chromium
 
-from bot.agent_desk import SURVEY
+from bot.desk.agent_desk import SURVEY
 from handoff.access import Role
 from handoff.clocks import ClockKind
 from handoff.lifecycle import TicketStatus

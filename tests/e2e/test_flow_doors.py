@@ -16,9 +16,9 @@ from aiohttp import web
 from doors import House, house, play
 from site_harness import DATA, free_port
 
-from bot.flow_library import get_revision, publish, save
-from bot.flow_stories import LookupAnswer, Scripted, StoryStep, load_stories, parse_stories
-from bot.lookup_format import read_lookups
+from bot.flows.library import get_revision, publish, save
+from bot.flows.lookup_format import read_lookups
+from bot.flows.stories import LookupAnswer, Scripted, StoryStep, load_stories, parse_stories
 from handoff.records import Author, Owner, Reason
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]

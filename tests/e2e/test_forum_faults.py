@@ -21,11 +21,11 @@ from forum_api import ForumBotApi, Written
 from forum_world import GROUP, IVAN, OLGA, ForumWorld
 from sqlalchemy import select
 
-from bot import forum_intake
 from bot.database import migrate, open_database
-from bot.desk_records import Macro
+from bot.desk.records import Macro
 from bot.errors import StorageError
-from bot.forum_records import ForumWord
+from bot.forum import intake as forum_intake
+from bot.forum.records import ForumWord
 from handoff import desk
 from handoff.records import Attachment, AttachmentState, Author, Conversation, Message, Reason, Ticket
 from handoff.routing import route

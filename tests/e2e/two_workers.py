@@ -23,9 +23,9 @@ from bot.attachments import AttachmentStore
 from bot.channels.base import Address, Capabilities, InboundAttachment, OutboundMessage, Receive
 from bot.database import open_database
 from bot.errors import DeliveryError
+from bot.models.understanding import Understood
 from bot.replies import Replies
 from bot.turn import Turns
-from bot.understanding import Understood
 
 
 class Thoughtful(Keywords):

@@ -12,8 +12,8 @@ import pytest
 from databases import MakeDatabase
 from test_turns import World
 
-from bot.agent_desk import ELSEWHERE, SURVEY
 from bot.database import migrate
+from bot.desk.agent_desk import ELSEWHERE, SURVEY
 from bot.timers import Timers
 from handoff import desk
 from handoff.lifecycle import TicketStatus

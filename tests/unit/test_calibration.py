@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.calibration import (
+from bot.models.calibration import (
     NEVER,
     IntentTrial,
     SearchTrial,

@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from bot.canary import compare_sides
-from bot.understanding import lot
+from bot.models.canary import compare_sides
+from bot.models.understanding import lot
 from handoff.outcomes import Episode, Outcome, Step
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

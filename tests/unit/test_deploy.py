@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from bot import metrics as metrics
-from bot.cli import app
+from bot.cli.main import app
 from bot.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -19,12 +19,12 @@ CLOSED = {
     "handoff.tickets",
     "handoff.records",
     "handoff.customers",
-    "bot.agent_desk",
-    "bot.desk_records",
+    "bot.desk.agent_desk",
+    "bot.desk.records",
     "sqlalchemy",
 }
 """Where tickets can be had without asking for a permission."""
-OPEN = {("bot.agent_desk", "AgentDesk"), ("handoff.queue", "Query")}
+OPEN = {("bot.desk.agent_desk", "AgentDesk"), ("handoff.queue", "Query")}
 """The desk is passed on, to make seats with; its methods are not for the pages."""
 
 

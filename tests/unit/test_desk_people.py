@@ -12,9 +12,9 @@ import pytest
 from desk_harness import PASSWORD, Agent, Customer, ticket_of
 from site_harness import DATA, Running, Site, running
 
-from bot.desk_figures import Series, as_csv
+from bot.desk.figures import Series, as_csv
+from bot.desk.macros import VARIABLES, check_macro, load_starters, render_macro
 from bot.errors import MacroError
-from bot.macros import VARIABLES, check_macro, load_starters, render_macro
 from handoff.access import Role
 
 

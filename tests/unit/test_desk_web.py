@@ -15,9 +15,9 @@ from desk_harness import PASSWORD, Agent, Customer, ticket_of, transcript, wait_
 from site_harness import Running, Site, running
 from sqlalchemy import select
 
-from bot.accounts import IDLE
 from bot.channels.base import Address, InboundMessage
-from bot.desk_records import AuditEntry
+from bot.desk.accounts import IDLE
+from bot.desk.records import AuditEntry
 from bot.web.chat_api import read_page
 from handoff.access import Role
 from handoff.lifecycle import TicketStatus

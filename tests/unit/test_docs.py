@@ -9,7 +9,7 @@ import typer.main
 from prometheus_client import REGISTRY, Counter
 
 from bot import metrics
-from bot.cli import app
+from bot.cli.main import app
 from bot.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"

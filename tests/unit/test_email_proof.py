@@ -26,7 +26,7 @@ from bot.channels.site import SiteChannel
 from bot.database import migrate
 from bot.email_proof import EmailProof
 from bot.errors import SettingsError
-from bot.proof import NewCode, Proofs, Refusal
+from bot.flows.proof import NewCode, Proofs, Refusal
 from bot.replies import Replies
 from bot.web.app import create_app
 from handoff import desk

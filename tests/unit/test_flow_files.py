@@ -12,12 +12,12 @@ from ruamel.yaml import YAML
 from site_harness import DATA
 
 from bot.errors import FlowError
-from bot.flow_check import Known, check, check_all
-from bot.flow_format import Flow, Problem, load_flows, parse_flow, schema
-from bot.flow_stories import Scripted, Stage, load_stories, parse_stories, play
-from bot.flow_turns import FlowBook
+from bot.flows.check import Known, check, check_all
+from bot.flows.format import Flow, Problem, load_flows, parse_flow, schema
+from bot.flows.stories import Scripted, Stage, load_stories, parse_stories, play
+from bot.flows.turns import FlowBook
+from bot.models.understanding import outcome_of
 from bot.replies import Replies
-from bot.understanding import outcome_of
 from handoff.routing import load_topics
 from nlu.training_data import load_intents
 

@@ -12,8 +12,8 @@ from test_flow_files import GOOD
 
 from bot.database import migrate, open_database
 from bot.errors import FlowError, StaleFlowError, UnknownFlowError
-from bot.flow_library import FlowBase, get_revision, publish, read_book, revisions, save, stored, withdraw
-from bot.flows import FlowState
+from bot.flows.engine import FlowState
+from bot.flows.library import FlowBase, get_revision, publish, read_book, revisions, save, stored, withdraw
 from bot.ledger import Sessions
 
 OTHER = GOOD.replace("Number?", "Which number?")

@@ -15,8 +15,8 @@ from site_harness import DATA, Running, Site, running
 from sqlalchemy import select
 from test_flow_files import GOOD
 
-from bot.flow_format import load_flows, parse_flow
-from bot.flow_picture import draw, edges_of
+from bot.flows.format import load_flows, parse_flow
+from bot.flows.picture import draw, edges_of
 from handoff.access import Role
 from handoff.records import Author, Message
 

@@ -11,11 +11,7 @@ from site_harness import DATA
 
 from bot.dialogue import DialogueState, Policy, Understanding, Utterance
 from bot.errors import FlowRunError
-from bot.flow_format import read_flow
-from bot.flow_reading import read
-from bot.flow_turns import FlowBook, decide_turn
-from bot.flow_words import render
-from bot.flows import (
+from bot.flows.engine import (
     Advanced,
     Answered,
     Around,
@@ -29,6 +25,10 @@ from bot.flows import (
     Tell,
     advance,
 )
+from bot.flows.format import read_flow
+from bot.flows.reading import read
+from bot.flows.turns import FlowBook, decide_turn
+from bot.flows.words import render
 from handoff.records import Owner
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -17,14 +17,14 @@ from bot.channels.base import OutboundMessage
 from bot.database import migrate
 from bot.demo_shop import DemoShop, Sent
 from bot.dialogue import Outcome, Understanding
-from bot.flow_format import load_flows
-from bot.flow_turns import FlowBook
-from bot.flows import Looked
-from bot.lookup_format import read_lookups
-from bot.lookups import Asker, Lookups
-from bot.proof import Proofs
+from bot.flows.engine import Looked
+from bot.flows.format import load_flows
+from bot.flows.lookup_format import read_lookups
+from bot.flows.lookups import Asker, Lookups
+from bot.flows.proof import Proofs
+from bot.flows.turns import FlowBook
+from bot.models.understanding import Understood
 from bot.shared import LocalShared
-from bot.understanding import Understood
 from handoff.records import Reason
 
 

@@ -18,17 +18,17 @@ from bot.attachments import AttachmentStore, StoredFile
 from bot.channels.base import InboundAttachment, OutboundMessage
 from bot.database import migrate
 from bot.dialogue import Outcome, Understanding
-from bot.flow_format import Flow, parse_flow
-from bot.flow_timers import FLOW, FlowTimers
-from bot.flow_turns import FlowBook
-from bot.flows import Looked
-from bot.gap_collecting import collect
-from bot.gap_records import Question
-from bot.gold import recent
-from bot.lookups import Asker
+from bot.flows.engine import Looked
+from bot.flows.format import Flow, parse_flow
+from bot.flows.lookups import Asker
+from bot.flows.timers import FLOW, FlowTimers
+from bot.flows.turns import FlowBook
+from bot.gaps.collecting import collect
+from bot.gaps.records import Question
 from bot.metrics import FLOWS
+from bot.models.gold import recent
+from bot.models.understanding import Understood
 from bot.timers import Timer, Timers
-from bot.understanding import Understood
 from handoff.records import Conversation, Message, Owner, Reason
 
 TRACK = """

@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bot.errors import FlowError
-from bot.flow_format import Flow, parse_flow
-from bot.flow_reading import first_slots, read
-from bot.flows import (
+from bot.flows.engine import (
     Advanced,
     Answered,
     Around,
@@ -33,6 +31,8 @@ from bot.flows import (
     advance,
     start,
 )
+from bot.flows.format import Flow, parse_flow
+from bot.flows.reading import first_slots, read
 from handoff.records import Reason
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

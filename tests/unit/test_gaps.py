@@ -13,15 +13,15 @@ from gap_samples import NOW, Chat, decided
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bot import gaps
 from bot.database import migrate, open_database
-from bot.desk_records import AuditEntry
+from bot.desk.records import AuditEntry
 from bot.errors import GapActError, NoGapError
-from bot.gap_acts import GapActs, Text
-from bot.gap_collecting import collect, doubt_of
-from bot.gap_grouping import centred, cluster, keep_numbers, place, typical
-from bot.gap_keeping import GapKeeper, _Member, _write
-from bot.gap_records import Ended, Gap, GapState, Question, Settlement
+from bot.gaps import gaps
+from bot.gaps.acts import GapActs, Text
+from bot.gaps.collecting import collect, doubt_of
+from bot.gaps.grouping import centred, cluster, keep_numbers, place, typical
+from bot.gaps.keeping import GapKeeper, _Member, _write
+from bot.gaps.records import Ended, Gap, GapState, Question, Settlement
 from bot.ledger import Sessions
 from handoff.records import Author
 from kb_index.article_text import write_article

@@ -8,7 +8,7 @@ from math import comb
 
 import pytest
 
-from bot.gate import (
+from bot.models.gate import (
     REPORT,
     Asked,
     DataChange,
@@ -23,7 +23,7 @@ from bot.gate import (
     mcnemar,
     misleads,
 )
-from bot.gate_records import Expecting
+from bot.models.records import Expecting
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 

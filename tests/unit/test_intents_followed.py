@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bot import cli
+from bot.cli import main as cli
 from bot.settings import Settings
 from bot.wiring import Installation
 from nlu import library

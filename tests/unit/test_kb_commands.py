@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from bot.cli import app
+from bot.cli.main import app
 
 Run = Callable[..., Result]
 CSV = "Question,Answer\nHow do I pay?,By card\nWhere is my receipt?,\n"

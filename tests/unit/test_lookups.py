@@ -19,16 +19,16 @@ import structlog
 from databases import MakeDatabase
 from sqlalchemy import func, select, update
 
-from bot import lookups as looking
 from bot.addresses import Allowed
 from bot.channels.base import Address
 from bot.database import migrate, open_database
 from bot.demo_shop import DemoShop, Sent
 from bot.errors import LookupFileError
-from bot.flows import Looked
-from bot.lookup_format import parse_lookups, read_lookups
-from bot.lookups import Asker, Lookups
-from bot.proof import CODES_A_DAY, CODES_AN_HOUR, GUESSES_A_DAY, TRIES, NewCode, ProofRow, Proofs
+from bot.flows import lookups as looking
+from bot.flows.engine import Looked
+from bot.flows.lookup_format import parse_lookups, read_lookups
+from bot.flows.lookups import Asker, Lookups
+from bot.flows.proof import CODES_A_DAY, CODES_AN_HOUR, GUESSES_A_DAY, TRIES, NewCode, ProofRow, Proofs
 from bot.shared import LocalShared
 
 DATA = Path(__file__).parents[2] / "data"

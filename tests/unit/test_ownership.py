@@ -35,7 +35,7 @@ from bot.channels.base import Address, OutboundMessage
 from bot.database import migrate
 from bot.errors import DeliveryError
 from bot.ledger import InboxRow, InboxState, OutboxRow
-from bot.understanding import Understood
+from bot.models.understanding import Understood
 from handoff import desk
 from handoff.errors import TicketStateError
 from handoff.lifecycle import LIVE

@@ -15,8 +15,8 @@ from site_harness import Running, Site, running
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.database import migrate, open_database
-from bot.gap_collecting import collect
-from bot.review import Item, Kind, Reviewer, ReviewMeans, waiting
+from bot.gaps.collecting import collect
+from bot.gaps.review import Item, Kind, Reviewer, ReviewMeans, waiting
 from handoff.access import Role
 from handoff.corrections import BY_AGENT
 from kb_index.article_text import write_article

@@ -11,11 +11,11 @@ import pytest
 from scipy.sparse import csr_matrix
 from test_tickets import TICKETS, Room, room  # noqa: F401 - a fixture
 
-from bot.corrections import as_example
 from bot.masking import mask
-from bot.topic_model import TopicModel, _fit, _kernel, _newest, _Rows
-from bot.training import Seed, _taught, load_seed
-from bot.understanding import topics_of
+from bot.models.corrections import as_example
+from bot.models.topic_model import TopicModel, _fit, _kernel, _newest, _Rows
+from bot.models.training import Seed, _taught, load_seed
+from bot.models.understanding import topics_of
 from bot.wiring import Installation
 from handoff import desk
 from handoff.corrections import Correction, corrections

@@ -11,8 +11,8 @@ from desk_harness import Agent, Customer, newest_ticket, ticket_of, transcript, 
 from site_harness import ARTICLES, Running, Site, running
 from sqlalchemy import select
 
-from bot.gate_records import DraftFate
-from bot.shadow import TopicDrafts, drafts_by_topic, fate_of, switch
+from bot.models.records import DraftFate
+from bot.models.shadow import TopicDrafts, drafts_by_topic, fate_of, switch
 from handoff.access import Role
 from handoff.records import Author, Message, Reason
 

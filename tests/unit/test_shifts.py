@@ -15,8 +15,8 @@ from sqlalchemy import select
 from test_agent_desk import Story
 
 from bot.database import migrate
+from bot.desk.shifts import SHIFTS, Shifts
 from bot.notifications import Notice, Notices
-from bot.shifts import SHIFTS, Shifts
 from bot.timers import Timers
 from handoff.hours import Interval, WorkingHours
 from handoff.records import TeamNotify

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gate import swap_labels
+from bot.models.understanding import Understander
 from bot.settings import Settings
-from bot.understanding import Understander
 from bot.wiring import Installation
 from kb_index.articles import Article
 from nlu.encoder import Encoder

@@ -14,9 +14,9 @@ from gap_samples import Chat
 from site_harness import Running, Site, running
 from sqlalchemy import select
 
-from bot.desk_records import AuditEntry
-from bot.gap_collecting import collect
-from bot.gap_records import Gap, Question
+from bot.desk.records import AuditEntry
+from bot.gaps.collecting import collect
+from bot.gaps.records import Gap, Question
 from handoff.access import Role
 from kb_index.library import Library
 from nlu import library

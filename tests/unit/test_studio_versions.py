@@ -13,11 +13,11 @@ from desk_harness import Agent
 from site_harness import Keywords, Running, Site, running
 from sqlalchemy import select
 
-from bot.desk_records import AuditEntry
-from bot.gate import Asked, Deed, Source, compare
-from bot.gate_records import Expecting, GoldQuestion, Release, TrainingJob
-from bot.releases import ModelMeans, Releases, save_report
-from bot.training import KNOWLEDGE, Knowledge
+from bot.desk.records import AuditEntry
+from bot.models.gate import Asked, Deed, Source, compare
+from bot.models.records import Expecting, GoldQuestion, Release, TrainingJob
+from bot.models.releases import ModelMeans, Releases, save_report
+from bot.models.training import KNOWLEDGE, Knowledge
 from handoff.access import Role
 from handoff.records import Conversation
 from kb_index.articles import Article

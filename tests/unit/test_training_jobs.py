@@ -15,8 +15,8 @@ from sqlalchemy import update
 
 from bot.database import migrate, open_database
 from bot.errors import TrainingError
-from bot.gate_records import TrainingJob, TrainingState
-from bot.training_jobs import SILENT, START, Estimate, Jobs, Worker, ask, cancel, current, newest
+from bot.models.records import TrainingJob, TrainingState
+from bot.models.training_jobs import SILENT, START, Estimate, Jobs, Worker, ask, cancel, current, newest
 from bot.work import Sessions
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -127,7 +127,7 @@ async def test_one_that_waits_is_cancelled_at_once(sessions: Sessions) -> None:
 async def test_a_running_process_ends_itself_when_it_is_cancelled(sessions: Sessions, url: str) -> None:
     number = await asked_for(sessions)
     code = (
-        "import sys, time\nfrom datetime import UTC, datetime\nfrom bot.training_jobs import Worker\n"
+        "import sys, time\nfrom datetime import UTC, datetime\nfrom bot.models.training_jobs import Worker\n"
         "with Worker(sys.argv[1], int(sys.argv[2]), lambda: datetime.now(UTC)):\n    time.sleep(30)"
     )
     jobs = Jobs(sessions, lambda: NOW, lambda number: (sys.executable, "-c", code, url, str(number)))

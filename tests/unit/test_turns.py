@@ -26,12 +26,12 @@ from bot.channels.base import Address, Capabilities, InboundAttachment, InboundM
 from bot.database import migrate, open_database
 from bot.dialogue import Understanding
 from bot.errors import DeliveryError
-from bot.flow_turns import NO_FLOWS, FlowBook
+from bot.flows.turns import NO_FLOWS, FlowBook
 from bot.ledger import InboxRow, InboxState, OutboxRow
+from bot.models.understanding import Understander, Understood
 from bot.replies import Replies
 from bot.shared import LocalShared
 from bot.turn import Turns
-from bot.understanding import Understander, Understood
 from handoff import desk
 from handoff.records import NOTE, AttachmentState, Author, Conversation, Delivery, Message, Owner, Reason, Ticket
 from kb_index.articles import ArticleFile

@@ -10,9 +10,9 @@ import pytest
 
 from bot.dialogue import Outcome
 from bot.errors import NotReadyError
+from bot.models.training import load_seed
+from bot.models.understanding import evidence_of, split_questions
 from bot.settings import Settings
-from bot.training import load_seed
-from bot.understanding import evidence_of, split_questions
 from bot.wiring import Installation
 from kb_index.articles import Article, ArticleFile
 from kb_index.search import SearchIndex
@@ -76,7 +76,7 @@ def test_the_demo_data_is_whole_and_in_both_languages() -> None:
 
 
 def test_no_question_of_the_evaluation_is_in_the_training_data() -> None:
-    from bot.evaluation import load_questions
+    from bot.models.evaluation import load_questions
 
     seed = load_seed(DATA, DATA)
     known = {example.text.casefold().strip(" ?!.") for example in (*seed.intents.examples, *seed.tickets)}

@@ -1,0 +1,1 @@
+"""What agents do, whatever desk they sit at."""

@@ -1,0 +1,582 @@
+"""What people do, told to the customer: every act at a desk with the words that follow from it.
+
+One transaction holds the act, the words and what is to happen later. Whichever desk asks (terminal, web, forum), it
+asks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
+from typing import Any
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bot import ledger
+from bot.attachments import StoredFile
+from bot.channels.base import (
+    Address,
+    Capabilities,
+    InboundMessage,
+    Medium,
+    Option,
+    OutboundAttachment,
+    OutboundMessage,
+    fit,
+)
+from bot.errors import EditRefusedError, FileRefusedError
+from bot.language import DEFAULT
+from bot.models.shadow import settle
+from bot.notifications import Notices
+from bot.replies import Replies
+from bot.timers import cancel_timer, set_timer
+from handoff import desk
+from handoff.customers import Customers, Way
+from handoff.errors import TicketStateError
+from handoff.lifecycle import LIVE, TicketStatus
+from handoff.packet import Packet, packet
+from handoff.records import (
+    NOTE,
+    TEMPLATE,
+    Agent,
+    Attachment,
+    AttachmentState,
+    Author,
+    Conversation,
+    Delivery,
+    Feedback,
+    Message,
+    Reason,
+    Ticket,
+)
+from handoff.routing import route
+from handoff.tickets import ACTS, CUSTOMER, SYSTEM, Raised, Tickets
+from handoff.window import closes_at
+
+log = structlog.get_logger()
+
+SURVEY = "survey"
+"""Kind of the timers that ask, remind and give up."""
+SURVEY_HELPED, SURVEY_NOT_HELPED = "survey_yes", "survey_no"
+ELSEWHERE = "elsewhere"
+"""Kind of the timers that end what a person answered past the desk."""
+ELSEWHERE_FOR = timedelta(hours=12)
+WINDOW_MARGIN = timedelta(minutes=30)
+"""How long before the end of a platform's window the question is asked at the latest."""
+
+
+class AgentDesk:
+    def __init__(
+        self,
+        *,
+        tickets: Tickets,
+        replies: Replies,
+        clock: Callable[[], datetime],
+        phone_region: str = "RU",
+        notices: Notices | None = None,
+        capabilities: Mapping[str, Capabilities] | None = None,
+        zone: tzinfo = UTC,
+    ) -> None:
+        """notices: who is told of what happens; without it nobody is. zone: that of the dates customers are told.
+        capabilities: channel → what it can take; a channel that is not among them takes no files."""
+        self.tickets = tickets
+        self.notices = notices
+        self.zone = zone
+        self.customers = Customers(tickets, phone_region)
+        self._replies = replies
+        self._clock = clock
+        self._capabilities = capabilities or {}
+
+    def media(self, channel: str) -> Mapping[str, Medium]:
+        """How a channel takes files, by kind, to tell the agent before he sends one. Empty: not at all."""
+        found = self._capabilities.get(channel)
+        return found.media if found else {}
+
+    def check_file(self, channel: str, file: StoredFile) -> str:
+        """The kind as which a file will go out. Raises FileRefusedError with the limit."""
+        attachment = OutboundAttachment(file.kind, Path(), file.file_name, file.mime_type, file.size_bytes)
+        if channel not in self._capabilities:
+            raise FileRefusedError(file.file_name, 0, channel)
+        try:
+            return self._capabilities[channel].carrier(attachment)
+        except FileRefusedError as error:
+            raise FileRefusedError(error.file_name, error.max_bytes, channel) from None
+
+    # What agents do
+
+    async def reply(
+        self,
+        session: AsyncSession,
+        ticket_id: int,
+        text: str,
+        *,
+        agent: str,
+        template: str = "",
+        files: Sequence[StoredFile] = (),
+        quote: int | None = None,
+    ) -> Message:
+        """Answer in the customer's own chat, under the agent's name.
+
+        template: the approved message that asks the customer to answer, should his platform's window be closed.
+        files: what `AttachmentStore.store` returned. They go out in this order, the text with the last one or after
+        it. Raises FileRefusedError when the channel does not take one, and nothing is sent then.
+        quote: the message of this conversation that it answers. Where the platform has no quotes, it goes without.
+        """
+        ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
+        conversation = await desk.get_conversation(session, ticket.conversation_id)
+        for file in files:
+            self.check_file(conversation.channel, file)
+        message = await self.tickets.reply(session, ticket, text, agent=agent, now=now)
+        await settle(session, ticket_id, text, by=agent, at=now)
+        if files:
+            await _attach(session, message, files)
+        if quote is not None:
+            quoted = await session.get(Message, quote)
+            if quoted is not None and quoted.conversation_id == conversation.id and quoted.kind != NOTE:
+                message.reply_to_id = quoted.id
+        await self._stop_survey(session, ticket)
+        if template:
+            message.decision = {"template_id": template}
+        await ledger.queue(session, conversation, message, guarded=False, now=now)
+        return message
+
+    async def ways(self, session: AsyncSession, ticket_id: int) -> list[Way]:
+        """Where else the customer of a ticket can be answered, the likeliest to reach him first."""
+        ticket = await desk.get_ticket(session, ticket_id)
+        conversation = await desk.get_conversation(session, ticket.conversation_id)
+        return await self.customers.ways(session, conversation, now=self._clock())
+
+    async def reply_elsewhere(
+        self,
+        session: AsyncSession,
+        ticket_id: int,
+        conversation_id: int,
+        text: str,
+        *,
+        agent: str,
+        template: str = "",
+        files: Sequence[StoredFile] = (),
+    ) -> Message:
+        """Go on in another conversation of the same customer, and answer there: he is told which ticket it is about.
+
+        Raises TicketStateError, CustomerError, as `Tickets.move` does, and FileRefusedError, as `reply` does.
+        """
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.move(session, ticket, conversation_id, agent=agent, now=self._clock())
+        await self.announce(session, ticket, "moved_here")
+        return await self.reply(session, ticket_id, text, agent=agent, template=template, files=files)
+
+    async def edit(self, session: AsyncSession, ticket_id: int, message_id: int, text: str, *, agent: str) -> Message:
+        """Change what an agent wrote: before it has gone out in any channel, afterwards where the platform can.
+
+        What it said before stays in the transcript. Raises EditRefusedError, which says why not.
+        """
+        ticket = await desk.get_ticket(session, ticket_id)
+        conversation = await desk.lock_conversation(session, ticket.conversation_id)
+        message = await session.get(Message, message_id, populate_existing=True)
+        if message is None or message.conversation_id != conversation.id or message.author is not Author.AGENT:
+            raise EditRefusedError(f"message {message_id} is not one of an agent's in ticket {ticket_id}")
+        if message.kind in (NOTE, TEMPLATE) or (not text.strip() and not message.attachments):
+            raise EditRefusedError("only messages to the customer can be changed, and not into nothing")
+        if message.text == text:
+            return message
+        waiting = await session.scalar(
+            select(ledger.OutboxRow).where(
+                ledger.OutboxRow.message_id == message.id, ledger.OutboxRow.is_edit.is_(False)
+            )
+        )
+        unsent = message.delivery is Delivery.HELD or (
+            waiting is not None and waiting.claimed_at is None and not waiting.parts_sent
+        )
+        if not unsent:
+            self._check_edit(conversation, message, text)
+            edits = await session.scalar(
+                select(ledger.OutboxRow.id).where(
+                    ledger.OutboxRow.message_id == message.id,
+                    ledger.OutboxRow.is_edit,
+                    ledger.OutboxRow.claimed_at.is_(None),
+                )
+            )
+            if edits is None:
+                await ledger.queue(session, conversation, message, guarded=False, now=self._clock(), is_edit=True)
+        message.edits = [*message.edits, {"text": message.text, "at": self._clock().isoformat(), "by": agent}]
+        message.text, message.changed_at = text, self._clock()
+        await session.flush()
+        return message
+
+    async def react(
+        self, session: AsyncSession, ticket_id: int, message_id: int, emoji: str, *, agent: str
+    ) -> Message | None:
+        """Put an emoji under what the customer wrote; empty: take it back. None where his platform has no such thing,
+        and for what is not his. Raises TicketStateError when the ticket has ended."""
+        ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
+        conversation = await desk.lock_conversation(session, ticket.conversation_id)
+        if ticket.status not in LIVE:
+            raise TicketStateError(ticket.id, ticket.status, "answered")
+        target = await session.get(Message, message_id)
+        capabilities = self._capabilities.get(conversation.channel)
+        if (
+            target is None
+            or target.conversation_id != conversation.id
+            or target.author is not Author.CUSTOMER
+            or not target.external_id
+            or capabilities is None
+            or not capabilities.reactions
+        ):
+            return None
+        message = Message(
+            conversation_id=conversation.id,
+            author=Author.AGENT,
+            agent_name=agent,
+            kind="reaction",
+            text=emoji,
+            reply_to_id=target.id,
+            sent_at=now,
+            created_at=now,
+        )
+        session.add(message)
+        await session.flush()
+        await ledger.queue(session, conversation, message, guarded=False, now=now)
+        return message
+
+    def _check_edit(self, conversation: Conversation, message: Message, text: str) -> None:
+        """Raises EditRefusedError for a sent message that can't be changed in its channel."""
+        capabilities = self._capabilities.get(conversation.channel)
+        if capabilities is None or not capabilities.edits:
+            raise EditRefusedError(
+                f"{conversation.channel} does not let a message be changed once it is sent: send a correction"
+            )
+        if message.delivery not in (Delivery.SENT, Delivery.DELIVERED, Delivery.READ) or not message.external_id:
+            raise EditRefusedError(f"the message is {message.delivery or 'nowhere'}: it can be changed once it is sent")
+        files = tuple(
+            OutboundAttachment(file.kind, Path(), file.file_name or "", file.mime_type or "", file.size_bytes or 0)
+            for file in message.attachments
+        )
+        if any(len(fit(OutboundMessage(each, attachments=files), capabilities)) > 1 for each in (message.text, text)):
+            raise EditRefusedError("the message went out, or would go out, in several parts: send a correction")
+
+    async def assign(self, session: AsyncSession, ticket_id: int, to: Agent | None, *, by: str) -> Ticket:
+        """Give it to somebody, or back to the queue. A customer whom nobody has answered yet hears who took it."""
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.assign(session, ticket, to.id if to else None, actor=by, now=self._clock())
+        if to is not None and ticket.first_reply_at is None:
+            await self.announce(session, ticket, "agent_joined", {"agent_name": to.name})
+        return ticket
+
+    async def note(self, session: AsyncSession, ticket_id: int, text: str, *, agent: str) -> Message:
+        """Write what agents alone see. Whom it names with an @ is told."""
+        ticket = await desk.get_ticket(session, ticket_id)
+        if self.notices is not None:
+            await self.notices.mention(session, ticket, text, agent)
+        return await desk.note(session, ticket.conversation_id, text, agent_name=agent, now=self._clock())
+
+    async def hold(
+        self, session: AsyncSession, ticket_id: int, *, task: str, until: datetime | None, agent: str
+    ) -> Ticket:
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.hold(session, ticket, task=task, until=until, agent=agent, now=self._clock())
+        await self._stop_survey(session, ticket)
+        await self.announce(
+            session, ticket, "on_hold", {"until": f"{until.astimezone(self.zone):%d.%m}" if until else None}
+        )
+        return ticket
+
+    async def resume(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.resume(session, ticket, actor=agent, now=self._clock())
+        return ticket
+
+    async def take_up(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
+        """The last word was not the last: the matter goes on, and the customer is not asked whether it helped."""
+        ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
+        await self.tickets.hold(session, ticket, task="", until=None, agent=agent, now=now)
+        await self.tickets.resume(session, ticket, actor=agent, now=now)
+        await self._stop_survey(session, ticket)
+        return ticket
+
+    async def task_done(self, session: AsyncSession, task: str, *, outcome: str = "") -> Sequence[Ticket]:
+        """A linked task ended: the customers who wait for it are told in the chat they came from, however long ago.
+
+        outcome: what came of it, for the customers; empty: that work on it goes on.
+        """
+        found = await self.tickets.task_done(session, task, now=self._clock())
+        for ticket in found:
+            await self.announce(session, ticket, "task_done", {"outcome": outcome.strip() or None})
+        return found
+
+    async def transfer(self, session: AsyncSession, ticket_id: int, topic_id: str, *, why: str, agent: str) -> Ticket:
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.transfer(session, ticket, topic_id, why=why, agent=agent, now=self._clock())
+        team = self.tickets.policy.team(ticket.team)
+        await self.announce(session, ticket, "transferred", {"team_title": team.title.get(ticket.lang)})
+        return ticket
+
+    async def escalate(
+        self, session: AsyncSession, ticket_id: int, *, details: str, urgency: str, agent: str
+    ) -> Ticket:
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.escalate(session, ticket, details=details, urgency=urgency, agent=agent, now=self._clock())
+        await self.announce(session, ticket, "transferred", {"team_title": None})
+        return ticket
+
+    async def finish(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
+        """The agent has said his last word. The customer is asked later whether it helped."""
+        ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
+        await self.tickets.finish(session, ticket, agent=agent, now=now)
+        await self._plan_survey(session, ticket, now + self.tickets.policy.survey.after)
+        return ticket
+
+    async def resolve(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.resolve(session, ticket, agent=agent, now=self._clock())
+        await self._stop_survey(session, ticket)
+        await self.announce(session, ticket, "resolved")
+        return ticket
+
+    async def close(self, session: AsyncSession, ticket_id: int, *, why: str, agent: str) -> Ticket:
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.close(session, ticket, why=why, agent=agent, now=self._clock())
+        await self._stop_survey(session, ticket)
+        await self.announce(session, ticket, "closed")
+        return ticket
+
+    async def return_to_assistant(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
+        """No person is needed after all: the customer goes on with the assistant."""
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.close(session, ticket, why="back to the assistant", agent=agent, now=self._clock())
+        await self._stop_survey(session, ticket)
+        await self.announce(session, ticket, "back_to_assistant")
+        return ticket
+
+    async def start_flow(self, session: AsyncSession, ticket_id: int, flow: str, title: str, *, agent: str) -> Ticket:
+        """The assistant goes on with a flow in the agent's place; the ticket is closed."""
+        ticket = await self.return_to_assistant(session, ticket_id, agent=agent)
+        conversation = await desk.get_conversation(session, ticket.conversation_id)
+        now = self._clock()
+        note = self._replies.render("note_flow", ticket.lang, {"agent": agent, "title": title})
+        message = InboundMessage(
+            address=Address(conversation.channel, conversation.account, conversation.chat_id),
+            external_id=f"flow:{ticket_id}:{flow}:{now.isoformat()}",
+            sent_at=now,
+            kind="flow",
+            text=flow,
+            context={"note": note},
+        )
+        await ledger.take_in(session, message, now=now)
+        return ticket
+
+    async def reopen(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.reopen(session, ticket, agent=agent, now=self._clock())
+        return ticket
+
+    # What customers do
+
+    async def give_feedback(self, session: AsyncSession, ticket_id: int, feedback: Feedback) -> None:
+        """A button of the survey was pressed; the customer is told what follows from it."""
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self._stop_survey(session, ticket)
+        if ticket.feedback is not None and ticket.status in (TicketStatus.RESOLVED, TicketStatus.CLOSED):
+            return  # pressed twice
+        try:
+            await self.tickets.give_feedback(session, ticket, feedback, now=self._clock())
+        except TicketStateError:
+            # Another ticket is live by now: its agent has the customer's word already.
+            log.info("survey.late", ticket=ticket_id)
+            return
+        helped = feedback is Feedback.HELPED
+        await self.announce(session, ticket, "survey_thanks" if helped else "survey_reopened")
+
+    async def customer_wrote(self, session: AsyncSession, conversation: Conversation, *, courtesy: bool) -> None:
+        """Something was said in a conversation that a person has. A word of thanks after the agent's last word
+        changes nothing."""
+        ticket = await desk.open_ticket(session, conversation.id)
+        if ticket is None or (courtesy and ticket.status is TicketStatus.AWAITING_FEEDBACK):
+            return
+        await self.tickets.customer_wrote(session, conversation, now=self._clock())
+        await self._stop_survey(session, ticket)
+
+    async def customer_ends(self, session: AsyncSession, conversation: Conversation) -> None:
+        """The customer needs nobody any more (`/end`)."""
+        ticket = await desk.open_ticket(session, conversation.id)
+        if ticket is not None:
+            await self.tickets.resolve(session, ticket, agent=CUSTOMER, now=self._clock())
+            await self._stop_survey(session, ticket)
+            await self.announce(session, ticket, "ended")
+
+    async def customer_goes_back(self, session: AsyncSession, conversation: Conversation) -> None:
+        """The customer would rather go on with the assistant than wait. Only while nobody has answered: an agent who
+        is in the conversation is not cut off."""
+        ticket = await desk.open_ticket(session, conversation.id)
+        if ticket is None:
+            return
+        if ticket.status is not TicketStatus.NEW:
+            await self.announce(session, ticket, "agent_is_here")
+            return
+        await self.tickets.close(session, ticket, why="back to the assistant", agent=CUSTOMER, now=self._clock())
+        await self.announce(session, ticket, "back_to_assistant")
+
+    async def answered_elsewhere(self, session: AsyncSession, conversation: Conversation, message: Message) -> None:
+        """A person answered past the desk, from the company's own phone: the assistant is silent from now on."""
+        now, agent = self._clock(), message.agent_name or SYSTEM
+        ticket = await desk.open_ticket(session, conversation.id)
+        if ticket is None:
+            texts = await desk.customer_texts(session, conversation.id)
+            chosen = route(self.tickets.topics, None, texts)
+            ticket = await self.tickets.hand_off(
+                session, conversation, reason=Reason.ANSWERED_ELSEWHERE, route=chosen, texts=texts, now=now
+            )
+        await self.tickets.replied(session, ticket, message, agent=agent, now=now)
+        await self._stop_survey(session, ticket)
+        if ticket.reason is Reason.ANSWERED_ELSEWHERE:
+            await set_timer(session, f"elsewhere:{ticket.id}", ELSEWHERE, now + ELSEWHERE_FOR, {"ticket_id": ticket.id})
+
+    # What happens by itself
+
+    async def fire_elsewhere(self, session: AsyncSession, payload: Mapping[str, Any], now: datetime) -> None:
+        """Nobody went on with what was answered past the desk: the assistant has the customer again."""
+        ticket = await desk.get_ticket(session, int(payload["ticket_id"]))
+        await desk.lock_conversation(session, ticket.conversation_id)
+        await session.refresh(ticket)
+        if ticket.status is TicketStatus.WAITING and ticket.assignee_id is None:
+            await self.tickets.close(session, ticket, why="answered elsewhere", agent=SYSTEM, now=now)
+
+    async def tick(self, session: AsyncSession) -> list[Raised]:
+        """Whatever is due at desks: holds that ended, tickets to give out, clocks to speak of."""
+        now = self._clock()
+        await self.tickets.wake_held(session, now=now)
+        raised = await self.tickets.raise_clocks(session, now=now)
+        await self.tickets.give_out(session, now=now)
+        return raised
+
+    async def fire_survey(self, session: AsyncSession, payload: Mapping[str, Any], now: datetime) -> None:
+        """Ask, remind, or give up: what the survey's timer of a ticket is for."""
+        ticket = await desk.get_ticket(session, int(payload["ticket_id"]))
+        conversation = await desk.lock_conversation(session, ticket.conversation_id)
+        await session.refresh(ticket)
+        if ticket.status is not TicketStatus.AWAITING_FEEDBACK:
+            return
+        survey, stage = self.tickets.policy.survey, payload["stage"]
+        if stage == "give_up":
+            await self.tickets.resolve(session, ticket, agent=SYSTEM, now=now)
+            return
+        options = [
+            Option(f"{token}:{ticket.id}", self._replies.render(label, ticket.lang))
+            for token, label in ((SURVEY_HELPED, "label_survey_yes"), (SURVEY_NOT_HELPED, "label_survey_no"))
+        ]
+        await self._say(session, conversation, ticket, "survey" if stage == "ask" else "survey_reminder", {}, options)
+        conversation.state = {
+            **conversation.state,
+            "options": {option.token: option.label for option in options},
+        }
+        if stage == "ask":
+            ticket.asked_at = now
+            await self._plan_survey(session, ticket, now + survey.remind_after, "remind")
+        else:
+            await self._plan_survey(session, ticket, now + survey.give_up_after - survey.remind_after, "give_up")
+
+    # Words
+
+    async def announce(
+        self, session: AsyncSession, ticket: Ticket, template: str, values: Mapping[str, Any] | None = None
+    ) -> Message:
+        """Tell the customer, whoever owns the conversation by the time it is sent."""
+        conversation = await desk.get_conversation(session, ticket.conversation_id)
+        return await self._say(session, conversation, ticket, template, values or {}, ())
+
+    async def expectation(self, session: AsyncSession, ticket: Ticket) -> dict[str, Any]:
+        """What the customer may expect: number, topic, hours, time, place in the queue."""
+        now, policy = self._clock(), self.tickets.policy
+        hours, topic = policy.hours_of(ticket.team), self.tickets.topics.get(ticket.topic)
+        in_hours = hours.contains(now)
+        target = policy.target(topic, ticket.priority, ticket.segment)
+        minutes = int((target.first_response or timedelta(minutes=topic.expected_minutes)).total_seconds()) // 60
+        before = await session.scalar(
+            select(func.count()).where(
+                Ticket.team == ticket.team, Ticket.status.in_(ACTS), Ticket.assignee_id.is_(None), Ticket.id < ticket.id
+            )
+        )
+        return {
+            "ticket_number": ticket.id,
+            "topic_title": topic.title_in(ticket.lang),
+            "reason": ticket.reason,
+            "in_hours": in_hours,
+            "hours": hours.describe(ticket.lang),
+            "expected_minutes": minutes,
+            "next_opening": None if in_hours else f"{hours.next_opening(now):%d.%m %H:%M}",
+            "place": (before or 0) + 1,
+            "nobody": in_hours and await self._nobody(session, ticket.team, now),
+        }
+
+    async def packet(self, session: AsyncSession, ticket_id: int) -> Packet:
+        """Everything about a ticket as it is now."""
+        return await packet(session, ticket_id, self.tickets, now=self._clock())
+
+    async def _nobody(self, session: AsyncSession, team: str, now: datetime) -> bool:
+        """Whether the team has agents, and none of them is there now."""
+        agents = [agent for agent in await session.scalars(select(Agent).where(Agent.active)) if team in agent.teams]
+        return bool(agents) and not any(self.tickets.on_duty(agent, now) for agent in agents)
+
+    async def _say(
+        self,
+        session: AsyncSession,
+        conversation: Conversation,
+        ticket: Ticket,
+        template: str,
+        values: Mapping[str, Any],
+        options: Sequence[Option],
+    ) -> Message:
+        lang = conversation.lang or ticket.lang or DEFAULT
+        text = self._replies.render(template, lang, {"ticket_number": ticket.id, **values}, topic=ticket.topic)
+        return await ledger.say(
+            session,
+            conversation,
+            text,
+            options=options,
+            decision={"action": "announcement", "reply": template, "ticket_id": ticket.id},
+            guarded=False,
+            now=self._clock(),
+        )
+
+    async def _plan_survey(self, session: AsyncSession, ticket: Ticket, at: datetime, stage: str = "ask") -> None:
+        """Set the next step; one that the platform would not take any more is left out, and the ticket given up."""
+        conversation = await desk.get_conversation(session, ticket.conversation_id)
+        closes = await closes_at(
+            session, channel=conversation.channel, account=conversation.account, chat_id=conversation.chat_id
+        )
+        if closes is not None and stage != "give_up" and at > closes - WINDOW_MARGIN:
+            earlier = closes - WINDOW_MARGIN
+            if stage == "ask" and earlier > self._clock():
+                at = earlier
+            else:
+                stage, at = "give_up", max(at, closes)
+        await set_timer(session, _key(ticket), SURVEY, at, {"ticket_id": ticket.id, "stage": stage})
+
+    async def _stop_survey(self, session: AsyncSession, ticket: Ticket) -> None:
+        await cancel_timer(session, _key(ticket))
+
+
+async def _attach(session: AsyncSession, message: Message, files: Sequence[StoredFile]) -> None:
+    message.kind = "attachment"
+    session.add_all(
+        Attachment(
+            message_id=message.id,
+            kind=file.kind,
+            state=AttachmentState.STORED,
+            file_name=file.file_name,
+            mime_type=file.mime_type,
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
+            source={},
+        )
+        for file in files
+    )
+    await session.flush()
+    await session.refresh(message, ["attachments"])
+
+
+def _key(ticket: Ticket) -> str:
+    return f"survey:ticket:{ticket.id}"

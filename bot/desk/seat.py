@@ -1,0 +1,581 @@
+"""One person's seat at the web desk: what he may see and do, with its permission and its line in the audit log.
+
+The pages know tickets through this alone; `tests/unit/test_desk_access.py` sees to it. A seat works inside the
+caller's transaction and never commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bot.attachments import StoredFile
+from bot.desk.accounts import Accounts
+from bot.desk.agent_desk import AgentDesk
+from bot.desk.macros import check_macro
+from bot.desk.records import AuditEntry, Macro, Outgoing, OutgoingState, SavedView
+from bot.errors import EditRefusedError, FileRefusedError, MacroError, StaleReplyError
+from bot.models.records import ShadowDraft
+from bot.models.shadow import draft_of
+from bot.timers import cancel_timer, set_timer
+from handoff import queue
+from handoff.access import Permission, Viewer, reach
+from handoff.customers import Way
+from handoff.desk import get_conversation, lock_conversation
+from handoff.errors import AccessError, CustomerError, HandoffError, TicketNotFoundError, TicketStateError
+from handoff.lifecycle import LIVE
+from handoff.packet import Packet
+from handoff.records import (
+    NOTE,
+    Agent,
+    Attachment,
+    AttachmentState,
+    Author,
+    Conversation,
+    HistoryEntry,
+    Mention,
+    Message,
+    Ticket,
+)
+from handoff.tickets import get_agent, list_agents
+
+OUTGOING = "desk_reply"
+"""Kind of the timers that send what can be taken back no more."""
+SEEN_AGAIN = timedelta(minutes=10)
+"""A ticket that is looked at again within this time makes no second line in the audit log."""
+COUNTED_FOR = timedelta(seconds=1)
+MAX_VIEWS = 30
+MAX_REPLY_CHARS = 20_000
+MAX_FILES = 10
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A reply as the form sends it."""
+
+    key: str
+    text: str
+    seen_id: int
+    """The newest message that stood on the writer's screen."""
+    seen_agent_id: int
+    """The newest of a colleague that he had seen when he began to write."""
+    files: tuple[StoredFile, ...] = ()
+    quote_id: int | None = None
+    template: str = ""
+    then: str = ""
+
+
+@dataclass(frozen=True)
+class Colleague:
+    name: str
+    teams: tuple[str, ...]
+    load: int
+    capacity: int
+    on_duty: bool
+
+
+class Tally:
+    """How many tickets there are of each kind: counted once a second at most, for everybody."""
+
+    def __init__(self) -> None:
+        self._read: tuple[datetime, Sequence[queue.Pile]] | None = None
+
+    async def read(self, session: AsyncSession, now: datetime) -> Sequence[queue.Pile]:
+        if self._read is None or not timedelta(0) <= now - self._read[0] < COUNTED_FOR:
+            self._read = now, await queue.piles(session)
+        return self._read[1]
+
+
+class Seat:
+    def __init__(
+        self,
+        desk: AgentDesk,
+        accounts: Accounts,
+        session: AsyncSession,
+        viewer: Viewer,
+        *,
+        now: datetime,
+        address: str,
+        tally: Tally,
+    ) -> None:
+        self._tally = tally
+        self._desk = desk
+        self._accounts = accounts
+        self._session = session
+        self.viewer = viewer
+        self._now = now
+        self._address = address
+
+    # Looking
+
+    async def find(self, query: queue.Query) -> queue.Found:
+        return await queue.find(self._session, self.viewer, query)
+
+    async def counts(self) -> Mapping[queue.View, int]:
+        piles = await self._tally.read(self._session, self._now)
+        mentions = await queue.mentioned(self._session, self.viewer)
+        return {**queue.counts(piles, self.viewer), queue.View.MENTIONS: mentions}
+
+    async def look(self, ticket_id: int) -> Packet:
+        """Everything about a ticket; that it was seen is recorded. Raises TicketNotFoundError."""
+        await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        lately = await self._session.scalar(
+            select(AuditEntry.id)
+            .where(
+                AuditEntry.ticket_id == ticket_id,
+                AuditEntry.who == self.viewer.name,
+                AuditEntry.action == "saw",
+                AuditEntry.at > self._now - SEEN_AGAIN,
+            )
+            .limit(1)
+        )
+        if lately is None:
+            self._record("saw", ticket_id)
+        await self._session.execute(
+            update(Mention)
+            .where(Mention.ticket_id == ticket_id, Mention.agent_id == self.viewer.agent_id, Mention.seen_at.is_(None))
+            .values(seen_at=self._now)
+        )
+        return await self._packet(ticket_id)
+
+    async def refresh(self, ticket_id: int) -> Packet:
+        """The same for a page that shows it already: nothing is written."""
+        await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        return await self._packet(ticket_id)
+
+    async def _packet(self, ticket_id: int) -> Packet:
+        """The packet, its other tickets cut to those that the viewer may see."""
+        packet = await self._desk.packet(self._session, ticket_id)
+        ids = [ticket.ticket_id for ticket in packet.customer.tickets]
+        if not ids:
+            return packet
+        rows = await self._session.scalars(select(Ticket).where(Ticket.id.in_(ids)))
+        seen = {row.id for row in rows if self.viewer.sees(row)}
+        card = packet.customer.model_copy(
+            update={"tickets": [ticket for ticket in packet.customer.tickets if ticket.ticket_id in seen]}
+        )
+        return packet.model_copy(update={"customer": card})
+
+    async def chat_of(self, ticket_id: int) -> Conversation:
+        """Where a ticket's customer writes."""
+        ticket = await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        return await get_conversation(self._session, ticket.conversation_id)
+
+    async def ways(self, ticket_id: int) -> Sequence[Way]:
+        """Where else the customer can be answered."""
+        await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        return await self._desk.ways(self._session, ticket_id)
+
+    async def file(self, ticket_id: int, attachment_id: int) -> Attachment:
+        """A stored file of a ticket's conversation. Raises TicketNotFoundError where there is none."""
+        ticket = await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        moves = await self._session.scalars(
+            select(HistoryEntry.details).where(HistoryEntry.ticket_id == ticket_id, HistoryEntry.event == "moved")
+        )
+        places = {ticket.conversation_id, *(int(details["left"]) for details in moves)}
+        found: Attachment | None = await self._session.scalar(
+            select(Attachment)
+            .join(Message, Message.id == Attachment.message_id)
+            .where(Attachment.id == attachment_id, Message.conversation_id.in_(places))
+        )
+        if found is None or found.state is not AttachmentState.STORED or not found.sha256:
+            raise TicketNotFoundError(ticket_id)
+        return found
+
+    async def colleagues(self) -> list[Colleague]:
+        return [
+            Colleague(
+                agent.name,
+                tuple(agent.teams),
+                load,
+                agent.capacity,
+                self._desk.tickets.on_duty(agent, self._now),
+            )
+            for agent, load in await list_agents(self._session)
+        ]
+
+    async def shadow_draft(self, ticket_id: int) -> ShadowDraft | None:
+        """The answer that the assistant has drafted, while nobody has answered."""
+        await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        return await draft_of(self._session, ticket_id)
+
+    async def under_way(self, ticket_id: int) -> Sequence[Outgoing]:
+        """Replies to this ticket that can still be taken back, and the viewer's own that were refused lately."""
+        await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        rows = await self._session.scalars(
+            select(Outgoing)
+            .where(Outgoing.ticket_id == ticket_id, Outgoing.state == OutgoingState.WAITING)
+            .order_by(Outgoing.id)
+        )
+        return rows.all()
+
+    async def saved_views(self) -> Sequence[SavedView]:
+        rows = await self._session.scalars(
+            select(SavedView).where(SavedView.account_id == self.viewer.account_id).order_by(SavedView.id)
+        )
+        return rows.all()
+
+    async def save_view(self, name: str, query: str) -> None:
+        """Under a name that replaces the view of the same name. Raises AccessError when there are too many."""
+        mine = list(await self.saved_views())
+        same = next((view for view in mine if view.name == name), None)
+        if same is not None:
+            same.query = query
+        elif len(mine) >= MAX_VIEWS:
+            raise AccessError(self.viewer.name, "saved views")
+        else:
+            self._session.add(SavedView(account_id=self.viewer.account_id, name=name, query=query))
+        await self._session.flush()
+
+    async def forget_view(self, view_id: int) -> None:
+        await self._session.execute(
+            delete(SavedView).where(SavedView.id == view_id, SavedView.account_id == self.viewer.account_id)
+        )
+
+    async def macros(self, lang: str) -> Sequence[Macro]:
+        """Those for customers of this language."""
+        rows = await self._session.scalars(select(Macro).where(Macro.lang.in_(["", lang])).order_by(Macro.title))
+        return rows.all()
+
+    async def all_macros(self) -> Sequence[Macro]:
+        self.viewer.require(Permission.MACROS)
+        return (await self._session.scalars(select(Macro).order_by(Macro.lang, Macro.title))).all()
+
+    async def save_macro(self, macro_id: int, title: str, body: str, lang: str) -> None:
+        """macro_id: 0 for a new one. Raises MacroError and AccessError."""
+        self.viewer.require(Permission.MACROS)
+        check_macro(title, body)
+        if not title:
+            raise MacroError(title, "it needs a title")
+        macro = await self._session.get(Macro, macro_id) if macro_id else None
+        if macro is None:
+            macro = Macro(title=title)
+            self._session.add(macro)
+        macro.title, macro.body, macro.lang = title, body, lang
+        macro.changed_by, macro.changed_at = self.viewer.name, self._now
+        self._record("macro_saved", title=title)
+        await self._session.flush()
+
+    async def forget_macro(self, macro_id: int) -> None:
+        self.viewer.require(Permission.MACROS)
+        await self._session.execute(delete(Macro).where(Macro.id == macro_id))
+        self._record("macro_removed", number=macro_id)
+
+    # Answering
+
+    async def reply(self, ticket_id: int, draft: Draft, *, undo_seconds: int) -> Outgoing:
+        """Take a reply to send: at once, or when it can be taken back no more. The same key gives the same one.
+
+        Raises StaleReplyError when a message or another's reply came that its writer has not seen, FileRefusedError,
+        TicketStateError and AccessError. Nothing is sent then.
+        """
+        ticket = await self._reach(ticket_id)
+        await lock_conversation(self._session, ticket.conversation_id)
+        await self._session.refresh(ticket)
+        known: Outgoing | None = await self._session.scalar(select(Outgoing).where(Outgoing.key == draft.key))
+        if known is not None:
+            if known.account_id != self.viewer.account_id or known.ticket_id != ticket_id:
+                raise AccessError(self.viewer.name, Permission.ANSWER)
+            return known
+        if ticket.status not in LIVE:
+            raise TicketStateError(ticket.id, ticket.status, "answered")
+        await self._require_seen(ticket, draft)
+        conversation = await get_conversation(self._session, ticket.conversation_id)
+        for file in draft.files:
+            self._desk.check_file(conversation.channel, file)
+        outgoing = Outgoing(
+            key=draft.key,
+            account_id=self.viewer.account_id,
+            ticket_id=ticket_id,
+            agent_name=self.viewer.name,
+            text=draft.text,
+            files=[asdict(file) for file in draft.files],
+            quote_id=draft.quote_id,
+            template=draft.template,
+            then=draft.then,
+            state=OutgoingState.WAITING,
+            created_at=self._now,
+            due_at=self._now + timedelta(seconds=undo_seconds),
+        )
+        self._session.add(outgoing)
+        await self._session.flush()
+        self._record("replied", ticket_id)
+        if undo_seconds:
+            await set_timer(self._session, _key(outgoing), OUTGOING, outgoing.due_at, {"outgoing_id": outgoing.id})
+        else:
+            await send_outgoing(self._desk, self._session, outgoing)
+        return outgoing
+
+    async def _require_seen(self, ticket: Ticket, draft: Draft) -> None:
+        spoken = Message.kind.not_in([NOTE, "reaction"])
+        theirs = (Message.author == Author.CUSTOMER) & (Message.id > draft.seen_id)
+        others = (
+            (Message.author == Author.AGENT)
+            & (Message.agent_name != self.viewer.name)
+            & (Message.id > draft.seen_agent_id)
+        )
+        newest = await self._session.scalar(
+            select(func.max(Message.id)).where(
+                Message.conversation_id == ticket.conversation_id, spoken, theirs | others
+            )
+        )
+        waiting = await self._session.scalars(
+            select(Outgoing.agent_name).where(
+                Outgoing.ticket_id == ticket.id,
+                Outgoing.state == OutgoingState.WAITING,
+                Outgoing.account_id != self.viewer.account_id,
+            )
+        )
+        names = tuple(waiting)
+        if newest is not None or names:
+            raise StaleReplyError(ticket.id, int(newest or draft.seen_id), names)
+
+    async def take_back(self, ticket_id: int, outgoing_id: int) -> Outgoing | None:
+        """Undo a reply that has not gone out yet; None when it has."""
+        await self._reach(ticket_id)
+        taken = await self._session.execute(
+            update(Outgoing)
+            .where(
+                Outgoing.id == outgoing_id,
+                Outgoing.ticket_id == ticket_id,
+                Outgoing.account_id == self.viewer.account_id,
+                Outgoing.state == OutgoingState.WAITING,
+            )
+            .values(state=OutgoingState.TAKEN_BACK)
+        )
+        if not taken.rowcount:  # type: ignore[attr-defined]
+            return None
+        outgoing = await self._session.get_one(Outgoing, outgoing_id, populate_existing=True)
+        await cancel_timer(self._session, _key(outgoing))
+        self._record("took_back", ticket_id)
+        return outgoing
+
+    async def reply_elsewhere(self, ticket_id: int, conversation_id: int, text: str) -> None:
+        """Go on in another conversation of the same customer. Raises TicketStateError and CustomerError."""
+        await self._reach(ticket_id)
+        await self._desk.reply_elsewhere(self._session, ticket_id, conversation_id, text, agent=self.viewer.name)
+        self._record("moved", ticket_id, conversation=conversation_id)
+
+    async def same_person(self, ticket_id: int, customer_id: int) -> None:
+        """Say that another customer is this ticket's. Raises CustomerError."""
+        await self._reach(ticket_id)
+        packet = await self._desk.packet(self._session, ticket_id)
+        if customer_id not in {each.customer_id for each in packet.customer.suggestions} or packet.customer.id is None:
+            raise CustomerError(f"customer {customer_id} is not suggested for ticket {ticket_id}")
+        await self._desk.customers.link(
+            self._session, packet.customer.id, customer_id, actor=self.viewer.name, now=self._now
+        )
+        self._record("linked", ticket_id, customer=customer_id)
+
+    async def not_same_person(self, ticket_id: int, conversation_id: int) -> None:
+        """Take a conversation out of this ticket's customer. Raises CustomerError."""
+        await self._reach(ticket_id)
+        packet = await self._desk.packet(self._session, ticket_id)
+        if conversation_id not in {each.id for each in packet.customer.conversations}:
+            raise CustomerError(f"conversation {conversation_id} is not one of this customer's")
+        await self._desk.customers.unlink(self._session, conversation_id, actor=self.viewer.name, now=self._now)
+        self._record("unlinked", ticket_id, conversation=conversation_id)
+
+    async def edit(self, ticket_id: int, message_id: int, text: str) -> None:
+        """Change one's own reply. Raises EditRefusedError, which says why not."""
+        await self._reach(ticket_id)
+        message = await self._session.get(Message, message_id)
+        if message is None or message.agent_name != self.viewer.name:
+            raise EditRefusedError("only one's own messages can be changed")
+        await self._desk.edit(self._session, ticket_id, message_id, text, agent=self.viewer.name)
+        self._record("edited", ticket_id, message=message_id)
+
+    async def react(self, ticket_id: int, message_id: int, emoji: str) -> bool:
+        """Put an emoji under what the customer wrote; whether that is possible. Raises TicketStateError."""
+        await self._reach(ticket_id)
+        done = await self._desk.react(self._session, ticket_id, message_id, emoji, agent=self.viewer.name)
+        if done is not None:
+            self._record("reacted", ticket_id, message=message_id)
+        return done is not None
+
+    async def note(self, ticket_id: int, text: str) -> Message:
+        await self._reach(ticket_id)
+        message = await self._desk.note(self._session, ticket_id, text, agent=self.viewer.name)
+        low = text.lower()
+        for agent, _ in await list_agents(self._session):
+            if f"@{agent.name}".lower() in low and agent.id != self.viewer.agent_id:
+                self._session.add(Mention(agent_id=agent.id, ticket_id=ticket_id, message_id=message.id, at=self._now))
+        self._record("noted", ticket_id)
+        return message
+
+    # Moving
+
+    async def take(self, ticket_id: int) -> None:
+        """Have it oneself."""
+        await self._reach(ticket_id)
+        me = await get_agent(self._session, self.viewer.agent_id)
+        await self._desk.assign(self._session, ticket_id, me, by=self.viewer.name)
+        self._record("took", ticket_id)
+
+    async def assign(self, ticket_id: int, name: str) -> None:
+        """Give it to a colleague, or back to the queue."""
+        ticket = await self._reach(ticket_id)
+        if ticket.assignee_id != self.viewer.agent_id:
+            self.viewer.require(Permission.DELEGATE)
+        to: Agent | None = None
+        if name:
+            to = await self._session.scalar(select(Agent).where(Agent.name == name, Agent.active))
+            if to is None:
+                raise TicketNotFoundError(ticket_id)
+        await self._desk.assign(self._session, ticket_id, to, by=self.viewer.name)
+        self._record("assigned", ticket_id, to=name)
+
+    async def transfer(self, ticket_id: int, topic_id: str, why: str) -> None:
+        await self._reach(ticket_id)
+        await self._desk.transfer(self._session, ticket_id, topic_id, why=why, agent=self.viewer.name)
+        self._record("transferred", ticket_id, topic=topic_id)
+
+    async def escalate(self, ticket_id: int, details: str, urgency: str) -> None:
+        await self._reach(ticket_id)
+        await self._desk.escalate(self._session, ticket_id, details=details, urgency=urgency, agent=self.viewer.name)
+        self._record("escalated", ticket_id)
+
+    async def hold(self, ticket_id: int, task: str, until: datetime | None) -> None:
+        await self._reach(ticket_id)
+        await self._desk.hold(self._session, ticket_id, task=task, until=until, agent=self.viewer.name)
+        self._record("held", ticket_id, task=task)
+
+    async def resume(self, ticket_id: int) -> None:
+        await self._reach(ticket_id)
+        await self._desk.resume(self._session, ticket_id, agent=self.viewer.name)
+        self._record("resumed", ticket_id)
+
+    async def change(
+        self, ticket_id: int, *, priority: str | None = None, complexity: int | None = None, subject: str | None = None
+    ) -> None:
+        ticket = await self._reach(ticket_id)
+        await self._desk.tickets.change(
+            self._session,
+            ticket,
+            agent=self.viewer.name,
+            now=self._now,
+            priority=priority,
+            complexity=complexity,
+            subject=subject,
+        )
+        self._record("changed", ticket_id)
+
+    async def finish(self, ticket_id: int) -> None:
+        await self._reach(ticket_id)
+        await self._desk.finish(self._session, ticket_id, agent=self.viewer.name)
+        self._record("finished", ticket_id)
+
+    async def resolve(self, ticket_id: int) -> None:
+        """End it at once; the assistant answers again."""
+        await self._reach(ticket_id)
+        await self._desk.resolve(self._session, ticket_id, agent=self.viewer.name)
+        self._record("resolved", ticket_id)
+
+    async def close(self, ticket_id: int, why: str) -> None:
+        await self._reach(ticket_id)
+        await self._desk.close(self._session, ticket_id, why=why, agent=self.viewer.name)
+        self._record("closed", ticket_id, why=why)
+
+    async def return_to_assistant(self, ticket_id: int) -> None:
+        """The assistant goes on where it can; the ticket is closed without a resolution."""
+        await self._reach(ticket_id)
+        await self._desk.return_to_assistant(self._session, ticket_id, agent=self.viewer.name)
+        self._record("returned", ticket_id)
+
+    async def start_flow(self, ticket_id: int, flow: str, title: str) -> None:
+        """The assistant goes on with this flow; the ticket is closed without a resolution."""
+        await self._reach(ticket_id)
+        await self._desk.start_flow(self._session, ticket_id, flow, title, agent=self.viewer.name)
+        self._record("started_flow", ticket_id, flow=flow)
+
+    async def merge(self, ticket_id: int, into: int) -> None:
+        """Close a ticket as a duplicate of another, which gets a note of it. Raises TicketNotFoundError and
+        TicketStateError: both must be live."""
+        ticket, other = await self._reach(ticket_id), await self._reach(into)
+        for each in (ticket, other):
+            if each.status not in LIVE or ticket.id == other.id:
+                raise TicketStateError(each.id, each.status, "merged")
+        for conversation_id in sorted({ticket.conversation_id, other.conversation_id}):
+            await lock_conversation(self._session, conversation_id)
+        packet = await self._desk.packet(self._session, ticket_id)
+        note = f"№ {ticket_id} → № {into}: {packet.subject}\n{packet.summary}"
+        await self._desk.note(self._session, into, note, agent=self.viewer.name)
+        await self._desk.note(self._session, ticket_id, f"→ № {into}", agent=self.viewer.name)
+        why = f"merged into {into}"
+        await self._desk.close(self._session, ticket_id, why=why, agent=self.viewer.name)
+        self._record("merged", ticket_id, into=into)
+
+    async def act_on_one_of_many(self, ticket_id: int, act: str, to: str) -> None:
+        """A bulk action: `take`, `assign`, `finish`, `resolve`, `transfer` or `close`. Raises HandoffError."""
+        self.viewer.require(Permission.ANSWER if act == "take" else Permission.DELEGATE)
+        match act:
+            case "take":
+                await self.take(ticket_id)
+            case "assign":
+                await self.assign(ticket_id, to)
+            case "finish":
+                await self.finish(ticket_id)
+            case "resolve":
+                await self.resolve(ticket_id)
+            case "close":
+                await self.close(ticket_id, to or "closed with others")
+            case _:
+                raise AccessError(self.viewer.name, act)
+
+    async def reopen(self, ticket_id: int) -> None:
+        await self._reach(ticket_id)
+        await self._desk.reopen(self._session, ticket_id, agent=self.viewer.name)
+        self._record("reopened", ticket_id)
+
+    # Inside
+
+    async def _reach(self, ticket_id: int) -> Ticket:
+        return await reach(self._session, self.viewer, ticket_id, Permission.ANSWER)
+
+    def _record(self, action: str, ticket_id: int | None = None, **details: Any) -> None:
+        self._accounts.record(
+            self._session, self.viewer.name, action, ticket_id=ticket_id, details=details, address=self._address
+        )
+
+
+def _key(outgoing: Outgoing) -> str:
+    return f"{OUTGOING}:{outgoing.id}"
+
+
+async def send_outgoing(desk: AgentDesk, session: AsyncSession, outgoing: Outgoing) -> None:
+    """Give a reply to the outbox, and do what is to follow it. A ticket that has ended meanwhile refuses it; its text
+    stays with the ticket as a note, so that nothing is lost."""
+    try:
+        async with session.begin_nested():
+            message = await desk.reply(
+                session,
+                outgoing.ticket_id,
+                outgoing.text,
+                agent=outgoing.agent_name,
+                template=outgoing.template,
+                quote=outgoing.quote_id,
+                files=[StoredFile(**file) for file in outgoing.files],
+            )
+            if outgoing.then == "finish":
+                await desk.finish(session, outgoing.ticket_id, agent=outgoing.agent_name)
+            elif outgoing.then == "resolve":
+                await desk.resolve(session, outgoing.ticket_id, agent=outgoing.agent_name)
+        outgoing.message_id, outgoing.state = message.id, OutgoingState.SENT
+    except (HandoffError, FileRefusedError) as error:
+        outgoing.state, outgoing.error = OutgoingState.REFUSED, str(error)
+        await desk.note(session, outgoing.ticket_id, f"✗ {outgoing.text}\n\n{error}", agent=outgoing.agent_name)
+    await session.flush()
+
+
+async def fire_outgoing(desk: AgentDesk, session: AsyncSession, payload: Mapping[str, Any], _now: datetime) -> None:
+    """The timer: what was not taken back goes out."""
+    outgoing: Outgoing | None = await session.scalar(
+        select(Outgoing).where(Outgoing.id == int(payload["outgoing_id"])).with_for_update()
+    )
+    if outgoing is not None and outgoing.state is OutgoingState.WAITING:
+        await send_outgoing(desk, session, outgoing)

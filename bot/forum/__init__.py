@@ -1,0 +1,1 @@
+"""The desk in Telegram: each ticket a topic of a forum group."""

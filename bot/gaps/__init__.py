@@ -1,0 +1,1 @@
+"""What the assistant could not answer, and what editors make of it."""

@@ -1,0 +1,1 @@
+"""What is trained, judged, tried out and put into use."""
