@@ -56,7 +56,7 @@ def gaps(packet: Mapping[str, Any], said: list[str], *, photo: bool, before: boo
     told = {
         "topic_confidence": packet["topic_confidence"] is not None
         or packet["topic_score"] is not None
-        or (packet["routed_by"] == "default" and packet["reason"] in WITHOUT_MODELS),
+        or (packet["routed_by"] in ("default", "article") and packet["reason"] in WITHOUT_MODELS),
         "runner_up": bool(packet["runner_up"]) or packet["reason"] in WITHOUT_MODELS,
         "runner_up_confidence": (packet["runner_up"] is None) == (packet["runner_up_confidence"] is None),
         "customer": bool(packet["customer"]["id"] and packet["customer"]["conversations"]),

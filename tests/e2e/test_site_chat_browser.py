@@ -123,16 +123,16 @@ def test_from_a_question_to_an_answer_to_a_person_and_back(page: Page, server: R
     expect(link).to_have_attribute("rel", re.compile("noopener"))
 
     say(page, "how do I return it")
-    expect(page.locator(".option")).to_have_count(3)
+    expect(page.locator("#options .option")).to_have_count(3)
     page.get_by_role("button", name="Return period").click()
     expect(page.locator("#history .me .bubble").last).to_have_text("Return period")
     expect(theirs(page)).to_contain_text("14 days")
 
-    page.get_by_role("button", name="No, that didn't help").or_(page.locator(".option").last).first.click()
+    page.get_by_role("button", name="No, that didn't help").or_(page.locator("#options .option").last).first.click()
     expect(theirs(page)).to_contain_text("Ticket No.")
     number = ticket_id(server)
     expect(page.locator("#status")).to_contain_text(f"Ticket No. {number}")
-    expect(page.locator(".option")).to_have_text(["Don't wait, ask the assistant"])
+    expect(page.locator("#options .option")).to_have_text(["Don't wait, ask the assistant"])
 
     say(page, "are you there?")
     server.call(server.site.agent_says(number, "Yes, **Anna** here"))
@@ -169,10 +169,10 @@ def test_an_e_mail_is_confirmed_by_the_code_in_a_letter(page: Page, server: Runn
 
 def test_only_the_newest_messages_choices_can_be_taken(page: Page) -> None:
     say(page, "how do I return it")
-    expect(page.locator(".option")).to_have_count(3)
+    expect(page.locator("#options .option")).to_have_count(3)
     say(page, "Where is my order?")
     expect(theirs(page)).to_contain_text("My orders")
-    expect(page.locator(".option")).to_have_text(["Yes, it helped", "No, it didn't help"])
+    expect(page.locator("#options .option")).to_have_text(["Yes, it helped", "No, it didn't help"])
 
 
 def test_two_tabs_show_the_same_conversation(page: Page, server: Running) -> None:
@@ -243,7 +243,7 @@ def test_a_message_written_while_the_server_is_away_arrives_once_when_it_is_back
         )
         expect(page.locator("#unsent .row")).to_have_count(0)
         expect(page.locator("#offline")).to_be_hidden()
-        expect(page.locator(".option")).to_have_count(3)
+        expect(page.locator("#options .option")).to_have_count(3)
         expect(page.locator("#history .row")).to_have_count(5)
 
         async def stored() -> list[str]:

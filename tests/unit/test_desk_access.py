@@ -71,7 +71,7 @@ def test_a_way_round_is_caught(source: str) -> None:
 
 
 def test_every_public_method_of_a_seat_that_takes_a_ticket_asks_for_a_permission() -> None:
-    tree = ast.parse((ROOT / "bot" / "seat.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "bot" / "desk" / "seat.py").read_text(encoding="utf-8"))
     seat = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Seat")
     checks = {"reach", "_reach", "require"}
     own = {node.name for node in seat.body if isinstance(node, ast.AsyncFunctionDef)}

@@ -13,8 +13,6 @@ const WORDS = {
     long: (n, max) => `${n} зн.: сообщение сохранится целиком, но помощник понимает до ${max}.`,
     over: (n, max) => `${n} зн.: помещается до ${max}. Сократите или пришлите файлом.`,
     large: (name, mb) => `«${name}» больше ${mb} МБ.`, gone: "файл не сохранился", other: "EN", otherName: "Switch to English",
-    mail: "Подтвердить почту", mailWhy: "Подтвердите почту, и специалист увидит ваши прежние обращения.", mailAsk: "Прислать код",
-    mailSent: (m) => `Код отправлен, он действует ${m} мин.`, mailCode: "Код из письма", mailSend: "Подтвердить", mailDone: "Почта подтверждена.",
     file: "Файл", lost: "Нет связи с сервером.", units: ["Б", "КБ", "МБ"],
   },
   en: {
@@ -28,8 +26,6 @@ const WORDS = {
     long: (n, max) => `${n} characters: kept in full, but the assistant understands up to ${max}.`,
     over: (n, max) => `${n} characters: up to ${max} fit. Shorten it or send it as a file.`,
     large: (name, mb) => `"${name}" is larger than ${mb} MB.`, gone: "the file was not kept", other: "RU", otherName: "Переключить на русский",
-    mail: "Confirm your e-mail", mailWhy: "Confirm your e-mail, and the specialist sees your earlier conversations.", mailAsk: "Send a code",
-    mailSent: (m) => `The code is sent; it is good for ${m} minutes.`, mailCode: "Code from the letter", mailSend: "Confirm", mailDone: "Your e-mail is confirmed.",
     file: "File", lost: "The server can't be reached.", units: ["B", "KB", "MB"],
   },
 };
@@ -44,6 +40,7 @@ const query = new URLSearchParams(location.search);
 const embedded = query.has("embed") && window.parent !== window;
 let lang = document.documentElement.lang;
 let words = WORDS[lang];
+let showProof; // of prove.js, where customers can prove an e-mail
 
 const el = (tag, className, text) => {
   const element = document.createElement(tag);
@@ -532,7 +529,7 @@ function showWords() {
   showState();
   showUnsent();
   showUnread();
-  showProof();
+  showProof?.();
   grow();
 }
 
@@ -613,49 +610,6 @@ addEventListener("drop", (event) => {
   sendFiles(event.dataTransfer.files);
 });
 
-// --- An e-mail that the customer proves to be his ---
-const asksCode = () => !$("prove-code").hidden;
-function showProof(note) {
-  if (!$("mail")) return;
-  $("mail").title = words.mail;
-  $("mail").setAttribute("aria-label", words.mail);
-  $("prove-email").setAttribute("aria-label", "E-mail");
-  $("prove-email").placeholder = "you@example.com";
-  $("prove-code").setAttribute("aria-label", words.mailCode);
-  $("prove-code").placeholder = words.mailCode;
-  $("prove-send").textContent = asksCode() ? words.mailSend : words.mailAsk;
-  $("prove-note").textContent = note || words.mailWhy;
-}
-$("mail")?.addEventListener("click", () => {
-  $("prove").hidden = !$("prove").hidden;
-  $("mail").setAttribute("aria-expanded", String(!$("prove").hidden));
-  showProof();
-  if (!$("prove").hidden) $(asksCode() ? "prove-code" : "prove-email").focus();
-});
-$("prove-email")?.addEventListener("input", () => { $("prove-code").hidden = true; $("prove-code").value = ""; showProof(); });
-$("prove")?.addEventListener("submit", async (event) => {
-  event.preventDefault();
-  $("prove-send").disabled = true;
-  try {
-    await ensureSession();
-    const response = await fetch(asksCode() ? "/api/chat/email/code" : "/api/chat/email", {
-      method: "POST", headers: headers({ "Content-Type": "application/json" }),
-      body: JSON.stringify({ email: $("prove-email").value, lang, ...(asksCode() ? { code: $("prove-code").value } : {}) }),
-    });
-    const body = await response.json();
-    if (!response.ok) throw new Error(body.error.message);
-    const done = asksCode();
-    $("prove-code").hidden = done;
-    $("prove-code").value = "";
-    showProof(done ? words.mailDone : words.mailSent(body.minutes));
-    if (!done) $("prove-code").focus();
-  } catch (error) {
-    showProof(error instanceof TypeError || !error.message ? words.lost : error.message);
-  } finally {
-    $("prove-send").disabled = false;
-  }
-});
-
 $("lang").addEventListener("click", () => {
   lang = lang === "ru" ? "en" : "ru";
   store(shared, "otvet.lang", lang);
@@ -697,5 +651,6 @@ for (const item of JSON.parse(stored(ofTab, "otvet.unsent") || "[]")) unsent.pus
 if (!query.has("lang") && WORDS[stored(shared, "otvet.lang")]) lang = stored(shared, "otvet.lang");
 showWords();
 connect();
+if ($("prove")) import("/static/prove.js").then((own) => { showProof = own.start({ $, headers, ensureSession, lang: () => lang, lost: () => words.lost }); });
 if (!embedded) $("text").focus({ preventScroll: true });
 tell({ type: "ready" });
