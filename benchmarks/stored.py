@@ -14,8 +14,9 @@ from bot.wiring import Installation
 from handoff.records import Base, Conversation, Message
 
 CHAT = "stored"
-FIRST_CONVERSATION = 1_000_000_000
-FIRST_MESSAGE = 10_000_000_000
+LAST_CONVERSATION = 2_000_000_000
+LAST_MESSAGE = 20_000_000_000
+"""Copies are numbered downwards from here, so that those of the customers who come between two copyings are free."""
 ROWS_OF_ONE = 8
 """Ids of messages that a conversation may take."""
 CHUNK = 50_000
@@ -56,21 +57,21 @@ async def _copy(connection: AsyncConnection, first: int, last: int) -> None:
     for table, changed, where in (
         (
             Conversation.__tablename__,
-            {"id": f"{FIRST_CONVERSATION} + n", "chat_id": f"'{CHAT}-' || n"},
+            {"id": f"{LAST_CONVERSATION} - n", "chat_id": f"'{CHAT}-' || n"},
             f"t.id = {original}",
         ),
         (
             Message.__tablename__,
             {
-                "id": f"{FIRST_MESSAGE} + n * {ROWS_OF_ONE} + {rank}",
-                "conversation_id": f"{FIRST_CONVERSATION} + n",
+                "id": f"{LAST_MESSAGE} - n * {ROWS_OF_ONE} + {rank}",
+                "conversation_id": f"{LAST_CONVERSATION} - n",
                 "external_id": f"'{CHAT}-' || n || '-' || t.id",
             },
             f"t.conversation_id = {original}",
         ),
         (
             InboxRow.__tablename__,
-            {"id": f"{FIRST_CONVERSATION} + n", "chat_id": f"'{CHAT}-' || n", "external_id": f"'{CHAT}-' || n"},
+            {"id": f"{LAST_CONVERSATION} - n", "chat_id": f"'{CHAT}-' || n", "external_id": f"'{CHAT}-' || n"},
             f"t.channel = '{NAME}' AND t.external_id = '{CHAT}'",
         ),
     ):
