@@ -102,8 +102,8 @@ class Letters:
 
     def _learn(self, counts: Mapping[str, int]) -> None:
         self._words: dict[Script, Counter[str]] = {
-            "ru": Counter(dict.fromkeys(RUSSIAN, 3)),
-            "en": Counter(dict.fromkeys(ENGLISH, 3)),
+            "ru": Counter(dict.fromkeys(sorted(RUSSIAN), 3)),
+            "en": Counter(dict.fromkeys(sorted(ENGLISH), 3)),
         }
         for word, count in counts.items():
             if not word.isdigit():
@@ -135,8 +135,13 @@ class Letters:
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """All known words, the commonest of each language first."""
-        return tuple(word for counts in self._words.values() for word, _ in counts.most_common())
+        """All known words, the commonest of each language first; of equally common ones the order is the alphabet's,
+        whatever they were read from, so that every process takes the same word for a misspelt one."""
+        return tuple(
+            word
+            for counts in self._words.values()
+            for word, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        )
 
     def knows(self, word: str) -> bool:
         """Whether the folded word was seen in a text or is common."""

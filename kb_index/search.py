@@ -206,7 +206,7 @@ class SearchIndex:
             **{name: number + len(base.ids) for name, number in segment.number.items()},
         }
         index._versions = _versions(index.articles)
-        index._fresh_spelling = Spelling(word for word in segment.lexicon.counts)
+        index._fresh_spelling = Spelling(sorted(segment.lexicon.counts))
         index.memory = self.base_memory.updated(
             index._gone_rows.tolist(),
             segment.vectors.questions,

@@ -43,6 +43,13 @@ def test_words_of_the_articles_are_known_words() -> None:
     assert Letters(["телекомакс"]).knows("телекомакс")
 
 
+def test_a_word_near_two_others_is_taken_for_the_same_one_whatever_the_order_in_which_they_were_read() -> None:
+    names = ["lantern", "lanterns", "канал", "канапе"]
+    one, other = (Letters.of(dict.fromkeys(order, 7)) for order in (names, names[::-1]))
+    assert one.vocabulary == other.vocabulary
+    assert Spelling(one.vocabulary).nearest("lanternn") == Spelling(other.vocabulary).nearest("lanternn")
+
+
 def test_folding_makes_the_same_of_what_reads_the_same() -> None:
     assert fold("Прувееееет Ёжик\x00\ud800") == "прувет ежик  "
     assert fold("ﬁrst") == "first"
