@@ -229,15 +229,13 @@ class ModelWiring:
             lang: encoder.encode(own[:: max(1, len(own) // MEAN_TEXTS)]).mean(axis=0) for lang, own in texts.items()
         }
 
-    def take_edits(self) -> bool:
-        """Bring the seed folder's edits into the database; whether there were any."""
+    def take_edits(self) -> None:
+        """Bring the seed folder's edits into the database."""
         plan, taken = self.articles.take_edits(), self.intents.take_edits()
-        touched = bool(plan.touched or taken.touched)
-        if touched:
+        if plan.touched or taken.touched:
             self.forget_seed()
             if self._index:
                 self.sync_index()
-        return touched
 
     @cached_property
     def encoder(self) -> Encoder:

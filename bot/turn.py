@@ -286,11 +286,11 @@ class Turns:
     ) -> Plan:
         """Decide what to do, holding no transaction while the models work. Raises whatever breaks."""
         first = utterance[0]
-        understander = (await self._with_models(self._understander)).answering(str(first.address))
         if first.kind in SILENT or (first.kind == STARTS_FLOW and situation.owner is Owner.PERSON):
             unchanged = DialogueState.from_json(situation.state)
             nothing = Decision((), unchanged, first.kind)
             return Plan(situation, situation.lang or DEFAULT, unchanged, nothing, {"rule": first.kind}, None)
+        understander = (await self._with_models(self._understander)).answering(str(first.address))
         texts = (message.text for message in utterance if message.kind in JOINABLE and message.text)
         text = first.text if first.kind in ("start", STARTS_FLOW) else "\n".join(texts)
         known = situation.lang or next((m.lang_hint for m in utterance if m.lang_hint in LANGUAGES), None)

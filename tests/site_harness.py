@@ -129,6 +129,12 @@ class Clock:
     def __call__(self) -> datetime:
         return datetime.now(UTC) + self.ahead
 
+    def at_noon(self) -> None:
+        """The next 9:00 UTC, noon in Moscow: for what must not cross a midnight when it is moved on by hours."""
+        now = datetime.now(UTC)
+        noon = now.replace(hour=9, minute=0, second=0, microsecond=0)
+        self.ahead = noon - now + timedelta(days=noon < now)
+
     def advance(self, seconds: float) -> None:
         self.ahead += timedelta(seconds=seconds)
 

@@ -270,6 +270,11 @@ class Forum:
                 await self._failed(step, refused=error.permanent)
             except (OperationalError, InterfaceError):
                 raise
+            except TimeoutError:
+                # Telegram hangs, which says nothing against what is sent: it is tried until it goes.
+                metrics.FORUM_CALLS.labels("failed").inc()
+                log.warning("forum.slow", group=group_id, step=step.key, seconds=STEP_SECONDS)
+                await self._failed(step, refused=False)
             except Exception:
                 # Edge: whatever is wrong with one ticket, the others' topics go on.
                 metrics.FORUM_CALLS.labels("failed").inc()

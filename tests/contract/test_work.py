@@ -157,7 +157,7 @@ async def test_a_fault_in_one_conversation_stops_no_other_and_is_tried_again(ben
 
     async def handle(address: Address) -> None:
         nonlocal faults
-        if address.chat_id == "bad" and faults < 2:
+        if address.chat_id == "bad" and (faults < 2 or not bench.handled):
             faults += 1
             raise RuntimeError("no")
         await bench.handle(address)
@@ -166,8 +166,8 @@ async def test_a_fault_in_one_conversation_stops_no_other_and_is_tried_again(ben
         await bench.say("bad", 1)
         await bench.say("good", 1)
         await bench.all_handled(2)
-    assert faults == 2
-    assert bench.handled[0][0] == "good"
+    assert faults >= 2
+    assert [chat for chat, _ in bench.handled] == ["good", "bad"]
 
 
 async def test_a_stop_waits_for_what_is_in_hand(bench: Bench) -> None:

@@ -309,6 +309,7 @@ def _at(row: Any, address: Address) -> list[Any]:
 @asynccontextmanager
 async def house(var: Path) -> AsyncIterator[House]:
     clock = Clock()
+    clock.at_noon()
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(bot_api(TOKEN))
         graph = await stack.enter_async_context(graph_api(clock))

@@ -33,7 +33,7 @@ async def at_home(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hou
 
 @pytest.fixture
 def home(at_home: House) -> House:
-    at_home.clock.ahead = timedelta()
+    at_home.clock.at_noon()
     at_home.line.real = None
     at_home.line.scripted.clear()
     return at_home

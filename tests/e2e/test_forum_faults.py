@@ -24,6 +24,7 @@ from sqlalchemy import select
 from bot.database import migrate, open_database
 from bot.desk.records import Macro
 from bot.errors import StorageError
+from bot.forum import forum as forum_forum
 from bot.forum import intake as forum_intake
 from bot.forum.records import ForumWord
 from handoff import desk
@@ -38,6 +39,8 @@ class StillApi(ForumBotApi):
     """slow: seconds that every download takes. refuses: says what is answered in place of doing a call."""
 
     slow = 0.0
+    hangs = False
+    """Whether a text is not answered for as long as anybody waits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,6 +53,8 @@ class StillApi(ForumBotApi):
         method = request.match_info["method"]
         form = {key: _decoded(value) for key, value in (await request.post()).items()}
         self.tried.append(method)
+        while self.hangs and method == "sendMessage":
+            await asyncio.sleep(0.05)
         refusal = self.refuses(method, form)
         return await super().handle(request) if refusal is None else refusal
 
@@ -230,6 +235,22 @@ class TestOneBadTicket:
         await world.says(bad, "and then this")
         await world.run(3)
         assert world.texts(bad)[1:] == [DESK, "👤 Анна\nand then this"]
+
+    async def test_a_text_that_telegram_hangs_at_is_told_when_it_no_longer_does(
+        self, world: Still, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A call that takes too long is no refusal: nothing is left out for it."""
+        ticket = await world.opened()
+        await world.run()
+        monkeypatch.setattr(forum_forum, "STEP_SECONDS", 0.2)
+        world.still_api.hangs = True
+        await world.says(ticket, "still there?")
+        for _ in range(6):
+            await world.run(600)
+        assert not any("still there?" in text for text in world.texts(ticket))
+        world.still_api.hangs = False
+        await world.run(600)
+        assert world.texts(ticket)[-1] == "👤 Анна\nstill there?"
 
     async def test_a_title_that_telegram_does_not_take_holds_up_no_other_title(self, world: Still) -> None:
         bad, good = await world.opened("poison please"), await world.opened("a person please", chat=8)
