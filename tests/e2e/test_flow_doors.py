@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
 
 import pytest
 import pytest_asyncio
@@ -102,11 +101,13 @@ stories:
 async def test_the_shop_answers_and_its_code_opens_what_is_personal_at_every_door(
     home: House, scripted: Scripted
 ) -> None:
-    home.line.real = home.lookups()
-    for customer in await home.customers():
-        await play(home, [customer], scripted.story.steps, scripted.story.lang)
-        home.clock.advance(3600)  # an order's owner is sent few codes an hour
-    await home.line.real.close()
+    home.line.real = real = home.lookups()
+    try:
+        for customer in await home.customers():
+            await play(home, [customer], scripted.story.steps, scripted.story.lang)
+            home.clock.advance(3600)  # an order's owner is sent few codes an hour
+    finally:
+        await real.close()
 
 
 FAILS = """

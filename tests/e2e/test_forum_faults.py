@@ -40,7 +40,7 @@ class StillApi(ForumBotApi):
 
     slow = 0.0
     hangs = False
-    """Whether a text is not answered for as long as anybody waits."""
+    """Whether a text is neither taken nor refused, for longer than the test lets anybody wait."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,8 +53,9 @@ class StillApi(ForumBotApi):
         method = request.match_info["method"]
         form = {key: _decoded(value) for key, value in (await request.post()).items()}
         self.tried.append(method)
-        while self.hangs and method == "sendMessage":
-            await asyncio.sleep(0.05)
+        if self.hangs and method == "sendMessage":
+            await asyncio.sleep(1)
+            return web.Response(status=504)
         refusal = self.refuses(method, form)
         return await super().handle(request) if refusal is None else refusal
 
