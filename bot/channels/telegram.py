@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.session.base import BaseSession
 from aiogram.client.telegram import PRODUCTION, TelegramAPIServer
-from aiogram.exceptions import ClientDecodeError, TelegramBadRequest
+from aiogram.exceptions import AiogramError, ClientDecodeError, TelegramBadRequest, TelegramRetryAfter
 from aiogram.methods import EditMessageCaption, EditMessageText, SendMessage, TelegramMethod
 from aiogram.types import InputFile, LinkPreviewOptions, Message, ReactionTypeEmoji, ReplyParameters
 from aiogram.utils.formatting import Text
@@ -55,6 +55,8 @@ from bot.errors import DeliveryError, FileRefusedError, SettingsError
 log = structlog.get_logger()
 
 DOWNLOAD_SECONDS = 120
+LONGEST_PAUSE_SECONDS = 30
+"""Between the files of an album that go out one by one."""
 MAX_CAPTION_UNITS = 1000
 """Of 1024: the rest is for an agent's name."""
 
@@ -203,10 +205,7 @@ class TelegramChannel:
             except TelegramBadRequest as error:
                 # One of them is not liked, or no longer known there: nothing went out, and each goes by itself.
                 log.info("telegram.album_apart", detail=error.message)
-                sent = [
-                    await self.send_file(bot, address, each, None if at else caption, None if at else quoted)
-                    for at, each in enumerate(message.attachments)
-                ]
+                sent = await self._send_apart(bot, address, message.attachments, caption, quoted)
             except FileNotFoundError as error:
                 raise DeliveryError("the file is gone from our disk", permanent=True) from error
             else:
@@ -214,6 +213,34 @@ class TelegramChannel:
                     if (handle := file_id(told, kind)) is not None:
                         await self._uploads.keep(address, each.sha256, kind, handle)
         return str(sent[0]["message_id"])
+
+    async def _send_apart(
+        self,
+        bot: Bot,
+        address: Address,
+        files: Sequence[OutboundAttachment],
+        caption: Text | None,
+        quoted: ReplyParameters | None,
+    ) -> list[dict[str, Any]]:
+        """One by one, the first with the words. What went out is not sent again: where only some did, it is said."""
+        sent: list[dict[str, Any]] = []
+        for each in files:
+            first = (caption, quoted) if not sent else (None, None)
+            try:
+                try:
+                    sent.append(await self.send_file(bot, address, each, *first))
+                except TelegramRetryAfter as error:
+                    if not sent or error.retry_after > LONGEST_PAUSE_SECONDS:
+                        raise
+                    await asyncio.sleep(error.retry_after)
+                    sent.append(await self.send_file(bot, address, each, *first))
+            except (AiogramError, DeliveryError) as error:
+                if not sent:
+                    raise
+                raise DeliveryError(
+                    f"{len(sent)} of {len(files)} files went out, then: {error}", permanent=True
+                ) from error
+        return sent
 
     async def edit(self, address: Address, external_id: str, message: OutboundMessage) -> None:
         """Change the text of a message, or the caption of a file."""

@@ -40,8 +40,8 @@ class BotApi:
         """Every other call, in order."""
         self.files: dict[str, bytes] = {}
         self.blocked: set[int] = set()
-        self.floods: list[int] = []
-        """retry_after of the next sendMessage calls, each refused."""
+        self.floods: list[int | None] = []
+        """retry_after of the next calls that send something, each refused; None: one that is not."""
         self.door = ""
         """Where the assistant really listens: a webhook's address has https and a name. Empty: nobody is called."""
         self.webhook: dict[str, Any] = {}
@@ -192,8 +192,7 @@ class BotApi:
 
     def _refusal(self, form: dict[str, Any]) -> web.Response | None:
         """Why nothing may be sent to this chat now."""
-        if self.floods:
-            seconds = self.floods.pop(0)
+        if self.floods and (seconds := self.floods.pop(0)) is not None:
             return refused(429, f"Too Many Requests: retry after {seconds}", retry_after=seconds)
         if form["chat_id"] in self.blocked:
             return refused(403, "Forbidden: bot was blocked by the user")

@@ -81,6 +81,29 @@ class TestTelegram:
         await telegram.until(CHAT, lambda found: found[-1].delivery == "sent")
         assert [sent["name"] for sent in telegram.api.sent[-3:]] == ["0.bin", "1.bin", "2.bin"]
 
+    async def test_an_album_that_telegram_does_not_like_goes_file_by_file_each_once(
+        self, telegram: TelegramWorld
+    ) -> None:
+        telegram.api.odd_photos = True
+        telegram.api.floods = [None, None, None, 1]  # the album, the first as a photo and as a file, the second
+        files = [await telegram.keep(PNG + bytes([n]), f"{n}.png") for n in range(2)]
+        await telegram.agent_says(1, "Две схемы", *files)
+        await telegram.until(CHAT, lambda found: found[-1].delivery == "sent")
+        told = [(sent["name"], sent.get("caption")) for sent in telegram.api.sent if sent.get("name")]
+        assert told == [("0.png", "Ольга\nДве схемы"), ("1.png", None)]
+
+    async def test_of_an_album_that_is_cut_short_nothing_is_repeated_and_the_agent_hears_it(
+        self, telegram: TelegramWorld
+    ) -> None:
+        telegram.api.odd_photos = True
+        telegram.api.floods = [None, None, None, 600]
+        files = [await telegram.keep(PNG + bytes([n]), f"{n}.png") for n in range(2)]
+        await telegram.agent_says(1, "Две схемы", *files)
+        messages = await telegram.until(CHAT, lambda found: found[-1].kind == "note")
+        [error] = [message.delivery_error for message in messages if message.delivery == "failed"]
+        assert (error or "").startswith("1 of 2 files went out")
+        assert [sent["name"] for sent in telegram.api.sent if sent.get("name")] == ["0.png"]
+
     async def test_a_file_over_the_limit_is_refused_before_it_is_queued(self, telegram: TelegramWorld) -> None:
         file = await telegram.keep(bytes(51 << 20), "видео.bin")
         assert telegram.desk.media("telegram")["document"].max_bytes == 50 << 20
