@@ -10,7 +10,6 @@ within Telegram's limits. What was said while a topic waited for its turn is tol
 from __future__ import annotations
 
 import asyncio
-import heapq
 import tempfile
 import time
 from collections import Counter
@@ -35,7 +34,7 @@ from bot.breaker import Breakers
 from bot.channels.base import OutboundAttachment
 from bot.channels.telegram_calls import FILE_METHODS
 from bot.channels.telegram_forum import Buttons, ForumApi, Sent
-from bot.channels.telegram_limits import CAPABILITIES, MAX_ALBUM
+from bot.channels.telegram_limits import CAPABILITIES
 from bot.channels.telegram_text import MAX_UNITS
 from bot.desk.agent_desk import AgentDesk
 from bot.errors import (
@@ -47,14 +46,27 @@ from bot.errors import (
     TopicClosedError,
     TopicGoneError,
 )
+from bot.forum.calls import (
+    Block,
+    Carrier,
+    Happening,
+    Post,
+    albums,
+    entry_pieces,
+    file_groups,
+    grows,
+    joined,
+    message_pieces,
+    names_of,
+    next_block,
+    parts_of,
+)
 from bot.forum.pauses import MAX_REFUSALS, Pauses, Step
 from bot.forum.records import ForumItem, ForumPost, ForumTopic, ForumWord
 from bot.forum.text import (
-    SILENT_KINDS,
     Piece,
     card,
     file_names,
-    happened,
     icon,
     name_of,
     say,
@@ -68,7 +80,7 @@ from bot.timers import Timers, send_errand
 from bot.work import Sessions
 from handoff import desk as conversations
 from handoff.lifecycle import LIVE
-from handoff.records import Attachment, AttachmentState, Author, Conversation, HistoryEntry, Message, Ticket
+from handoff.records import Attachment, AttachmentState, Conversation, HistoryEntry, Message, Ticket
 
 log = structlog.get_logger()
 
@@ -84,17 +96,11 @@ REFUSED = timedelta(seconds=60)
 """How soon a group is tried again that takes nothing."""
 LAST_WORDS = timedelta(seconds=5)
 """What is said so soon after a ticket's end still belongs to it."""
-ALBUM = timedelta(seconds=1.5)
-"""How long an album waits for its next picture."""
 MAX_FILE_TRIES = 3
 MAX_MESSAGES = 60
 ADOPTED = 200
 FILES_OF_PACKET = 10
 """The customer's newest files of before the handoff, which the packet shows."""
-_SEPARATOR = "\n\n"
-
-Carrier = OutboundAttachment | tuple[str, str]
-"""A file of ours, or (kind, handle) of one that Telegram has."""
 
 
 def kind_of(group_id: int) -> str:
@@ -128,26 +134,6 @@ def parse_groups(setting: str) -> tuple[Group, ...]:
             raise SettingsError(f"OTVET_FORUM_GROUPS: the group {group_id} stands there twice")
         groups[group_id] = Group(group_id, names)
     return tuple(groups.values())
-
-
-@dataclass(frozen=True)
-class _Block:
-    """What one call tells, or several where one thing is too long for it."""
-
-    pieces: Sequence[Piece]
-    seen_id: int
-    seen_entry_id: int
-
-
-@dataclass(frozen=True)
-class _Post:
-    """What a call has put there."""
-
-    sent: Sent
-    kind: str
-    pieces: Sequence[Piece] = ()
-    files: Sequence[Attachment] = ()
-    """That stand there now, or are named."""
 
 
 class Forum:
@@ -407,7 +393,7 @@ class Forum:
                 log.exception("forum.not_readable", ticket=ticket_id)
                 self._pauses.failed(key, refused=True)
                 continue
-            if block.pieces and self._grows(block.pieces[-1]):
+            if grows(block, self._clock()):
                 continue  # its next picture may be on its way
             if block.pieces:
                 return Step(key, partial(self._tell, ticket_id, block), partial(self._skip, ticket_id, block))
@@ -417,7 +403,7 @@ class Forum:
 
     async def _block(
         self, session: AsyncSession, topic: ForumTopic, ticket: Ticket, conversation: Conversation
-    ) -> _Block:
+    ) -> Block:
         """The next things to tell in a topic that fit into one call."""
         query = select(Message).where(Message.conversation_id == ticket.conversation_id, Message.id > topic.seen_id)
         if ticket.status not in LIVE and ticket.resolved_at is not None:
@@ -444,53 +430,15 @@ class Forum:
             )
         )
         name = conversation.customer_name
-        stream: list[tuple[datetime, int, int, list[Piece]]] = [
-            (m.created_at, 0, m.id, [] if m.id in written_there else self._pieces(m, name)) for m in messages
+        said = [
+            Happening(m.created_at, m.id, [] if m.id in written_there else message_pieces(m, name, self.lang))
+            for m in messages
         ]
-        # Either keeps its own order, whatever the clocks of two processes say.
-        ordered = heapq.merge(
-            _rising(stream),
-            _rising([(e.at, 1, e.id, self._entry_pieces(e)) for e in entries]),
-            key=lambda row: (row[0], row[1]),
-        )
-        taken: list[Piece] = []
-        seen, units = [topic.seen_id, topic.seen_entry_id], 0
-        for _, which, number, pieces in ordered:
-            if pieces and taken and not _joins(taken, pieces, units):
-                break
-            taken += pieces
-            units += sum(len(piece.text) + len(_SEPARATOR) for piece in pieces)
-            seen[which] = number
-            if pieces and (len(pieces) > 1 or pieces[0].reaction is not None):
-                break
-        return _Block(taken, *seen)
+        topics = self._desk.tickets.topics
+        done = [Happening(e.at, e.id, entry_pieces(e, topics, self.lang), of_history=True) for e in entries]
+        return next_block(said, done, topic.seen_id, topic.seen_entry_id)
 
-    def _pieces(self, message: Message, customer: str | None) -> list[Piece]:
-        """Nothing for what needs no telling."""
-        if message.kind in SILENT_KINDS or (message.kind == "reaction" and message.author is not Author.CUSTOMER):
-            return []
-        if message.kind == "reaction":
-            return [
-                Piece(Text(), message_id=message.id, reply_to_id=message.reply_to_id, reaction=message.text.strip())
-            ]
-        files = tuple(message.attachments)
-        if not (message.text or files or message.options):
-            return []
-        texts = say(message, customer, self.lang, quote=message.reply_to_id is None)
-        album = str((message.context or {}).get("album") or "") or None
-        pieces = [Piece(text, message_id=message.id, version=version_of(message)) for text in texts]
-        pieces[0] = replace(pieces[0], reply_to_id=message.reply_to_id)
-        pieces[-1] = replace(pieces[-1], files=files, album=album, at=message.created_at)
-        return pieces
-
-    def _grows(self, piece: Piece) -> bool:
-        return bool(piece.album) and piece.at is not None and self._clock() < piece.at + ALBUM
-
-    def _entry_pieces(self, entry: HistoryEntry) -> list[Piece]:
-        line = happened(entry, self._desk.tickets.topics, self.lang)
-        return [Piece(Italic(line), entry_id=entry.id, line={"text": line})] if line else []
-
-    async def _tell(self, ticket_id: int, block: _Block) -> None:
+    async def _tell(self, ticket_id: int, block: Block) -> None:
         topic = await self._begin(ticket_id)
         first = block.pieces[0]
         if first.reaction is not None:
@@ -501,20 +449,20 @@ class Forum:
             if await self._tell_files(topic, block.pieces, reply_to):
                 await self._told(topic, block)
             return
-        parts = _parts(block.pieces)
+        parts = parts_of(block.pieces)
         done = await self._parts_there(topic, parts) if len(parts) > 1 else 0
         if done < len(parts):
             text, pieces = parts[done]
             sent = await self._in(topic, partial(self._say, topic, text, None if done else reply_to))
-            await self._told(topic, block if done + 1 == len(parts) else None, _Post(sent, "text", pieces))
+            await self._told(topic, block if done + 1 == len(parts) else None, Post(sent, "text", pieces))
         else:  # it was made shorter meanwhile
             await self._told(topic, block)
 
-    async def _tell_reaction(self, topic: ForumTopic, block: _Block, piece: Piece) -> None:
+    async def _tell_reaction(self, topic: ForumTopic, block: Block, piece: Piece) -> None:
         """Put it under the message there; in words where that can't be."""
         post = await self._post_of(topic, piece.reply_to_id)
         emoji = piece.reaction or ""
-        posts: list[_Post] = []
+        posts: list[Post] = []
         try:
             if post is None:
                 raise DeliveryError("what it is put under does not stand there", permanent=True)
@@ -533,20 +481,20 @@ class Forum:
                 who = name_of(message, conversation.customer_name, self.lang)
                 line = words("reaction", self.lang, emoji=emoji, text=quoted)
                 sent = await self._in(topic, partial(self._say, topic, Text(Bold(who), " ", line), post))
-                posts = [_Post(sent, "text", [replace(piece, line={"text": f"{who} {line}"})])]
+                posts = [Post(sent, "text", [replace(piece, line={"text": f"{who} {line}"})])]
         await self._told(topic, block, *posts)
 
     async def _tell_files(self, topic: ForumTopic, pieces: Sequence[Piece], reply_to: int | None) -> bool:
         """Files with their words as a caption, photos and videos together as an album; by name where a file can't be
         had or Telegram does not take it. One call: the next of what does not stand there yet; whether that was all."""
         key = (topic.ticket_id, pieces[0].message_id or 0)
-        parts, there = _parts(pieces), await self._files_there(topic)
+        parts, there = parts_of(pieces), await self._files_there(topic)
         done = await self._parts_there(topic, parts)
         text, told = parts[done] if done < len(parts) else (Text(), [])
         reply_to = None if done else reply_to
         if done + 1 < len(parts):
             sent = await self._in(topic, partial(self._say, topic, text, reply_to))
-            await self._told(topic, None, _Post(sent, "text", told))
+            await self._told(topic, None, Post(sent, "text", told))
             return False
         may_carry = self._file_tries[key] < MAX_FILE_TRIES
         self._file_tries[key] += 1
@@ -558,24 +506,24 @@ class Forum:
                 named.append(file)
             else:
                 carried.append((file, carrier))
-        names = _names(named, self.lang)[: MAX_UNITS // 2]
+        names = names_of(named, self.lang)[: MAX_UNITS // 2]
         if told and len(text) + len(names) >= MAX_UNITS:  # they have a post of their own
             sent = await self._in(topic, partial(self._say, topic, text, reply_to))
-            await self._told(topic, None, _Post(sent, "text", told))
+            await self._told(topic, None, Post(sent, "text", told))
             return False
         if names:
             text = Text(text, "\n", names) if told else Text(names)
-        albums = _albums(carried)
-        if len(text) and (not albums or len(text) > self.api.max_caption_units):
+        calls = albums(carried)
+        if len(text) and (not calls or len(text) > self.api.max_caption_units):
             sent = await self._in(topic, partial(self._say, topic, text, reply_to))
-            await self._told(topic, None, _Post(sent, "text", told, named))
-        elif albums:
-            album = albums.pop(0)
+            await self._told(topic, None, Post(sent, "text", told, named))
+        elif calls:
+            album = calls.pop(0)
             kind, [first, *rest] = await self._put_album(topic, album, text if len(text) else None, reply_to)
-            post = _Post(first, kind, told, [*named, *(file for file, _ in album)])
-            await self._told(topic, None, post, *(_Post(each, kind) for each in rest))
+            post = Post(first, kind, told, [*named, *(file for file, _ in album)])
+            await self._told(topic, None, post, *(Post(each, kind) for each in rest))
         self._file_tries.pop(key, None)
-        return not albums
+        return not calls
 
     async def _put_album(
         self,
@@ -698,9 +646,9 @@ class Forum:
                 elif (told := await session.get(Message, line["message"])) is not None:
                     texts += say(told, name, self.lang, quote=told.reply_to_id is None)
         topic = await self._begin(post.ticket_id)
-        version, posts = version_of(message), list[_Post]()
+        version, posts = version_of(message), list[Post]()
         # Ours is changed; what somebody else wrote, and the packet, can't be.
-        whole = _joined(texts)
+        whole = joined(texts)
         limit = self.api.max_caption_units if post.kind == "file" else MAX_UNITS
         done = False
         if post.kind in ("text", "file") and texts and len(whole) <= limit:
@@ -728,7 +676,7 @@ class Forum:
             piece = Piece(parts[number], message_id=message.id, version=version)
             reply_to = None if number else post.telegram_id
             sent = await self._in(topic, partial(self._say, topic, parts[number], reply_to))
-            posts.append(_Post(sent, "text", [piece]))
+            posts.append(Post(sent, "text", [piece]))
         async with self._sessions.begin() as session:
             row = await session.get_one(ForumTopic, topic.ticket_id)
             row.calling = False
@@ -804,7 +752,7 @@ class Forum:
         shown = [row for row in rows if row.attachments and row.deleted_at is None][-FILES_OF_PACKET:]
         files = [Piece(self._caption(row, packet.customer.name), tuple(row.attachments), row.id) for row in shown]
         groups = [
-            group for group in _file_groups(files) if any(f.id not in there for piece in group for f in piece.files)
+            group for group in file_groups(files) if any(f.id not in there for piece in group for f in piece.files)
         ]
         says_all = whole or any("transcript" in line for line in lines)
         if known is None:
@@ -815,10 +763,10 @@ class Forum:
                 row = await session.get_one(ForumTopic, ticket_id)
                 row.calling, row.opened, row.card_live = False, says_all and not groups, live
                 row.seen_id, row.seen_entry_id = max(row.seen_id, seen), max(row.seen_entry_id, newest or 0)
-                await self._write(session, row, [_Post(sent, "card", pieces)])
+                await self._write(session, row, [Post(sent, "card", pieces)])
         elif not says_all:
             sent = await self._put_transcript(topic, whole_transcript(packet, self._zone, self.lang))
-            await self._told(topic, None, _Post(sent, "file", [Piece(Text(), line={"transcript": True})]))
+            await self._told(topic, None, Post(sent, "file", [Piece(Text(), line={"transcript": True})]))
             if not groups:
                 await self._settle(ticket_id, opened=True)
         elif not groups or (await self._tell_files(topic, groups[0], None) and len(groups) == 1):
@@ -1104,12 +1052,12 @@ class Forum:
                 update(ForumTopic).where(ForumTopic.ticket_id == ticket_id).values(calling=False, **values)
             )
 
-    async def _seen(self, ticket_id: int, block: _Block) -> None:
+    async def _seen(self, ticket_id: int, block: Block) -> None:
         async with self._sessions.begin() as session:
             row = await session.get_one(ForumTopic, ticket_id)
             row.seen_id, row.seen_entry_id = block.seen_id, block.seen_entry_id
 
-    async def _skip(self, ticket_id: int, block: _Block) -> None:
+    async def _skip(self, ticket_id: int, block: Block) -> None:
         """It can't be told there."""
         async with self._sessions.begin() as session:
             row = await session.get_one(ForumTopic, ticket_id)
@@ -1123,7 +1071,7 @@ class Forum:
         word = ForumWord(group_id=group_id, thread_id=thread_id, text=text, buttons=[], created_at=self._clock())
         session.add(word)
 
-    async def _told(self, topic: ForumTopic, block: _Block | None, *posts: _Post) -> None:
+    async def _told(self, topic: ForumTopic, block: Block | None, *posts: Post) -> None:
         """Record what stands there now. block: with that, all of it does; None: more is to come."""
         async with self._sessions.begin() as session:
             row = await session.get_one(ForumTopic, topic.ticket_id)
@@ -1132,7 +1080,7 @@ class Forum:
                 row.seen_id, row.seen_entry_id = block.seen_id, block.seen_entry_id
             await self._write(session, row, posts)
 
-    async def _write(self, session: AsyncSession, topic: ForumTopic, posts: Sequence[_Post]) -> None:
+    async def _write(self, session: AsyncSession, topic: ForumTopic, posts: Sequence[Post]) -> None:
         for made in posts:
             sent, pieces = made.sent, made.pieces
             lines = [piece.line or {"message": piece.message_id} for piece in pieces] if made.kind != "card" else []
@@ -1222,93 +1170,3 @@ def _forget_thread(topic: ForumTopic) -> None:
         topic.left = [*topic.left, [topic.group_id, topic.thread_id]]
     topic.thread_id, topic.opened, topic.closed, topic.calling = None, False, False, False
     topic.title, topic.icon = "", ""
-
-
-def _rising(rows: list[tuple[datetime, int, int, list[Piece]]]) -> list[tuple[datetime, int, int, list[Piece]]]:
-    """Rows in the order of their ids, with times that never go back."""
-    rising: list[tuple[datetime, int, int, list[Piece]]] = []
-    for at, which, number, pieces in rows:
-        rising.append((max(at, rising[-1][0]) if rising else at, which, number, pieces))
-    return rising
-
-
-def _joins(taken: Sequence[Piece], more: Sequence[Piece], units: int) -> bool:
-    """Whether what follows can be told in the same call."""
-    last, first = taken[-1], more[0]
-    if len(more) > 1 or first.reaction is not None or last.reaction is not None:
-        return False
-    if first.files or last.files:
-        files = sum(len(piece.files) for piece in taken) + len(first.files)
-        return bool(first.files and last.files and first.album and first.album == last.album and files <= MAX_ALBUM)
-    return first.reply_to_id is None and units + len(first.text) + len(_SEPARATOR) <= MAX_UNITS
-
-
-def _joined(texts: Sequence[Text]) -> Text:
-    parts: list[Text | str] = []
-    for text in texts:
-        parts += [_SEPARATOR, text] if parts else [text]
-    return Text(*parts)
-
-
-def _parts(pieces: Sequence[Piece]) -> list[tuple[Text, Sequence[Piece]]]:
-    """The words of a block, one text for each call: all at once, or one after the other where they are too long."""
-    joined = _joined([piece.text for piece in pieces])
-    if len(pieces) == 1 or (pieces[0].message_id != pieces[1].message_id and len(joined) <= MAX_UNITS):
-        return [(joined, pieces)]
-    return [(piece.text, [piece]) for piece in pieces]
-
-
-def _names(files: Sequence[Attachment], lang: str) -> str:
-    """In place of files that can't be sent."""
-    facts = [fact for file in files if (fact := _fact(file))]
-    unseen = [file for file in files if not _fact(file)]
-    return "\n".join([*([file_names(unseen, lang)] if unseen else []), *facts])
-
-
-def _albums(files: Sequence[tuple[Attachment, Carrier]]) -> list[list[tuple[Attachment, Carrier]]]:
-    """Photos and videos that follow one another go together, all else by itself."""
-    groups: list[list[tuple[Attachment, Carrier]]] = []
-    for file in files:
-        visible = _shown_kind(file[1]) in ("photo", "video")
-        last = groups[-1] if groups else []
-        if last and visible and _shown_kind(last[-1][1]) in ("photo", "video") and len(last) < MAX_ALBUM:
-            last.append(file)
-        else:
-            groups.append([file])
-    return groups
-
-
-def _shown_kind(file: Carrier) -> str:
-    if isinstance(file, tuple):
-        return file[0]
-    try:
-        return CAPABILITIES.carrier(file)
-    except Exception:  # noqa: BLE001 - too large: refused when it is sent, and then told by name
-        return "document"
-
-
-def _file_groups(pieces: Sequence[Piece]) -> list[list[Piece]]:
-    """Those of one call: photos and videos together."""
-    groups: list[list[Piece]] = []
-    for piece in pieces:
-        visible = all(file.kind in ("photo", "video") for file in piece.files)
-        last = groups[-1] if groups else []
-        count = sum(len(each.files) for each in last) + len(piece.files)
-        if last and visible and all(f.kind in ("photo", "video") for each in last for f in each.files) and count <= 10:
-            last.append(piece)
-        else:
-            groups.append([piece])
-    return groups
-
-
-def _fact(file: Attachment) -> str:
-    """What there is of an attachment that is no file: a place, a number."""
-    place, person = file.source.get("location"), file.source.get("contact")
-    venue = file.source.get("venue")
-    if isinstance(venue, dict):
-        place = venue.get("location")
-    if isinstance(place, dict) and "latitude" in place and "longitude" in place:
-        return f"📍 https://maps.google.com/?q={place['latitude']},{place['longitude']}"
-    if isinstance(person, dict):
-        return " ".join(filter(None, ("☎️", str(person.get("first_name") or ""), str(person.get("phone_number") or ""))))
-    return ""

@@ -28,7 +28,8 @@ from bot.forum import forum as forum_forum
 from bot.forum import intake as forum_intake
 from bot.forum.records import ForumWord
 from handoff import desk
-from handoff.records import Attachment, AttachmentState, Author, Conversation, Message, Reason, Ticket
+from handoff.lifecycle import TicketStatus
+from handoff.records import Attachment, AttachmentState, Author, Conversation, HistoryEntry, Message, Reason, Ticket
 from handoff.routing import route
 
 pytestmark = pytest.mark.e2e
@@ -252,6 +253,19 @@ class TestOneBadTicket:
         world.still_api.hangs = False
         await world.run(600)
         assert world.texts(ticket)[-1] == "👤 Анна\nstill there?"
+
+    async def test_things_that_happen_at_once_are_told_once(self, world: Still) -> None:
+        ticket = await world.opened()
+        await world.run()
+        async with world.sessions.begin() as session:
+            for event in ("warned", "breached"):
+                entry = HistoryEntry(
+                    ticket_id=ticket, at=world.clock(), event=event, actor="system", status=TicketStatus.NEW
+                )
+                session.add(entry)
+        for _ in range(2):
+            await world.run(3)
+        assert world.texts(ticket)[1:] == ["⚙️ Time is running out\n\n⚙️ Late"]
 
     async def test_a_title_that_telegram_does_not_take_holds_up_no_other_title(self, world: Still) -> None:
         bad, good = await world.opened("poison please"), await world.opened("a person please", chat=8)
