@@ -225,8 +225,8 @@ async def _forum(installation: Installation) -> Check:
         waiting = await session.scalar(
             select(func.count(ForumTopic.ticket_id)).where(ForumTopic.watched, ~ForumTopic.opened)
         )
-        homeless = await forum.homeless(session)
-        stranded = await forum.stranded(session)
+        homeless = await forum.groups.homeless(session)
+        stranded = await forum.groups.stranded(session)
     detail = f"{', '.join(found) or 'no group'}; {people} people linked, {waiting} tickets wait for their topic"
     if stranded:
         detail += (

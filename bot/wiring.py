@@ -443,7 +443,8 @@ class Installation(ModelWiring):
         # aiogram takes seconds to import, and most installations have no such groups.
         from bot.channels.telegram import TelegramChannel
         from bot.channels.telegram_forum import ForumApi
-        from bot.forum.forum import Forum, parse_groups
+        from bot.forum.forum import Forum
+        from bot.forum.groups import parse_groups
 
         settings = self.settings
         if not (token := settings.telegram_token.get_secret_value()):

@@ -13,6 +13,7 @@ from bot.channels.telegram_forum_updates import Deed
 from bot.desk.agent_desk import AgentDesk
 from bot.desk.macros import VARIABLES, render_macro
 from bot.desk.seat import Draft, Seat
+from bot.forum.text import buttons
 from bot.forum.words import COMMANDS, words
 from handoff import queue
 from handoff.packet import Packet
@@ -42,9 +43,10 @@ class Done:
 class Acts:
     of_ticket = frozenset(COMMANDS) - {"queue", "help"}
 
-    def __init__(self, *, desk: AgentDesk, forum: Any, shop: Mapping[str, str], clock: Callable[[], datetime]) -> None:
+    def __init__(self, *, desk: AgentDesk, lang: str, shop: Mapping[str, str], clock: Callable[[], datetime]) -> None:
+        """lang: of the buttons below packets and menus, which all see."""
         self._desk = desk
-        self._forum = forum
+        self._lang = lang
         self._shop = shop
         self._clock = clock
 
@@ -99,7 +101,7 @@ class Acts:
                 packet = await seat.look(ticket_id)
                 return Done(
                     say=words("menu", lang, number=ticket_id),
-                    buttons=self._forum.buttons(ticket_id, packet.resolved_at is None),
+                    buttons=buttons(ticket_id, packet.resolved_at is None, self._lang),
                 )
         return Done()
 
@@ -137,7 +139,7 @@ class Acts:
 
     async def _back(self, seat: Seat, ticket_id: int) -> Done:
         packet = await seat.refresh(ticket_id)
-        return Done(menu=self._forum.buttons(ticket_id, packet.resolved_at is None))
+        return Done(menu=buttons(ticket_id, packet.resolved_at is None, self._lang))
 
     # Whom, where, until when
 

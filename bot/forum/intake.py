@@ -39,6 +39,7 @@ from bot.errors import (
 )
 from bot.forum.acts import Acts, Done, Unclear
 from bot.forum.forum import Forum
+from bot.forum.groups import hurry
 from bot.forum.people import ForumPeople
 from bot.forum.records import INTAKE, ForumItem, ForumPost, ForumTopic, ForumUpdate, ForumWord
 from bot.forum.text import version_of
@@ -100,7 +101,7 @@ class ForumIntake:
         self._attachments = attachments
         self._clock = clock
         self._shared = shared
-        self._acts = Acts(desk=desk, forum=forum, shop=shop, clock=clock)
+        self._acts = Acts(desk=desk, lang=forum.lang, shop=shop, clock=clock)
         self._tally = Tally()
 
     # Taking in
@@ -284,7 +285,7 @@ class ForumIntake:
             return await self._elsewhere(session, viewer, deed)
         if deed.command:
             done = await self._acts.command(seat, topic.ticket_id, deed.command, deed.arguments)
-            await self._forum.hurry(session, topic.group_id, self._clock())
+            await hurry(session, topic.group_id, self._clock())
             return Result(say=done.say, buttons=done.buttons, react="" if done.say else TAKEN)
         if deed.text.startswith("//"):
             noted = await seat.note(topic.ticket_id, deed.text[2:].strip())
@@ -424,7 +425,7 @@ class ForumIntake:
         done = await self._acts.press(seat, ticket_id, act, argument)
         topic = await session.get(ForumTopic, ticket_id)
         if topic is not None and topic.group_id in self._forum.groups:
-            await self._forum.hurry(session, topic.group_id, self._clock())
+            await hurry(session, topic.group_id, self._clock())
         return Result(say=done.say, buttons=done.buttons, toast=done.toast, menu=done.menu)
 
     async def _send_macro(self, session: AsyncSession, seat: Seat, deed: Deed, *, force: bool = False) -> Result:
@@ -439,7 +440,7 @@ class ForumIntake:
         key = f"tgm:{deed.group_id}:{deed.telegram_id}:{macro_id}"[:64]
         seen = EVERYTHING if force else await self._seen_before(session, topic, deed)
         done = await self._acts.send_macro(seat, ticket_id, int(macro_id), key=key, seen_agent_id=seen)
-        await self._forum.hurry(session, topic.group_id, self._clock())
+        await hurry(session, topic.group_id, self._clock())
         return Result(toast=done.toast, menu=done.menu)
 
     async def _held(self, session: AsyncSession, deed: Deed) -> list[Deed]:
@@ -479,7 +480,7 @@ class ForumIntake:
             result = await self._send_macro(session, seat, deeds[0], force=True)
         else:
             result = await self._reply(session, seat, topic, deeds, files, force=True)
-        await self._forum.hurry(session, topic.group_id, self._clock())
+        await hurry(session, topic.group_id, self._clock())
         return Result(say=result.say, toast=words("sent", seat.viewer.lang) if not result.say else "", menu=())
 
     # Who and where
@@ -562,7 +563,7 @@ class ForumIntake:
                 created_at=now,
             )
         )
-        await self._forum.hurry(session, deed.group_id, now)
+        await hurry(session, deed.group_id, now)
 
     async def _answer(self, deed: Deed, result: Result) -> None:
         """What only looks well, or is said in private: it may fail."""

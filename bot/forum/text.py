@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from aiogram.utils.formatting import Bold, ExpandableBlockQuote, Italic, Strikethrough, Text
 
 from bot.channels.base import split_text, utf16_units
-from bot.channels.telegram_forum import MAX_TITLE_CHARS
+from bot.channels.telegram_forum import MAX_TITLE_CHARS, Buttons
 from bot.channels.telegram_text import MAX_UNITS, render
 from bot.forum.words import ICONS, reason_word, state_word, words
 from handoff.lifecycle import TicketStatus
@@ -201,6 +201,21 @@ def card(packet: Packet, topics: Topics, zone: ZoneInfo, lang: str, *, team: str
     if inside:
         head = Text(head, "\n\n", Bold(words("transcript", lang)), "\n", ExpandableBlockQuote(*inside))
     return head, len(said) == told
+
+
+def buttons(ticket_id: int, live: bool, lang: str) -> Buttons:
+    """Of the packet. `bot.forum.intake` does what they say."""
+
+    def one(act: str, key: str) -> tuple[str, str]:
+        return words(key, lang), f"f:{act}:{ticket_id}"
+
+    if not live:
+        return [[one("reopen", "b_reopen")]]
+    return [
+        [one("take", "b_take"), one("assign", "b_assign"), one("transfer", "b_transfer")],
+        [one("hold", "b_hold"), one("macros", "b_macros"), one("return", "b_return")],
+        [one("finish", "b_finish"), one("resolve", "b_resolve")],
+    ]
 
 
 def _line(message: PacketMessage, customer: str | None, lang: str) -> list[Text]:

@@ -23,7 +23,8 @@ from bot.desk.accounts import Accounts
 from bot.desk.agent_desk import SURVEY
 from bot.desk.records import Account
 from bot.desk.seat import OUTGOING, fire_outgoing
-from bot.forum.forum import Forum, parse_groups
+from bot.forum.forum import Forum
+from bot.forum.groups import parse_groups
 from bot.forum.intake import ForumIntake
 from bot.forum.people import ForumPeople
 from bot.forum.records import INTAKE, ForumTopic

@@ -26,6 +26,7 @@ from bot.desk.records import Macro
 from bot.errors import StorageError
 from bot.forum import forum as forum_forum
 from bot.forum import intake as forum_intake
+from bot.forum.groups import hurry
 from bot.forum.records import ForumWord
 from handoff import desk
 from handoff.lifecycle import TicketStatus
@@ -78,7 +79,7 @@ class Still(ForumWorld):
             assert await self.intake.take(update, ACCOUNT)
         async with self.sessions.begin() as session:
             for group_id in self.forum.groups:
-                await self.forum.hurry(session, group_id, self.clock())
+                await hurry(session, group_id, self.clock())
         await self.timers.run_errands()
 
     async def says(self, ticket_id: int, text: str, **columns: Any) -> int:
@@ -413,13 +414,13 @@ class TestGroups:
         other = GROUP - 1
         async with standing_still(tmp_path, groups=str(other)) as after:
             async with after.sessions() as session:
-                assert await after.forum.stranded(session) == 1
+                assert await after.forum.groups.stranded(session) == 1
             await after.run()
             there = after.forum_api.group(other)
             thread = there.topic_of(ticket_id)
             assert any("a person please" in each.text for each in there.of(thread))
             async with after.sessions() as session:
-                assert await after.forum.stranded(session) == 0
+                assert await after.forum.groups.stranded(session) == 0
 
     async def test_a_ticket_moves_on_from_a_group_that_takes_nothing(
         self, tmp_path: Path, empty_database: Path

@@ -11,7 +11,7 @@ from bot.channels.base import utf16_units
 from bot.channels.telegram_forum_updates import ANONYMOUS, light, parse
 from bot.channels.telegram_text import MAX_UNITS
 from bot.errors import SettingsError
-from bot.forum.forum import parse_groups
+from bot.forum.groups import parse_groups
 from bot.forum.text import icon, say, title
 from bot.forum.words import COMMANDS, ICONS, STATES, WORDS
 from handoff.lifecycle import TicketStatus
