@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import accumulate
 from math import log
 
 import bm25s
@@ -19,7 +18,7 @@ from kb_index.normalise import fold_long, script_of, words_of_folded
 FloatVector = NDArray[np.float32]
 IntVector = NDArray[np.int64]
 _POSTINGS = 400_000  # a millisecond's work
-_FEW_POSTINGS = 3_000  # up to here a loop is faster than a matrix
+_FEW_POSTINGS = 30_000  # up to here adding them one by one is faster than making a matrix of them
 _GRAM = 4  # letters; found on XQuAD's development half among 3, 4 and 5
 
 
@@ -71,8 +70,9 @@ class LexicalIndex:
         self.size = postings.size
         self._like = like or self
         if like is None and vocabulary:
-            self._ceilings = np.maximum.reduceat(postings.weights, postings.starts[:-1])
-            self._rarest = float(np.quantile(self._ceilings, 0.9))
+            ceilings = np.maximum.reduceat(postings.weights, postings.starts[:-1])
+            # What a term adds at most; the last one is for a term that nobody knows, which has the number -1.
+            self._ceilings = np.append(ceilings.astype(np.float64), np.quantile(ceilings, 0.9))
 
     @classmethod
     def build(cls, documents: Sequence[Sequence[str]], k1: float = 1.2, b: float = 0.75) -> "LexicalIndex":
@@ -107,43 +107,42 @@ class LexicalIndex:
         postings = Postings.of(columns, rows, weights, len(vocabulary), len(documents), own.mean_length, own.k1, own.b)
         return LexicalIndex(vocabulary, postings, self._like)
 
-    def knows(self, term: str) -> bool:
-        return term in self._vocabulary
+    def known(self, terms: Iterable[str]) -> set[str]:
+        """Those of the terms that some document has."""
+        return self._vocabulary.keys() & terms
 
     @property
     def terms(self) -> Iterable[str]:
         """In the order of the postings."""
         return self._vocabulary.keys()
 
-    def having(self, term: str, rows: IntVector) -> NDArray[np.bool_]:
-        """Which of these documents have the term."""
+    def having(self, term: str, rows: NDArray[np.int32]) -> NDArray[np.bool_] | None:
+        """Which of these documents have the term; None if no document has it."""
         column = self._vocabulary.get(term)
         if column is None:
-            return np.zeros(len(rows), dtype=np.bool_)
+            return None
         documents = self.postings.documents[self._starts[column] : self._starts[column + 1]]
-        having: NDArray[np.bool_] = documents[np.minimum(documents.searchsorted(rows), len(documents) - 1)] == rows
+        having: NDArray[np.bool_] = documents.take(documents.searchsorted(rows), mode="clip") == rows
         return having
 
     def find(self, terms: Mapping[str, float]) -> "Found":
         """Search for weighted terms; unknown ones add nothing."""
-        attainable = self.attainable(terms)
+        weights = np.fromiter(terms.values(), dtype=np.float64, count=len(terms))
+        columns = self._columns(terms)
+        attainable = self._like._attainable(columns if self._like is self else self._like._columns(terms), weights)
         if attainable <= 0:
-            return Found(self.postings, [])
-        known = [
-            (self._starts[column], self._starts[column + 1], weight / attainable)
-            for term, weight in terms.items()
-            if (column := self._vocabulary.get(term)) is not None
-        ]
-        return Found(self.postings, known)
+            return Found(self.postings, columns[:0], weights[:0])
+        known = columns >= 0
+        return Found(self.postings, columns[known], weights[known] / attainable)
 
-    def attainable(self, terms: Mapping[str, float]) -> float:
+    def _columns(self, terms: Iterable[str]) -> IntVector:
+        """The number of each term; -1 for an unknown one."""
+        number = self._vocabulary.get
+        return np.array([number(term, -1) for term in terms], dtype=np.int64)
+
+    def _attainable(self, columns: IntVector, weights: NDArray[np.float64]) -> float:
         """What a document would score that holds every term as well as the best document for it does."""
-        like = self._like
-        if not like._vocabulary:
-            return 0.0
-        columns = [like._vocabulary.get(term, -1) for term in terms]
-        ceilings = [like._ceilings[column] if column >= 0 else like._rarest for column in columns]
-        return float(np.dot(ceilings, list(terms.values()))) if columns else 0.0
+        return float(self._ceilings[columns] @ weights) if self._vocabulary else 0.0
 
     def _rarity(self, term: str) -> float:
         column = self._vocabulary.get(term)
@@ -199,38 +198,44 @@ class Found:
     choose documents, and the others only weigh what was chosen.
     """
 
-    def __init__(self, postings: Postings, terms: Sequence[tuple[int, int, float]]) -> None:
-        """`terms` are where the postings of a term begin and end, and its weight."""
+    def __init__(self, postings: Postings, columns: IntVector, weights: NDArray[np.float64]) -> None:
+        """`columns` are the numbers of the terms."""
         self._postings = postings
-        first: list[tuple[int, int, float]] = []
+        self._scores: FloatVector = np.zeros(postings.size, dtype=np.float32)
+        self._touched = postings.documents[:0]
         self._later: list[tuple[int, int, float]] = []
-        spent = 0
-        for start, end, weight in sorted(terms, key=lambda term: term[1] - term[0]):
-            spent += end - start
-            (first if spent <= _POSTINGS or not first else self._later).append((start, end, weight))
-        self._touched = [postings.documents[start:end] for start, end, _ in first]
-        weights = [postings.weights[start:end] for start, end, _ in first]
-        if spent > _FEW_POSTINGS:
-            starts = np.array([0, *accumulate(map(len, weights))], dtype=np.int32)
-            table = (np.concatenate(weights), np.concatenate(self._touched), starts)
-            columns = csc_matrix(table, shape=(postings.size, len(first)))
-            self._scores: FloatVector = columns @ np.array([weight for _, _, weight in first], dtype=np.float32)
+        if not len(columns):
+            return
+        starts, ends = postings.starts[columns], postings.starts[columns + 1]
+        order = np.argsort(ends - starts, kind="stable")
+        starts, ends, weights = starts[order], ends[order], weights[order]
+        lengths = ends - starts
+        spent = lengths.cumsum()
+        self._terms = first = max(1, int(spent.searchsorted(_POSTINGS, "right")))
+        bounds = list(zip(starts.tolist(), ends.tolist(), strict=True))
+        if first < len(bounds):
+            self._later = [
+                (*bound, weight) for bound, weight in zip(bounds[first:], weights[first:].tolist(), strict=True)
+            ]
+        self._touched = np.concatenate([postings.documents[start:end] for start, end in bounds[:first]])
+        values = np.concatenate([postings.weights[start:end] for start, end in bounds[:first]])
+        factors = weights[:first].astype(np.float32)
+        if len(values) > _FEW_POSTINGS:
+            table = (values, self._touched, np.append(0, spent[:first]).astype(np.int32))
+            self._scores = csc_matrix(table, shape=(postings.size, first)) @ factors
         else:
-            self._scores = np.zeros(postings.size, dtype=np.float32)
-            for (_, _, weight), documents, values in zip(first, self._touched, weights, strict=True):
-                self._scores[documents] += np.float32(weight) * values
+            np.add.at(self._scores, self._touched, np.repeat(factors, lengths[:first]) * values)
 
     def top(self, count: int) -> IntVector:
         """Numbers of the documents that score most, at most `count`, in no order."""
-        if not self._touched:
+        if not len(self._touched):
             return np.zeros(0, dtype=np.int64)
-        touched = np.concatenate(self._touched)
-        if len(touched) > self._postings.size // 4:
+        if len(self._touched) > self._postings.size // 4:
             scores, numbers = self._scores, None
             kept = count
         else:  # each of the best stands among the touched at most once for each term
-            scores, numbers = self._scores[touched], touched
-            kept = count * len(self._touched)
+            scores, numbers = self._scores[self._touched], self._touched
+            kept = count * self._terms
         best = np.argpartition(-scores, kept)[:kept] if len(scores) > kept else np.arange(len(scores))
         best = best[scores[best] > 0]
         if numbers is None:

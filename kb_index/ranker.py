@@ -36,6 +36,17 @@ _COSINE_SCALE = 0.012
 _MEMORY = 10.0
 _INTENT = 2.0
 _LEXICAL = {"words": 0.4, "sentence_words": 0.4, "parts": 0.7, "question_words": 0.3, "question_parts": 0.4}
+_LEXICAL_COLUMNS = [EVIDENCE.index(name) for name in _LEXICAL]
+_LEXICAL_WEIGHTS = np.array([*_LEXICAL.values()])
+
+
+def _weights(of_questions: float, of_text: float) -> Vector:
+    cosines = {"question": of_questions, "questions": of_questions, "passage": of_text, "sentence": of_text}
+    weights = {name: share / _COSINE_SCALE for name, share in cosines.items()}
+    return np.array([{**weights, "memory": _MEMORY, "intent": _INTENT}.get(name, 0.0) for name in EVIDENCE])
+
+
+_ASKED, _NEVER_ASKED = _weights(0.25, 0.25), _weights(0.0, 0.5)  # an article without questions is judged by its text
 _BUILT_IN_CEILING = 0.5  # an untrained fusion cannot know how often it is right
 
 
@@ -140,26 +151,12 @@ def built_in_scores(evidence: Matrix) -> Vector:
 
 def built_in_parts(evidence: Matrix) -> Matrix:
     """What each kind of evidence adds to the built-in score: a row for each candidate, columns as in EVIDENCE."""
-    column = {name: evidence[:, number] for number, name in enumerate(EVIDENCE)}
-    asked = column["question"] > 0  # an article without questions is judged by its text alone
-    of_text = np.where(asked, 0.25, 0.5) / _COSINE_SCALE
-    of_questions = np.where(asked, 0.25, 0.0) / _COSINE_SCALE
-    parts = {
-        "question": of_questions * column["question"],
-        "questions": of_questions * column["questions"],
-        "passage": of_text * column["passage"],
-        "sentence": of_text * column["sentence"],
-        "memory": _MEMORY * column["memory"],
-        "intent": _INTENT * column["intent"],
-    }
-    for name, weight in _LEXICAL.items():
-        values = column[name]
-        spread = values.std()
-        if spread > 1e-6:
-            standing = np.clip((values - values.mean()) / spread, -3, 6)
-            parts[name] = weight * min(1.0, 2 * float(values.max())) * standing
-    nothing = np.zeros(len(evidence))
-    return np.column_stack([parts.get(name, nothing) for name in EVIDENCE])
+    parts: Matrix = evidence * np.where(evidence[:, :1] > 0, _ASKED, _NEVER_ASKED)
+    values = evidence[:, _LEXICAL_COLUMNS]
+    spread = values.std(axis=0)
+    standing = np.clip((values - values.mean(axis=0)) / np.where(spread > 1e-6, spread, np.inf), -3, 6)
+    parts[:, _LEXICAL_COLUMNS] = _LEXICAL_WEIGHTS * np.minimum(1.0, 2 * values.max(axis=0)) * standing
+    return parts
 
 
 def standardised(evidence: Matrix) -> Matrix:
@@ -178,8 +175,8 @@ def leads(evidence: Matrix) -> Matrix:
     """Each value less the best value of the other candidates (0 for a lone one)."""
     if len(evidence) < 2:
         return np.zeros_like(evidence)
-    ordered = np.sort(evidence, axis=0)
-    result: Matrix = evidence - np.where(evidence >= ordered[-1], ordered[-2], ordered[-1])
+    second, first = np.partition(evidence, -2, axis=0)[-2:]
+    result: Matrix = evidence - np.where(evidence >= first, second, first)
     return result
 
 

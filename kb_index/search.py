@@ -12,7 +12,7 @@ import numpy as np
 from kb_index.articles import Article
 from kb_index.dictionary import is_word
 from kb_index.encoder import Encoder, FloatMatrix
-from kb_index.lexical import Spelling, stem, stems, word_parts
+from kb_index.lexical import Spelling, parts_of, stem, stems, word_parts
 from kb_index.memory import NEIGHBOURS, QuestionMemory
 from kb_index.normalise import Letters, fold, other_script, query_text, readings, script_of, words
 from kb_index.passages import Passage, split_passages
@@ -353,7 +353,8 @@ class SearchIndex:
         return [replace(query, cosines=own) for query, own in zip(queries, cosines, strict=True)]
 
     def _query(self, reading: str, vector: FloatVector) -> Query:
-        return Query(reading, vector, self._weighted_stems(reading), self._weighted_parts(reading))
+        said = words(reading)
+        return Query(reading, vector, self._weighted_stems(said), self._weighted_parts(said))
 
     def candidates(
         self,
@@ -375,10 +376,11 @@ class SearchIndex:
             # What an edited article asked before is hidden already, and hiding it twice cannot be worked out.
             rows = [row for row in rows if row not in gone]
             wanted = NEIGHBOURS + len(rows) + min(len(gone), NEIGHBOURS)
-            nearest = segment.nearest_questions(query, wanted, cosines)
+            sought = segment.seek(query, cosines, wanted)
+            nearest = sought.near_questions
             if len(rows) or len(gone):
                 nearest = nearest[~np.isin(nearest, [*rows, *gone])]
-            found.append((segment.seek(query, cosines), rows, nearest))
+            found.append((sought, rows, nearest))
             near.append(nearest + offset)
             hidden_here.extend(row + offset for row in rows)
             offset += len(segment.questions)
@@ -390,7 +392,7 @@ class SearchIndex:
         }
         named = {*intents, *_top(remembered).tolist()}
         banned = {*self._gone_groups.tolist(), *(self._number[name] for name in hidden_ids if name in self._number)}
-        groups, columns, best_questions, fits, counts = [], [], [], [], []
+        groups, tables, best_questions, fits, counts = [], [], [], [], []
         first_group = first_question = 0
         for (sought, rows, nearest), segment in zip(found, self.segments, strict=True):
             last = first_group + len(segment.ids)
@@ -399,21 +401,17 @@ class SearchIndex:
             numbers = np.array(sorted(own - banned), dtype=np.int64)
             weighed = sought.weigh(numbers - first_group, rows)
             groups.append(numbers)
-            columns.append(weighed.columns)
+            tables.append(weighed.evidence)
             best_questions.append(np.where(weighed.best_questions >= 0, weighed.best_questions + first_question, -1))
             fits.append(weighed.fits)
-            local = numbers - first_group
-            counts.append(segment.passage_bounds[local + 1] - segment.passage_bounds[local])
+            counts.append(weighed.counts)
             first_group, first_question = last, first_question + len(segment.questions)
         every = np.concatenate(groups)
-        whole = {
-            "memory": remembered[every],
-            "intent": np.array([intents.get(number, 0.0) for number in every.tolist()]),
-        }
-        table = np.empty((len(every), len(EVIDENCE)))
-        for place, name in enumerate(EVIDENCE):
-            table[:, place] = whole[name] if name in whole else np.concatenate([column[name] for column in columns])
-        ends = np.cumsum(np.concatenate(counts))
+        table = np.concatenate(tables)
+        table[:, EVIDENCE.index("memory")] = remembered[every]
+        if intents:
+            table[:, EVIDENCE.index("intent")] = [intents.get(number, 0.0) for number in every.tolist()]
+        ends = np.concatenate(counts).cumsum()
         return Candidates(every, table, np.concatenate(best_questions), np.concatenate(fits), ends)
 
     def hits(self, query: Query, found: Candidates, lang: str | None, limit: int) -> tuple[Hit, ...]:
@@ -473,19 +471,18 @@ class SearchIndex:
             matched_words=tuple(matched),
         )
 
-    def _weighted_parts(self, text: str) -> Mapping[str, float]:
+    def _weighted_parts(self, said: Sequence[str]) -> Mapping[str, float]:
         """Parts of the words, and of names as the other language spells them where an article has such parts."""
-        foreign = word_parts(" ".join(other_script(word) for word in words(text) if len(word) > 3))
-        known = [
-            index for segment in self.segments for index in (segment.lexicon.parts, segment.lexicon.question_parts)
-        ]
-        found = {part: _FOREIGN_SPELLING for part in foreign if any(index.knows(part) for index in known)}
-        return {**found, **Counter(word_parts(text))}
+        foreign = [part for word in said if len(word) > 3 for part in _foreign_parts(word)]
+        known: set[str] = set()
+        for segment in self.segments:
+            known |= segment.lexicon.parts.known(foreign) | segment.lexicon.question_parts.known(foreign)
+        return {**{part: _FOREIGN_SPELLING for part in foreign if part in known}, **Counter(parts_of(said))}
 
-    def _weighted_stems(self, text: str) -> Mapping[str, float]:
+    def _weighted_stems(self, said: Sequence[str]) -> Mapping[str, float]:
         weighted: Counter[str] = Counter()
         found: dict[str, float] = {}
-        for word in words(text):
+        for word in said:
             weighted[stem(word)] += 1
             for near, likeness in self.likely_words(word):
                 root = stem(near)
@@ -507,6 +504,12 @@ class SearchIndex:
         if self._spelling.knows(word) or self._fresh_spelling.knows(word):
             return ()
         return self._spelling.nearest(word) or self._fresh_spelling.nearest(word)
+
+
+@lru_cache(maxsize=20_000)
+def _foreign_parts(word: str) -> tuple[str, ...]:
+    """The parts of a folded word as the other language spells it."""
+    return tuple(word_parts(other_script(word)))
 
 
 def with_confirmed(articles: Iterable[Article], confirmed: Iterable[Confirmed]) -> tuple[Article, ...]:

@@ -19,6 +19,7 @@ from kb_index.encoder import Encoder, FloatMatrix, TextKind
 from kb_index.lexical import Found, LexicalIndex, parts_of, stem
 from kb_index.normalise import fold, fold_long, words_of_folded
 from kb_index.passages import Passage, sentences
+from kb_index.ranker import EVIDENCE, Matrix
 from kb_index.vectors import FloatVector, IntVector, VectorIndex, cosines_of, largest
 
 FINE_PASSAGES = 50_000
@@ -26,6 +27,7 @@ FINE_PASSAGES = 50_000
 five times as long, and among so many texts a whole passage says more than its best sentence."""
 NEAREST = 24  # rows taken from each source of candidates
 _BATCH = 256
+_COLUMN = {name: column for column, name in enumerate(EVIDENCE)}
 
 ARTICLES = TypeAdapter(tuple[Article, ...])
 Progress = Callable[[int, int], None]
@@ -100,7 +102,8 @@ class Segment:
         self.questions = tuple(
             (article, text) for article in self.articles for text in (article.title, *article.questions) if text
         )
-        self.passage_bounds = _bounds(len(self.ids), [self.number[passage.article_id] for passage in self.passages])
+        self.passage_owners = np.array([self.number[passage.article_id] for passage in self.passages], dtype=np.int64)
+        self.passage_bounds = _bounds(len(self.ids), self.passage_owners)
         self.owners = np.array([self.number[article.id] for article, _ in self.questions], dtype=np.int64)
         self.question_bounds = _bounds(len(self.ids), self.owners)
         self.passage_index = VectorIndex(vectors.passages, dim, index=(packed or {}).get("passages"))
@@ -160,32 +163,40 @@ class Segment:
         products = (queries @ rows.T for rows in (own.passages, own.sentences, own.questions))
         return [Cosines(*rows) for rows in zip(*products, strict=True)]
 
-    def nearest_questions(self, query: Query, count: int, cosines: Cosines | None) -> IntVector:
-        """As VectorIndex.nearest."""
-        return largest(cosines.questions, count) if cosines else self.question_index.nearest(query.vector, count)
-
-    def seek(self, query: Query, cosines: Cosines | None) -> "Sought":
-        return Sought(self, query, cosines)
+    def seek(self, query: Query, cosines: Cosines | None, questions: int) -> "Sought":
+        """Begin a search; `questions`: how many of the nearest are wanted."""
+        return Sought(self, query, cosines, questions)
 
     def words_of(self, terms: Sequence[tuple[str, str]], passages: IntVector, groups: IntVector) -> list[list[str]]:
         """For each of these articles the words whose stem its passage, given by number, or its questions have.
 
         `terms` are words with their stems.
         """
-        rows, counts = _rows(self.question_bounds, groups)
+        questions = _Rows.of(self.question_bounds, groups)
+        asked_in, said_in = questions.numbers.astype(np.int32), passages.astype(np.int32)
         found: list[list[str]] = [[] for _ in groups]
         for word, root in terms:
-            asked = _best(self.lexicon.questions.having(root, rows).astype(np.float32), counts) > 0
-            for place in np.flatnonzero(asked | self.lexicon.passages.having(root, passages)).tolist():
+            places: set[int] = set()
+            if (asked := self.lexicon.questions.having(root, asked_in)) is not None:
+                places.update(questions.places[asked].tolist())
+            if (said := self.lexicon.passages.having(root, said_in)) is not None:
+                places.update(said.nonzero()[0].tolist())
+            for place in places:
                 found[place].append(word)
         return found
 
 
 class Sought:
-    """One query put to one segment."""
+    """One query put to one segment. `near_passages` and `near_questions` are the nearest by vector, nearest first."""
 
-    def __init__(self, segment: Segment, query: Query, cosines: Cosines | None) -> None:
+    def __init__(self, segment: Segment, query: Query, cosines: Cosines | None, questions: int) -> None:
         lexicon = segment.lexicon
+        if cosines:
+            self.near_questions = largest(cosines.questions, questions)
+            self.near_passages = largest(cosines.passages, NEAREST)
+        else:
+            self.near_questions = segment.question_index.nearest(query.vector, questions)
+            self.near_passages = segment.passage_index.nearest(query.vector, NEAREST)
         self.cosines = cosines
         self.segment = segment
         self.query = query
@@ -196,76 +207,68 @@ class Sought:
         self.question_parts = lexicon.question_parts.find(query.parts)
 
     def groups(self, near_questions: IntVector, hidden_rows: Sequence[int]) -> set[int]:
-        """Articles that any source names; `near_questions` are the nearest by vector, without the hidden ones."""
+        """Articles that any source names; `near_questions` are those without the hidden ones."""
         segment = self.segment
-        if self.cosines:
-            near_passages = largest(self.cosines.passages, NEAREST)
-        else:
-            near_passages = segment.passage_index.nearest(self.query.vector, NEAREST)
-        sources = (
-            (segment.passage_bounds, near_passages),
-            (segment.passage_bounds, self.words.top(NEAREST)),
-            (segment.passage_bounds, self.parts.top(NEAREST)),
-            (segment.question_bounds, near_questions[:NEAREST]),
-            (segment.question_bounds, _without(self.question_words, hidden_rows)),
-            (segment.question_bounds, _without(self.question_parts, hidden_rows)),
+        passages = (self.near_passages, self.words.top(NEAREST), self.parts.top(NEAREST))
+        questions = (
+            near_questions[:NEAREST],
+            _without(self.question_words, hidden_rows),
+            _without(self.question_parts, hidden_rows),
         )
-        return {number for bounds, rows in sources for number in (np.searchsorted(bounds, rows, "right") - 1).tolist()}
+        owners = segment.passage_owners[np.concatenate(passages)], segment.owners[np.concatenate(questions)]
+        return {*owners[0].tolist(), *owners[1].tolist()}
 
     def weigh(self, groups: IntVector, hidden_rows: Sequence[int]) -> "Weighed":
         """All evidence of this segment for its articles `groups`; hidden questions count as not there."""
         segment, vector = self.segment, self.query.vector
-        passage_rows, passage_counts = _rows(segment.passage_bounds, groups)
-        question_rows, question_counts = _rows(segment.question_bounds, groups)
+        passages = _Rows.of(segment.passage_bounds, groups)
+        questions = _Rows.of(segment.question_bounds, groups)
         if self.cosines:
-            question_cosines = self.cosines.questions[question_rows]
-            passage_cosines = self.cosines.passages[passage_rows]
+            question_cosines = self.cosines.questions[questions.numbers]
+            passage_cosines = self.cosines.passages[passages.numbers]
         else:
-            question_cosines = segment.question_index.cosines(vector, question_rows)
-            passage_cosines = segment.passage_index.cosines(vector, passage_rows)
-        question_words = self.question_words.of(question_rows)
-        question_parts = self.question_parts.of(question_rows)
+            question_cosines = segment.question_index.cosines(vector, questions.numbers)
+            passage_cosines = segment.passage_index.cosines(vector, passages.numbers)
+        question_words = self.question_words.of(questions.numbers)
+        question_parts = self.question_parts.of(questions.numbers)
         if len(hidden_rows):
-            hidden = np.isin(question_rows, hidden_rows)
+            hidden = np.isin(questions.numbers, hidden_rows)
             question_cosines[hidden] = question_words[hidden] = question_parts[hidden] = 0
-        words = self.words.of(passage_rows)
+        words = self.words.of(passages.numbers)
+        evidence = np.zeros((len(groups), len(EVIDENCE)))
         if segment.has_sentences:
-            sentence_rows, sentence_counts = _rows(segment.vectors.bounds, passage_rows)
+            sentences = _Rows.of(segment.vectors.bounds, passages.numbers)
             if self.cosines:
-                single = self.cosines.sentences[sentence_rows]
+                single = self.cosines.sentences[sentences.numbers]
             else:
-                single = cosines_of(segment.vectors.sentences, vector, sentence_rows)
-            sentence_cosines = _best(single, sentence_counts)
-            sentence_words = _best(self.sentence_words.of(sentence_rows), sentence_counts)
-            parts = _best(self.parts.of(passage_rows), passage_counts)
+                single = cosines_of(segment.vectors.sentences, vector, sentences.numbers)
+            sentence_cosines = sentences.best(single)
+            sentence_words = sentences.best(self.sentence_words.of(sentences.numbers))
+            evidence[:, _COLUMN["parts"]] = passages.best(self.parts.of(passages.numbers))
         else:
             sentence_cosines, sentence_words = passage_cosines, words
-            parts = np.zeros(len(groups), dtype=np.float32)
-        return Weighed(
-            {
-                "question": _best(question_cosines, question_counts),
-                "questions": _best_three(question_cosines, question_counts),
-                "passage": _best(passage_cosines, passage_counts),
-                "sentence": _best(sentence_cosines, passage_counts),
-                "words": _best(words, passage_counts),
-                "sentence_words": _best(sentence_words, passage_counts),
-                "question_words": _best(question_words, question_counts),
-                "parts": parts,
-                "question_parts": _best(question_parts, question_counts),
-            },
-            _best_row(question_cosines, question_rows, question_counts),
-            passage_cosines + sentence_cosines + words,
+        evidence[:, _COLUMN["passage"]] = passages.best(passage_cosines)
+        evidence[:, _COLUMN["sentence"]] = passages.best(sentence_cosines)
+        evidence[:, _COLUMN["words"]] = passages.best(words)
+        evidence[:, _COLUMN["sentence_words"]] = passages.best(sentence_words)
+        evidence[:, _COLUMN["question_words"]] = questions.best(question_words)
+        evidence[:, _COLUMN["question_parts"]] = questions.best(question_parts)
+        first, evidence[:, _COLUMN["question"]], evidence[:, _COLUMN["questions"]] = questions.best_three(
+            question_cosines
         )
+        return Weighed(evidence, first, passage_cosines + sentence_cosines + words, passages.counts)
 
 
 @dataclass(frozen=True)
 class Weighed:
-    """Columns of evidence for articles, the row of each one's nearest question (-1 without any), and how well each
-    passage of each article fits, one article after the other."""
+    """A row of evidence for each article (columns: ranker.EVIDENCE, 0 where it is not of this segment alone), the row
+    of each one's nearest question (-1 without any), and how well each passage of each article fits, one article after
+    the other, with the number of passages of each."""
 
-    columns: Mapping[str, FloatVector]
+    evidence: Matrix
     best_questions: IntVector
     fits: FloatVector
+    counts: IntVector
 
 
 def encode_texts(
@@ -368,40 +371,43 @@ def _bounds(count: int, owners: Sequence[int] | IntVector) -> IntVector:
     return np.searchsorted(np.asarray(owners, dtype=np.int64), np.arange(count + 1)).astype(np.int64)
 
 
-def _rows(bounds: IntVector, owners: IntVector) -> tuple[IntVector, IntVector]:
-    """Numbers of all rows of these owners, one owner after the other, and how many each has."""
-    starts = bounds[owners]
-    counts = bounds[owners + 1] - starts
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - counts), counts), counts
+@dataclass(frozen=True)
+class _Rows:
+    """The numbers of all rows of some owners, one owner after the other, how many each has, and where they end."""
 
+    numbers: IntVector
+    counts: IntVector
+    ends: IntVector
 
-def _best(values: FloatVector, counts: IntVector) -> FloatVector:
-    """The greatest value of each segment; 0 for an empty one."""
-    best = np.zeros(len(counts), dtype=np.float32)
-    full = counts > 0
-    if full.any():
-        starts = (np.cumsum(counts) - counts)[full]
-        best[full] = np.maximum.reduceat(values, starts)
-    return best
+    @classmethod
+    def of(cls, bounds: IntVector, owners: IntVector) -> "_Rows":
+        starts = bounds[owners]
+        counts = bounds[owners + 1] - starts
+        ends = counts.cumsum()
+        total = int(ends[-1]) if len(ends) else 0
+        return cls(np.arange(total) + (starts - (ends - counts)).repeat(counts), counts, ends)
 
+    @cached_property
+    def places(self) -> IntVector:
+        """For each row the place of its owner."""
+        return np.arange(len(self.counts)).repeat(self.counts)
 
-def _best_row(values: FloatVector, rows: IntVector, counts: IntVector) -> IntVector:
-    """The row of the greatest value of each segment; -1 for an empty one."""
-    owner = np.repeat(np.arange(len(counts)), counts)
-    order = np.lexsort((values, owner))
-    best = np.full(len(counts), -1, dtype=np.int64)
-    best[owner[order]] = rows[order]
-    return best
+    def best(self, values: FloatVector) -> FloatVector:
+        """The greatest value of each owner; 0 for one without rows."""
+        best = np.zeros(len(self.counts), dtype=np.float32)
+        if len(values):
+            full = self.counts > 0
+            best[full] = np.maximum.reduceat(values, (self.ends - self.counts)[full])
+        return best
 
-
-def _best_three(values: FloatVector, counts: IntVector) -> FloatVector:
-    """The mean of the three greatest values of each segment (of fewer when there are fewer); 0 for an empty one."""
-    owner = np.repeat(np.arange(len(counts)), counts)
-    order = np.lexsort((-values, owner))
-    place = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = place < 3
-    total = np.bincount(owner[order][kept], weights=values[order][kept], minlength=len(counts))
-    mean: FloatVector = (total / np.clip(counts, 1, 3)).astype(np.float32)
-    return mean
+    def best_three(self, values: FloatVector) -> tuple[IntVector, FloatVector, FloatVector]:
+        """Of each owner the row of the greatest value, that value, and the mean of the three greatest (of fewer when
+        there are fewer); -1, 0 and 0 for one without rows."""
+        if not len(values):
+            return np.full(len(self.counts), -1, dtype=np.int64), self.best(values), self.best(values)
+        order = np.lexsort((values, self.places))
+        there = self.counts[:, None] > np.arange(3)
+        last = np.where(there, self.ends[:, None] - np.arange(1, 4), 0)
+        three = np.where(there, values[order[last]], np.float32(0))
+        mean = three.sum(axis=1, dtype=np.float64) / np.clip(self.counts, 1, 3)
+        return np.where(there[:, 0], self.numbers[order[last[:, 0]]], -1), three[:, 0], mean.astype(np.float32)
