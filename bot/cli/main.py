@@ -113,7 +113,7 @@ def chat(
         raise typer.BadParameter("expected ru or en", param_hint="--lang")
     installation = _installation(quiet=True)
     installation.prepare()
-    installation.await_rasa()
+    installation.rasa.wait()
     _run(talk(installation, lang=lang, as_json=as_json))
 
 
@@ -265,7 +265,7 @@ def evaluate_intents(
     with contextlib.ExitStack() as stack:
         name = _known_engine(engine) or installation.settings.nlu_engine
         if name == "rasa":
-            trainer = stack.enter_context(installation.rasa_evaluation(_pipeline(config)))
+            trainer = stack.enter_context(installation.rasa.evaluation(_pipeline(config)))
         else:
             trainer = embedded_trainer(installation.encoder, companion=installation.companion, deep=deep)
         report = measure(data, test, trainer, engine=name) if test else cross_evaluate(data, trainer, engine=name)
@@ -313,7 +313,7 @@ def evaluate_dialogue(
     installation = _installation()
     questions = load_questions(queries)
     installation.prepare()
-    installation.await_rasa()
+    installation.rasa.wait()
     verdicts = judge(questions, installation.understander(), installation.topics)
     figures = summarise(verdicts)
     if as_json:

@@ -397,7 +397,7 @@ async def test_an_installation_trains_both_engines_and_the_doctor_says_who_answe
         assert isinstance(classifier, RasaClassifier)
         first = understander.understand("where is my parcel please").parts[0]
         assert classifier.down is not None  # Rasa takes its time to start, the customer need not
-        await asyncio.to_thread(installation.await_rasa)
+        await asyncio.to_thread(installation.rasa.wait)
         second = understander.understand("where is my parcel please").parts[0]
         assert classifier.down is None
         assert (first.intent, second.intent) == ("status", "status")
