@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,6 +28,7 @@ from sqlalchemy import (
     JSON,
     URL,
     Connection,
+    Date,
     DateTime,
     LargeBinary,
     MetaData,
@@ -199,6 +200,8 @@ def _kind(column: Any) -> str:
             return "json"
         case DateTime():
             return "time"
+        case Date():
+            return "day"
         case LargeBinary():
             return "bytes"
     return "plain"
@@ -225,6 +228,8 @@ def _plain(value: Any, kind: str) -> Any:
         return value
     if kind == "time":  # SQLite gives it without a zone: all of ours are UTC
         return (value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)).isoformat()
+    if kind == "day":
+        return value.isoformat()
     return base64.b64encode(value).decode()
 
 
@@ -234,6 +239,8 @@ def _unplain(value: Any, kind: str, *, zoned: bool) -> Any:
     if kind == "time":
         moment = datetime.fromisoformat(value)
         return moment if zoned else moment.replace(tzinfo=None)
+    if kind == "day":
+        return date.fromisoformat(value)
     return base64.b64decode(value)
 
 

@@ -10,7 +10,7 @@ import shutil
 import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from bot.ledger import InboxRow, OutboxRow, queue, receive
 from bot.settings import Settings
 from bot.wiring import Installation
 from handoff.records import Attachment, AttachmentState, Author, Base, Conversation, Message
+from kb_index.records import ArticleRow
 from nlu.models import ModelStore
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
@@ -164,6 +165,20 @@ async def saved(place: Place, target: Path, data: Path | None = None) -> backup.
         return await save(target, engine=engine, var=place.var, data=data)
     finally:
         await engine.dispose()
+
+
+async def test_an_article_that_is_valid_for_some_days_only_is_saved_and_restored(
+    make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    one, other = Place(tmp_path / "one", make_database()), Place(tmp_path / "two", make_database())
+    days = {"valid_from": date(2026, 12, 1), "valid_until": date(2027, 1, 10)}
+    kept: dict[str, Any] = {"audience": "customers", "status": "published", "content_hash": "", "wording": "", **days}
+    kept |= {"created_at": NOW, "updated_at": NOW, "updated_by": "Ольга"}
+    async with one.database() as (_, sessions), sessions.begin() as session:
+        session.add(ArticleRow(article_id="sale", lang="en", title="Sale", body="…", **kept))
+    await saved(one, tmp_path / "b.otvet")
+    await restore(tmp_path / "b.otvet", database_url=other.url, var=other.var, data=None)
+    assert await other.rows() == await one.rows()
 
 
 async def test_what_was_saved_is_what_is_restored(full: Place, make_database: MakeDatabase, tmp_path: Path) -> None:
