@@ -1,10 +1,13 @@
 """Evidence of words: BM25 over stems, BM25 over parts of words, and known words for misspelt ones."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import accumulate
 from math import log
+from typing import TypeVar
 
 import bm25s
 import numpy as np
@@ -17,8 +20,10 @@ from kb_index.normalise import fold_long, script_of, words_of_folded
 
 FloatVector = NDArray[np.float32]
 IntVector = NDArray[np.int64]
+Number = TypeVar("Number", np.float32, np.float64)
 _POSTINGS = 400_000  # a millisecond's work
 _FEW_POSTINGS = 30_000  # up to here adding them one by one is faster than making a matrix of them
+_REMEMBERED = 2_000  # misspelt words, which a message is asked about several times
 _GRAM = 4  # letters; found on XQuAD's development half among 3, 4 and 5
 
 
@@ -72,7 +77,7 @@ class LexicalIndex:
         if like is None and vocabulary:
             ceilings = np.maximum.reduceat(postings.weights, postings.starts[:-1])
             # What a term adds at most; the last one is for a term that nobody knows, which has the number -1.
-            self._ceilings = np.append(ceilings.astype(np.float64), np.quantile(ceilings, 0.9))
+            self._ceilings: list[float] = [*ceilings.tolist(), float(np.quantile(ceilings, 0.9))]
 
     @classmethod
     def build(cls, documents: Sequence[Sequence[str]], k1: float = 1.2, b: float = 0.75) -> "LexicalIndex":
@@ -127,22 +132,29 @@ class LexicalIndex:
 
     def find(self, terms: Mapping[str, float]) -> "Found":
         """Search for weighted terms; unknown ones add nothing."""
-        weights = np.fromiter(terms.values(), dtype=np.float64, count=len(terms))
         columns = self._columns(terms)
-        attainable = self._like._attainable(columns if self._like is self else self._like._columns(terms), weights)
+        attainable = self._like._attainable(columns if self._like is self else self._like._columns(terms), terms)
         if attainable <= 0:
-            return Found(self.postings, columns[:0], weights[:0])
-        known = columns >= 0
-        return Found(self.postings, columns[known], weights[known] / attainable)
+            return Found(self.postings, [])
+        starts = self._starts
+        known = [
+            (starts[column], starts[column + 1], weight / attainable)
+            for column, weight in zip(columns, terms.values(), strict=True)
+            if column >= 0
+        ]
+        return Found(self.postings, known)
 
-    def _columns(self, terms: Iterable[str]) -> IntVector:
+    def _columns(self, terms: Iterable[str]) -> list[int]:
         """The number of each term; -1 for an unknown one."""
         number = self._vocabulary.get
-        return np.array([number(term, -1) for term in terms], dtype=np.int64)
+        return [number(term, -1) for term in terms]
 
-    def _attainable(self, columns: IntVector, weights: NDArray[np.float64]) -> float:
+    def _attainable(self, columns: Iterable[int], terms: Mapping[str, float]) -> float:
         """What a document would score that holds every term as well as the best document for it does."""
-        return float(self._ceilings[columns] @ weights) if self._vocabulary else 0.0
+        if not self._vocabulary:
+            return 0.0
+        ceilings = self._ceilings
+        return sum((ceilings[column] * weight for column, weight in zip(columns, terms.values(), strict=True)), 0.0)
 
     def _rarity(self, term: str) -> float:
         column = self._vocabulary.get(term)
@@ -198,33 +210,17 @@ class Found:
     choose documents, and the others only weigh what was chosen.
     """
 
-    def __init__(self, postings: Postings, columns: IntVector, weights: NDArray[np.float64]) -> None:
-        """`columns` are the numbers of the terms."""
+    def __init__(self, postings: Postings, terms: Sequence[tuple[int, int, float]]) -> None:
+        """`terms` are where the postings of a term begin and end, and its weight."""
         self._postings = postings
-        self._scores: FloatVector = np.zeros(postings.size, dtype=np.float32)
-        self._touched = postings.documents[:0]
         self._later: list[tuple[int, int, float]] = []
-        if not len(columns):
-            return
-        starts, ends = postings.starts[columns], postings.starts[columns + 1]
-        order = np.argsort(ends - starts, kind="stable")
-        starts, ends, weights = starts[order], ends[order], weights[order]
-        lengths = ends - starts
-        spent = lengths.cumsum()
-        self._terms = first = max(1, int(spent.searchsorted(_POSTINGS, "right")))
-        bounds = list(zip(starts.tolist(), ends.tolist(), strict=True))
-        if first < len(bounds):
-            self._later = [
-                (*bound, weight) for bound, weight in zip(bounds[first:], weights[first:].tolist(), strict=True)
-            ]
-        self._touched = np.concatenate([postings.documents[start:end] for start, end in bounds[:first]])
-        values = np.concatenate([postings.weights[start:end] for start, end in bounds[:first]])
-        factors = weights[:first].astype(np.float32)
-        if len(values) > _FEW_POSTINGS:
-            table = (values, self._touched, np.append(0, spent[:first]).astype(np.int32))
-            self._scores = csc_matrix(table, shape=(postings.size, first)) @ factors
-        else:
-            np.add.at(self._scores, self._touched, np.repeat(factors, lengths[:first]) * values)
+        terms = sorted(terms, key=lambda term: term[1] - term[0])
+        spent = list(accumulate(end - start for start, end, _ in terms))
+        if spent and spent[-1] > _POSTINGS:
+            first = max(1, bisect_right(spent, _POSTINGS))
+            terms, self._later = terms[:first], terms[first:]
+        self._terms = len(terms)
+        self._touched, self._scores = added(postings.documents, postings.weights, terms, postings.size)
 
     def top(self, count: int) -> IntVector:
         """Numbers of the documents that score most, at most `count`, in no order."""
@@ -253,6 +249,31 @@ class Found:
         return scores
 
 
+def added(
+    documents: NDArray[np.int32],
+    values: NDArray[Number],
+    terms: Sequence[tuple[int, int, float]],
+    size: int,
+) -> tuple[NDArray[np.int32], NDArray[Number]]:
+    """The documents of all terms, one term after the other, and the sum of each of the `size` documents' values.
+
+    `terms` are where the entries of a term begin and end in `documents` and `values`, and its weight.
+    """
+    if not terms:
+        return documents[:0], np.zeros(size, dtype=values.dtype)
+    slices = [slice(start, end) for start, end, _ in terms]
+    touched = np.concatenate([documents[entries] for entries in slices])
+    found = np.concatenate([values[entries] for entries in slices])
+    lengths: list[int] = [end - start for start, end, _ in terms]
+    weights = np.array([weight for _, _, weight in terms], dtype=values.dtype)
+    if len(touched) > _FEW_POSTINGS:
+        starts = np.array([0, *accumulate(lengths)], dtype=np.int32)
+        return touched, csc_matrix((found, touched, starts), shape=(size, len(terms))) @ weights
+    scores = np.zeros(size, dtype=values.dtype)
+    np.add.at(scores, touched, found * weights.repeat(lengths))
+    return touched, scores
+
+
 class Spelling:
     """Known words that a misspelt one may stand for."""
 
@@ -265,11 +286,12 @@ class Spelling:
             for part in _bigrams(word):
                 postings.setdefault(part, []).append(row)
         self._postings = {part: np.array(rows, dtype=np.int32) for part, rows in postings.items()}
+        self.nearest = lru_cache(_REMEMBERED)(self._nearest)
 
     def knows(self, word: str) -> bool:
         return word in self._known
 
-    def nearest(self, word: str, limit: int = 3) -> tuple[tuple[str, float], ...]:
+    def _nearest(self, word: str, limit: int = 3) -> tuple[tuple[str, float], ...]:
         """Known words within one slip (two for eight letters and more), with a likeness in 0..1, the likest first.
 
         A slip is a letter put in, left out, taken for another, or changed places with its neighbour.

@@ -15,6 +15,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_matrix, vstack
 
 from kb_index.encoder import FloatMatrix
+from kb_index.lexical import added
 from kb_index.vectors import FloatVector, IntVector
 
 _SHARPNESS = 2.5  # of the Gaussian kernel: found on development questions among 1 to 8
@@ -139,7 +140,8 @@ class QuestionMemory:
         """
         if not len(self._vectors):
             return np.zeros(self._count, dtype=np.float32)
-        centred = _unit((vector - self._mean)[None, :])[0]
+        moved = vector - self._mean
+        centred: FloatVector = moved / np.maximum(np.linalg.norm(moved), np.float32(1e-9))
         if not self._is_small:
             return self._by_neighbours(centred, near)
         likeness = self._likeness(centred, words, parts)
@@ -153,8 +155,10 @@ class QuestionMemory:
 
     def _by_neighbours(self, centred: FloatVector, rows: IntVector) -> FloatVector:
         near = self._vectors[rows]
-        kernel = np.exp(_SHARPNESS * (near @ near.T - 1)) + _RIDGE * np.eye(len(rows))
-        weights = np.linalg.solve(kernel, np.exp(_SHARPNESS * (near @ centred - 1)))
+        kernel = np.exp(_SHARPNESS * (near @ near.T - 1)).astype(np.float64)
+        kernel[np.diag_indices(len(rows))] += _RIDGE
+        factor = cho_factor(kernel, overwrite_a=True, check_finite=False)
+        weights = cho_solve(factor, np.exp(_SHARPNESS * (near @ centred - 1)), check_finite=False)
         return np.bincount(self._owners[rows], weights=weights, minlength=self._count).astype(np.float32)
 
 
@@ -171,17 +175,21 @@ class _Terms:
         # Not a set: its order differs from process to process, and with it the last bits of every sum.
         frequency = Counter(term for document in documents for term in dict.fromkeys(document))
         self._columns = {term: column for column, term in enumerate(frequency)}
-        self._rarity = np.array([1 + log((1 + len(documents)) / (1 + count)) for count in frequency.values()])
-        self._matrix = self._rows_of(documents)
-        self._by_term = self._matrix.tocsc()
+        self._rarity = [1 + log((1 + len(documents)) / (1 + count)) for count in frequency.values()]
+        self._rarest = max(self._rarity, default=1.0)
+        self._keep(self._rows_of(documents))
 
     def with_rows(self, documents: Sequence[Sequence[str]]) -> "_Terms":
         """Further documents at the end; their unknown terms are left out, and rarity stays what it was."""
         other = object.__new__(_Terms)
         other.__dict__.update(self.__dict__)
-        other._matrix = csr_matrix(vstack([self._matrix, self._rows_of(documents)]))
-        other._by_term = other._matrix.tocsc()
+        other._keep(csr_matrix(vstack([self._matrix, self._rows_of(documents)])))
         return other
+
+    def _keep(self, matrix: csr_matrix) -> None:
+        by_term = matrix.tocsc()
+        self._matrix = matrix
+        self._starts, self._documents, self._values = by_term.indptr.tolist(), by_term.indices, by_term.data
 
     def _rows_of(self, documents: Sequence[Sequence[str]]) -> csr_matrix:
         rows, columns, values = [], [], []
@@ -202,17 +210,17 @@ class _Terms:
 
     def likeness(self, terms: Mapping[str, float]) -> FloatVector:
         """Cosine of weighted terms with each document. A term that no document has makes the cosine smaller."""
-        total = np.zeros(self._matrix.shape[0])
         length = 0.0
+        known = []
         for term, weight in terms.items():
             column = self._columns.get(term)
             if column is None:
-                length += (weight * float(self._rarity.max(initial=1.0))) ** 2
+                length += (weight * self._rarest) ** 2
                 continue
             value = weight * self._rarity[column]
             length += value**2
-            start, end = self._by_term.indptr[column], self._by_term.indptr[column + 1]
-            total[self._by_term.indices[start:end]] += value * self._by_term.data[start:end]
+            known.append((self._starts[column], self._starts[column + 1], value))
+        _, total = added(self._documents, self._values, known, self._matrix.shape[0])
         likeness: FloatVector = (total / (length**0.5 or 1.0)).astype(np.float32)
         return likeness
 

@@ -153,17 +153,22 @@ def built_in_parts(evidence: Matrix) -> Matrix:
     """What each kind of evidence adds to the built-in score: a row for each candidate, columns as in EVIDENCE."""
     parts: Matrix = evidence * np.where(evidence[:, :1] > 0, _ASKED, _NEVER_ASKED)
     values = evidence[:, _LEXICAL_COLUMNS]
-    spread = values.std(axis=0)
-    standing = np.clip((values - values.mean(axis=0)) / np.where(spread > 1e-6, spread, np.inf), -3, 6)
+    standing = _standing(values, -3.0, 6.0)
     parts[:, _LEXICAL_COLUMNS] = _LEXICAL_WEIGHTS * np.minimum(1.0, 2 * values.max(axis=0)) * standing
     return parts
 
 
 def standardised(evidence: Matrix) -> Matrix:
     """Each column centred and scaled over the candidates of the query; a constant column becomes 0."""
-    spread = evidence.std(axis=0)
-    result: Matrix = (evidence - evidence.mean(axis=0)) / np.where(spread > 1e-6, spread, 1.0)
-    return np.clip(result, -4.0, 4.0)
+    return _standing(evidence, -4.0, 4.0)
+
+
+def _standing(values: Matrix, least: float, most: float) -> Matrix:
+    # By hand: on so few rows numpy's std and clip take several times as long.
+    centred = values - values.mean(axis=0)
+    spread = np.sqrt(np.square(centred).mean(axis=0))
+    result: Matrix = centred / np.where(spread > 1e-6, spread, np.inf)
+    return np.minimum(np.maximum(result, least), most)
 
 
 def scorer_features(evidence: Matrix) -> Matrix:

@@ -409,5 +409,5 @@ class _Rows:
         there = self.counts[:, None] > np.arange(3)
         last = np.where(there, self.ends[:, None] - np.arange(1, 4), 0)
         three = np.where(there, values[order[last]], np.float32(0))
-        mean = three.sum(axis=1, dtype=np.float64) / np.clip(self.counts, 1, 3)
+        mean = three.sum(axis=1, dtype=np.float64) / np.maximum(there.sum(axis=1), 1)
         return np.where(there[:, 0], self.numbers[order[last[:, 0]]], -1), three[:, 0], mean.astype(np.float32)
