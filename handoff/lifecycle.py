@@ -35,6 +35,9 @@ class TicketEvent(StrEnum):
     HELD = "held"
     RESUMED = "resumed"
     """The linked task ended, or an agent went on by himself."""
+    TRANSFERRED = "transferred"
+    ESCALATED = "escalated"
+    """By hand, as above: somebody else has to act now, whoever's word was next."""
     FEEDBACK_ASKED = "feedback_asked"
     """The agent's last word; the survey follows."""
     HELPED = "helped"
@@ -45,12 +48,16 @@ class TicketEvent(StrEnum):
 
 
 _NEW, _OPEN, _WAITING, _HOLD, _FEEDBACK, _RESOLVED, _CLOSED = TicketStatus
+_PASSED_ON = {_NEW: _NEW, _OPEN: _OPEN, _WAITING: _OPEN, _HOLD: _HOLD, _FEEDBACK: _OPEN}
+"""A linked task is waited for further."""
 
 MOVES: Mapping[TicketEvent, Mapping[TicketStatus, TicketStatus]] = {
     TicketEvent.AGENT_REPLIED: {_NEW: _WAITING, _OPEN: _WAITING, _WAITING: _WAITING, _HOLD: _HOLD, _FEEDBACK: _WAITING},
     TicketEvent.CUSTOMER_WROTE: {_NEW: _NEW, _OPEN: _OPEN, _WAITING: _OPEN, _HOLD: _HOLD, _FEEDBACK: _OPEN},
     TicketEvent.HELD: {_NEW: _HOLD, _OPEN: _HOLD, _WAITING: _HOLD, _FEEDBACK: _HOLD},
     TicketEvent.RESUMED: {_HOLD: _OPEN},
+    TicketEvent.TRANSFERRED: _PASSED_ON,
+    TicketEvent.ESCALATED: _PASSED_ON,
     TicketEvent.FEEDBACK_ASKED: {_NEW: _FEEDBACK, _OPEN: _FEEDBACK, _WAITING: _FEEDBACK, _HOLD: _FEEDBACK},
     TicketEvent.HELPED: {_FEEDBACK: _RESOLVED, _WAITING: _RESOLVED},
     TicketEvent.NOT_HELPED: {_FEEDBACK: _OPEN, _WAITING: _OPEN, _RESOLVED: _OPEN},

@@ -168,7 +168,7 @@ class Tickets:
         else:
             await self._move(session, ticket, TicketEvent.NOT_HELPED, CUSTOMER, now)
             ticket.reopened += 1
-            ticket.finished_at = ticket.asked_at = None
+            ticket.asked_at = None
         await self._raise_level(session, ticket, CUSTOMER, now, why="not helped")
 
     # The agent's side
@@ -269,8 +269,7 @@ class Tickets:
         """
         await desk.lock_ticket(session, ticket)
         conversation = await desk.lock_conversation(session, ticket.conversation_id)
-        if ticket.status not in LIVE:
-            raise TicketStateError(ticket.id, ticket.status, "transferred")
+        status = after(ticket.id, ticket.status, TicketEvent.TRANSFERRED)
         topic = self.topics.get(topic_id)
         before, hours = ticket.topic, self.policy.hours_of(ticket.team)
         giver = await find_agent(session, agent)
@@ -279,6 +278,7 @@ class Tickets:
         ticket.routed_by = "agent"
         if giver:
             ticket.given_away = [*ticket.given_away, giver.id]
+        self._set_status(ticket, status, now)
         await self._take_away(session, ticket, agent, now)
         ticket.preferred_id = None
         await self._record(session, ticket, "transferred", agent, now, topic=topic.id, topic_before=before, why=why)
@@ -294,17 +294,13 @@ class Tickets:
         """Pass it a level higher by the template of R62: to, subject, details and steps, contact, urgency."""
         await desk.lock_ticket(session, ticket)
         conversation = await desk.lock_conversation(session, ticket.conversation_id)
-        if ticket.status not in LIVE:
-            raise TicketStateError(ticket.id, ticket.status, "escalated")
-        giver = await find_agent(session, agent)
+        self._set_status(ticket, after(ticket.id, ticket.status, TicketEvent.ESCALATED), now)
+        hours, giver = self.policy.hours_of(ticket.team), await find_agent(session, agent)
         if giver:
             ticket.given_away = [*ticket.given_away, giver.id]
+        ticket.priority = max(ticket.priority, URGENCY.get(urgency, "normal"), key=PRIORITIES.index)
         await self._raise_level(session, ticket, agent, now, why=details)
-        ticket.priority = max(
-            ticket.priority,
-            {"low": "low", "medium": "normal", "high": "high"}.get(urgency, "normal"),
-            key=PRIORITIES.index,
-        )
+        await self._clock(session, ticket, now, hours_before=hours)
         about = {
             "to": f"{ticket.team} {ticket.level}",
             "subject": ticket.subject,
@@ -404,7 +400,9 @@ class Tickets:
 
         Returns ticket → agent. Tickets that wait for the customer or a task go back only when they need an agent.
         """
-        agents = [row for row in await session.execute(_AGENTS) if self._there(row.presence, row.schedule, now)]
+        everybody = (await session.execute(_AGENTS)).all()
+        tops = _tops((row.teams, row.level) for row in everybody)
+        agents = [row for row in everybody if self._there(row.presence, row.schedule, now)]
         present = {row.id for row in agents}
         holders = [(row[0], row[1]) for row in await session.execute(_HOLDERS)]
         load = Counter(agent_id for _, agent_id in holders)
@@ -433,7 +431,7 @@ class Tickets:
         if not teams:
             return {}
         rows = await session.execute(_QUEUE, {"teams": sorted(teams)})
-        given = assign([_waiting(tuple(row)) for row in rows], candidates, now)
+        given = assign([_waiting(tuple(row), tops) for row in rows], candidates, now)
         if not given:
             return {}
         ours = await desk.lock_tickets(session, given)
@@ -505,11 +503,15 @@ class Tickets:
         answered: bool = False,
         **details: Any,
     ) -> None:
-        ticket.status = after(ticket.id, ticket.status, event)
-        ticket.updated_at = now
+        self._set_status(ticket, after(ticket.id, ticket.status, event), now)
         await self._record(session, ticket, event, actor, now, **details)
         answered = answered or event is TicketEvent.FEEDBACK_ASKED
         await self._clock(session, ticket, now, answered=answered)
+
+    def _set_status(self, ticket: Ticket, status: TicketStatus, now: datetime) -> None:
+        ticket.status, ticket.updated_at = status, now
+        if status in LIVE and status is not TicketStatus.AWAITING_FEEDBACK:
+            ticket.finished_at = None  # the last word was not the last
 
     async def _end(
         self, session: AsyncSession, ticket: Ticket, event: TicketEvent, actor: str, now: datetime, **details: Any
@@ -530,7 +532,7 @@ class Tickets:
         if live is not None and live.id != ticket.id:
             raise TicketStateError(ticket.id, ticket.status, f"reopened: ticket {live.id} is live")
         ticket.reopened += 1
-        ticket.resolved_at = ticket.finished_at = ticket.asked_at = None
+        ticket.resolved_at = ticket.asked_at = None
         await self._move(session, ticket, event, actor, now)
         conversation = await desk.lock_conversation(session, ticket.conversation_id)
         conversation.owner = Owner.PERSON
@@ -549,13 +551,33 @@ class Tickets:
             await self._record(session, ticket, "unassigned", actor, now, **details)
 
     async def _raise_level(self, session: AsyncSession, ticket: Ticket, actor: str, now: datetime, *, why: str) -> None:
-        """A level higher, and to the team above at the top of this one; whoever has it keeps it if he may."""
-        before = ticket.level
+        """A level higher, and to the team above where this one has nobody of it; whoever has it keeps it if he may."""
+        before, team = ticket.level, ticket.team
         ticket.level = LEVELS[min(LEVELS.index(ticket.level) + 1, len(LEVELS) - 1)]
         holder = await session.get(Agent, ticket.assignee_id) if ticket.assignee_id else None
-        if holder and LEVELS.index(holder.level) < LEVELS.index(ticket.level):
+        if holder is None or LEVELS.index(holder.level) < LEVELS.index(ticket.level):
+            ticket.team = await self._team_above(session, ticket)
             await self._take_away(session, ticket, actor, now, why="escalated")
-        await self._record(session, ticket, "escalated", actor, now, level=ticket.level, before=before, why=why)
+        moved = {"team": ticket.team, "team_before": team} if ticket.team != team else {}
+        await self._record(
+            session, ticket, "escalated", actor, now, level=ticket.level, before=before, why=why, **moved
+        )
+        if moved:
+            await self._clock(session, ticket, now, hours_before=self.policy.hours_of(team))
+
+    async def _team_above(self, session: AsyncSession, ticket: Ticket) -> str:
+        """The first team on the way up that has anybody of the ticket's level; its own where none has."""
+        if self.policy.team(ticket.team).escalates_to is None:
+            return ticket.team
+        tops = _tops((row[0], row[1]) for row in await session.execute(_LEVELS_OF))
+        team, passed = ticket.team, set[str]()
+        while tops.get(team, -1) < LEVELS.index(ticket.level):
+            passed.add(team)
+            above = self.policy.team(team).escalates_to
+            if above is None or above in passed:
+                return ticket.team
+            team = above
+        return team
 
     async def _record(
         self, session: AsyncSession, ticket: Ticket, event: str, actor: str, now: datetime, **details: Any
@@ -664,6 +686,7 @@ _AGENTS = select(
     *(Agent.id, Agent.teams, Agent.level, Agent.langs, Agent.capacity, Agent.last_assigned_at),
     *(Agent.presence, Agent.schedule),
 ).where(Agent.active)
+_LEVELS_OF = select(Agent.teams, Agent.level).where(Agent.active)
 _HOLDERS = (
     select(Ticket.id, Ticket.assignee_id)
     .where(Ticket.status.in_(ACTS), Ticket.assignee_id.is_not(None))
@@ -686,8 +709,19 @@ _HISTORY = insert(cast(Table, HistoryEntry.__table__))
 _CLOCK_COLUMNS = ("target_seconds", "used_seconds", "running_since", "done_at", "due_at", "look_at", "raised")
 
 
-def _waiting(row: Sequence[Any]) -> Waiting:
+def _tops(agents: Iterable[tuple[Iterable[str], str]]) -> dict[str, int]:
+    """Team → the highest level that anybody in it has, on duty or not."""
+    tops: dict[str, int] = {}
+    for teams, level in agents:
+        for team in teams:
+            tops[team] = max(tops.get(team, 0), LEVELS.index(level))
+    return tops
+
+
+def _waiting(row: Sequence[Any], tops: Mapping[str, int]) -> Waiting:
+    """Who is wanted; a level that nobody in the team has would be waited for in vain."""
     ticket_id, team, level, lang, priority, since, preferred, not_to = row
+    level = LEVELS[min(LEVELS.index(level), tops.get(team, len(LEVELS)))]
     return Waiting(ticket_id, team, level, lang, priority, since, preferred, frozenset(not_to))
 
 

@@ -310,6 +310,7 @@ class AgentDesk:
     async def transfer(self, session: AsyncSession, ticket_id: int, topic_id: str, *, why: str, agent: str) -> Ticket:
         ticket = await desk.get_ticket(session, ticket_id)
         await self.tickets.transfer(session, ticket, topic_id, why=why, agent=agent, now=self._clock())
+        await self._stop_survey(session, ticket)
         team = self.tickets.policy.team(ticket.team)
         await self.announce(session, ticket, "transferred", {"team_title": team.title.get(ticket.lang)})
         return ticket
@@ -319,6 +320,7 @@ class AgentDesk:
     ) -> Ticket:
         ticket = await desk.get_ticket(session, ticket_id)
         await self.tickets.escalate(session, ticket, details=details, urgency=urgency, agent=agent, now=self._clock())
+        await self._stop_survey(session, ticket)
         await self.announce(session, ticket, "transferred", {"team_title": None})
         return ticket
 

@@ -191,6 +191,20 @@ async def test_a_transfer_names_the_team_and_keeps_the_ticket(story: Story) -> N
     assert (await story.ticket()).team == "payments"
 
 
+async def test_who_is_passed_on_is_not_asked_whether_it_helped(story: Story) -> None:
+    await story.act("finish", 1, agent="Anna")
+    await story.act("transfer", 1, "payment", why="charged twice", agent="Anna")
+    assert await story.wait(hours=3) == []
+    ticket = await story.ticket()
+    assert (ticket.status, ticket.finished_at) == (TicketStatus.OPEN, None)
+
+
+async def test_a_last_word_that_was_not_the_last_ends_no_measured_time(story: Story) -> None:
+    await story.act("finish", 1, agent="Anna")
+    await story.hear("wait, one more thing about my order")
+    assert (await story.ticket()).finished_at is None
+
+
 async def test_a_queue_tells_the_place_in_it(story: Story) -> None:
     said = await story.hear("a person please", chat="second")
     assert "Ahead of you in the queue: 1." in said[-1]

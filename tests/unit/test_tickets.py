@@ -205,6 +205,56 @@ async def test_an_escalation_has_what_its_template_asks_for(room: Room) -> None:
     assert (ticket.level, ticket.priority) == ("L2", "high")
 
 
+async def test_what_was_answered_and_is_passed_on_waits_for_the_other_team(room: Room) -> None:
+    boris = await put_agent(room.session, "Boris", now=room.now, teams=["payments"])
+    ticket = await room.ticket()
+    await TICKETS.reply(room.session, ticket, "Передаю платежам", agent="Anna", now=room.later(minutes=2))
+    await TICKETS.transfer(room.session, ticket, "payment", why="списали", agent="Anna", now=room.later(minutes=1))
+    assert ticket.status is TicketStatus.OPEN
+    assert (await room.clock(ticket, ClockKind.NEXT_RESPONSE)).due_at == room.now + timedelta(minutes=30)
+    assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: boris.id}
+
+
+async def test_an_escalation_that_is_urgent_has_the_times_of_its_new_priority(room: Room) -> None:
+    ticket = await room.ticket()
+    await TICKETS.escalate(room.session, ticket, details="искрит", urgency="high", agent="Anna", now=room.now)
+    assert (await room.clock(ticket, ClockKind.RESOLUTION)).target_seconds == 4 * 3600
+
+
+async def test_a_level_that_nobody_in_the_team_has_is_not_waited_for(room: Room) -> None:
+    anna = await put_agent(room.session, "Anna", now=room.now, teams=["payments"])
+    ticket = await room.ticket("двойное списание с карты")
+    assert (ticket.team, ticket.level) == ("payments", "L2")
+    assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: anna.id}
+    olga = await put_agent(room.session, "Olga", now=room.now, teams=["payments"], level="L2", presence=Presence.AWAY)
+    await TICKETS.assign(room.session, ticket, None, actor="Anna", now=room.now)
+    assert await TICKETS.give_out(room.session, now=room.now) == {}, "there is a senior, who comes back"
+    await put_agent(room.session, "Olga", now=room.now, presence=Presence.ONLINE)
+    assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: olga.id}
+
+
+async def test_without_a_senior_an_escalation_goes_to_the_team_above(room: Room) -> None:
+    await put_agent(room.session, "Anna", now=room.now, teams=["first-line"])
+    olga = await put_agent(room.session, "Olga", now=room.now, teams=["service"], level="L2")
+    ticket = await room.ticket()
+    await TICKETS.give_out(room.session, now=room.now)
+    note = await TICKETS.escalate(room.session, ticket, details="нет", urgency="low", agent="Anna", now=room.now)
+    assert note.decision is not None
+    assert note.decision["escalated"]["to"] == "service L2"
+    assert await TICKETS.give_out(room.session, now=room.later(hours=3)) == {ticket.id: olga.id}
+    assert ticket.topic == "orders", "whoever takes it, it is about the same"
+
+
+async def test_nobody_above_leaves_an_escalation_with_its_team(room: Room) -> None:
+    for name in ("Anna", "Boris"):
+        await put_agent(room.session, name, now=room.now, teams=["first-line"])
+    ticket = await room.ticket()
+    await TICKETS.give_out(room.session, now=room.now)
+    await TICKETS.escalate(room.session, ticket, details="нет", urgency="low", agent="Anna", now=room.now)
+    assert (ticket.team, ticket.assignee_id) == ("first-line", None)
+    assert list(await TICKETS.give_out(room.session, now=room.now)) == [ticket.id]
+
+
 async def test_a_changed_priority_moves_the_deadline_from_what_was_used(room: Room) -> None:
     ticket = await room.ticket()
     begin = room.now
