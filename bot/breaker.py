@@ -17,6 +17,7 @@ from typing import TypeVar
 import structlog
 from sqlalchemy import String, Text, UniqueConstraint, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -31,6 +32,8 @@ log = structlog.get_logger()
 FAILURES = 5
 FIRST_PAUSE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(minutes=1)
+WRITTEN_EVERY = timedelta(minutes=1)
+"""What a process has found of an account, while it works for it."""
 IN_FLIGHT = 24
 """Calls of one account at a time: the platforms' own limits need fewer, and one that hangs gets no more places."""
 T = TypeVar("T")
@@ -131,30 +134,40 @@ class Breakers:
         self._sessions = sessions
         self._clock = clock
         self._all: dict[tuple[str, str], Breaker] = defaultdict(lambda: Breaker(clock))
+        self._written: dict[tuple[str, str], datetime] = {}
 
     def of(self, address: Address) -> Breaker:
         return self._all[address.channel, address.account]
 
     async def call(self, address: Address, work: Callable[[], Awaitable[T]]) -> T:
-        """As `Breaker.call`; a change is written down."""
+        """As `Breaker.call`; a change is written down, and what holds is from time to time: what stands in the table
+        may be of a process that died."""
         breaker = self.of(address)
         was_open = breaker.is_open
         try:
             return await breaker.call(work)
         finally:
-            if breaker.is_open != was_open:
-                await self._write(address, breaker)
+            changed, written = breaker.is_open != was_open, self._written.get((address.channel, address.account))
+            if changed or written is None or self._clock() - written >= WRITTEN_EVERY:
+                try:
+                    await self._write(address, breaker, changed=changed)
+                except SQLAlchemyError as error:
+                    # It only tells people. What was sent must not count as failed for it, and be sent again.
+                    log.warning("channel.not_noted", channel=address.channel, error=type(error).__name__)
 
-    async def _write(self, address: Address, breaker: Breaker) -> None:
+    async def _write(self, address: Address, breaker: Breaker, *, changed: bool) -> None:
         key = {"channel": address.channel, "account": address.account}
+        self._written[address.channel, address.account] = self._clock()
         async with self._sessions.begin() as session:
             if breaker.is_open:
-                log.error("channel.away", **key, why=breaker.why)
+                if changed:
+                    log.error("channel.away", **key, why=breaker.why)
                 insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
                 row = insert(TroubleRow).values(**key, why=breaker.why, since=self._clock())
                 await session.execute(row.on_conflict_do_nothing(index_elements=list(key)))
             else:
-                log.info("channel.back", **key)
+                if changed:
+                    log.info("channel.back", **key)
                 await session.execute(
                     delete(TroubleRow).where(
                         TroubleRow.channel == address.channel, TroubleRow.account == address.account

@@ -81,6 +81,7 @@ class LocalShared:
         """Rate → the theoretical arrival time of the generic cell rate algorithm (ITU-T I.371)."""
         self._booked: dict[str, float] = {}
         self._present: dict[str, dict[str, float]] = {}
+        self._beats = 0
 
     async def run(self) -> None:
         await asyncio.Event().wait()
@@ -145,10 +146,20 @@ class LocalShared:
             self._until[rate.key] = max(self._until.get(rate.key, now), moment) + rate.every_seconds
 
     async def beat(self, group: str, member: str) -> None:
+        if self._beats >= _MANY:  # of those for whom nobody has asked
+            self._beats = 0
+            for each in tuple(self._present):
+                self._alive(each)
+        self._beats += 1
         self._present.setdefault(group, {})[member] = self._now() + PRESENT_SECONDS
 
     async def present(self, group: str) -> frozenset[str]:
+        return frozenset(self._alive(group))
+
+    def _alive(self, group: str) -> dict[str, float]:
+        """Who of a group is here; the others are forgotten, and the group with the last of them."""
         now = self._now()
-        alive = {member: until for member, until in self._present.get(group, {}).items() if until > now}
-        self._present[group] = alive
-        return frozenset(alive)
+        alive = {member: until for member, until in self._present.pop(group, {}).items() if until > now}
+        if alive:
+            self._present[group] = alive
+        return alive

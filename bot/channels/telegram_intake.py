@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 from aiogram import Bot
+from aiogram.exceptions import TelegramConflictError
 from aiogram.methods import TelegramMethod
 
 from bot.channels.telegram_calls import REQUEST_SECONDS, delivery_errors
@@ -38,13 +39,16 @@ class _GetRawUpdates(TelegramMethod[list[Any]]):
 
 async def poll(bot: Bot, take: Take, *, poll_seconds: int, retry_seconds: float) -> None:
     """Ask until cancelled. An update whose `take` raises is asked for again, and those after it wait."""
-    with contextlib.suppress(DeliveryError), delivery_errors():
-        # While a webhook is set, Telegram refuses to be polled.
-        await bot.delete_webhook(drop_pending_updates=False, request_timeout=REQUEST_SECONDS)
     offset: int | None = None
     pause = retry_seconds
+    called = True
     while True:
         try:
+            if called:
+                # While a webhook is set, Telegram refuses to be polled.
+                with contextlib.suppress(DeliveryError), delivery_errors():
+                    await bot.delete_webhook(drop_pending_updates=False, request_timeout=REQUEST_SECONDS)
+                called = False
             updates = await bot(
                 _GetRawUpdates(offset=offset, timeout=poll_seconds, allowed_updates=list(WANTED_UPDATES)),
                 request_timeout=poll_seconds + REQUEST_SECONDS,
@@ -62,6 +66,7 @@ async def poll(bot: Bot, take: Take, *, poll_seconds: int, retry_seconds: float)
             # The text of some errors holds messages of customers, so only Telegram's own description is logged.
             detail = getattr(error, "message", "")
             log.warning("telegram.poll_failed", error=type(error).__name__, detail=detail, retry_seconds=pause)
+            called = isinstance(error, TelegramConflictError) and "webhook" in error.message
             await asyncio.sleep(max(pause, getattr(error, "retry_after", 0)))
             pause = min(pause * 2, LONGEST_RETRY_SECONDS)
 

@@ -204,3 +204,20 @@ async def test_a_server_that_is_not_there_costs_no_waiting(tmp_path: Path) -> No
 def test_a_wrong_address_is_named_by_its_setting(url: str) -> None:
     with pytest.raises(SettingsError, match="OTVET_REDIS_URL"):
         RedisShared(url)
+
+
+class TestWhatIsRemembered:
+    async def test_who_was_present_long_ago_takes_no_room(self) -> None:
+        now = 0.0
+        shared = LocalShared(now=lambda: now)
+        for number in range(30_000):
+            now += 1
+            await shared.beat(f"typing:{number}", "x")
+            await shared.present(f"watched:{number}")
+        assert len(shared._present) < 15_000
+        now += 1000
+        for number in range(30_000):
+            await shared.beat("everybody", f"{number}")
+            now += 1
+        assert len(shared._present["everybody"]) < 15_000
+        assert await shared.present("everybody") >= {"29999", "29950"}

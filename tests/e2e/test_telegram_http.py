@@ -145,6 +145,15 @@ class TestPolling:
             await server.until(lambda: not server.pending)
         assert receive.texts == ["a"]
 
+    async def test_a_webhook_that_could_not_be_taken_away_at_the_start_makes_nobody_deaf(self, server: BotApi) -> None:
+        receive = Receiver()
+        async with polling(connect(server.base), receive):
+            await server.until(lambda: bool(server.polls))
+            server.webhook = {"url": "https://shop.example/webhooks/telegram", "secret_token": "before"}
+            await server.put(text_update(1, "a"))
+            await server.until(lambda: not server.pending)
+        assert receive.texts == ["a"]
+
     async def test_a_server_that_is_away_is_waited_for(self) -> None:
         async with bot_api(TOKEN) as gone:
             base = gone.base

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from databases import MakeDatabase
 from site_harness import Clock
+from sqlalchemy import text
 from test_turns import Recorder, World, at_work
 
-from bot.breaker import FAILURES, IN_FLIGHT, Breaker, troubles
+from bot.breaker import FAILURES, IN_FLIGHT, Breaker, Breakers, troubles
 from bot.channels.base import Address
 from bot.database import migrate
 from bot.errors import DeliveryError, PacedError, UnreachableError
@@ -127,6 +128,40 @@ async def test_messages_wait_in_order_and_are_all_sent_once_when_the_platform_is
         sent = [m.message_id for m in world.channel.sent if written[m.message_id] == conversation]
         assert sent == sorted(set(sent))
     assert await world.tickets() == [], "nobody was bothered"
+
+
+async def test_what_a_process_found_before_it_died_is_forgotten_once_another_gets_through(world: World) -> None:
+    world.channel.refusals = [AWAY] * FAILURES
+    for chat in range(FAILURES):
+        await world.hear("where is my order", chat=f"c{chat}")
+    next_one = Breakers(world.sessions, world.clock)
+    async with world.sessions.begin() as session:
+        assert len(await troubles(session)) == 1
+    await next_one.call(Address("recorder", "", "c"), works)
+    async with world.sessions.begin() as session:
+        assert await troubles(session) == []
+
+
+async def test_a_platform_that_one_process_can_not_reach_stays_in_trouble_though_another_gets_through(
+    world: World,
+) -> None:
+    address, one, other = Address("recorder", "", "c"), *(Breakers(world.sessions, world.clock) for _ in range(2))
+    for _ in range(FAILURES):
+        with pytest.raises(DeliveryError):
+            await one.call(address, fails)
+    await other.call(address, works)
+    world.clock.advance(120)
+    with pytest.raises(DeliveryError):
+        await one.call(address, fails)
+    async with world.sessions.begin() as session:
+        assert len(await troubles(session)) == 1
+
+
+async def test_a_send_that_went_through_counts_as_such_though_the_table_can_not_be_written(world: World) -> None:
+    breakers = Breakers(world.sessions, world.clock)
+    async with world.engine.begin() as connection:
+        await connection.execute(text("DROP TABLE channel_troubles"))
+    await breakers.call(Address("recorder", "", "c"), works)
 
 
 async def test_a_day_later_a_person_hears_of_it(world: World) -> None:
