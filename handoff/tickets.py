@@ -159,9 +159,9 @@ class Tickets:
         Raises TicketStateError when it was settled otherwise meanwhile, or another ticket is live by now.
         """
         await desk.lock_ticket(session, ticket)
-        ticket.feedback = feedback
         if feedback is Feedback.HELPED:
             await self._end(session, ticket, TicketEvent.HELPED, CUSTOMER, now)
+            ticket.feedback = feedback
             return
         if ticket.status not in LIVE:
             await self._reopen(session, ticket, TicketEvent.NOT_HELPED, CUSTOMER, now)
@@ -169,6 +169,7 @@ class Tickets:
             await self._move(session, ticket, TicketEvent.NOT_HELPED, CUSTOMER, now)
             ticket.reopened += 1
             ticket.asked_at = None
+        ticket.feedback = feedback
         await self._raise_level(session, ticket, CUSTOMER, now, why="not helped")
 
     # The agent's side

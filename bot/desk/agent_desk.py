@@ -325,10 +325,14 @@ class AgentDesk:
         return ticket
 
     async def finish(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
-        """The agent has said his last word. The customer is asked later whether it helped."""
+        """The agent has said his last word. The customer is asked later whether it helped, unless he was already."""
         ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
         await self.tickets.finish(session, ticket, agent=agent, now=now)
-        await self._plan_survey(session, ticket, now + self.tickets.policy.survey.after)
+        survey = self.tickets.policy.survey
+        if ticket.asked_at is None:
+            await self._plan_survey(session, ticket, now + survey.after)
+        else:
+            await self._plan_survey(session, ticket, now + survey.give_up_after, "give_up")
         return ticket
 
     async def resolve(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
@@ -462,7 +466,10 @@ class AgentDesk:
         if ticket.status is not TicketStatus.AWAITING_FEEDBACK:
             return
         survey, stage = self.tickets.policy.survey, payload["stage"]
-        if stage == "give_up":
+        closes = await closes_at(
+            session, channel=conversation.channel, account=conversation.account, chat_id=conversation.chat_id
+        )
+        if stage == "give_up" or (closes is not None and now >= closes):  # a timer may come late
             await self.tickets.resolve(session, ticket, agent=SYSTEM, now=now)
             return
         options = [

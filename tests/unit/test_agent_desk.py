@@ -20,6 +20,7 @@ from handoff.lifecycle import TicketStatus
 from handoff.packet import Packet
 from handoff.records import Feedback, Owner, Ticket
 from handoff.tickets import put_agent
+from handoff.window import set_closing
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -140,6 +141,39 @@ async def test_an_answer_after_the_matter_was_settled_still_counts(story: Story)
     await story.press("No, the problem remains")
     assert (await story.ticket()).status is TicketStatus.OPEN
     assert await story.owner() is Owner.PERSON
+
+
+async def test_an_old_button_after_no_changes_nothing(story: Story) -> None:
+    await story.act("finish", 1, agent="Anna")
+    await story.wait(hours=1)
+    await story.press("No, the problem remains")
+    await story.press("Yes, thank you")
+    ticket = await story.ticket()
+    assert (ticket.status, ticket.feedback) == (TicketStatus.OPEN, Feedback.NOT_HELPED)
+
+
+async def test_who_was_asked_and_asked_back_is_not_asked_again(story: Story) -> None:
+    await story.act("finish", 1, agent="Anna")
+    await story.wait(hours=1)
+    await story.hear("wait, one more thing about my order")
+    await story.press("Yes, thank you")
+    ticket = await story.ticket()
+    assert (ticket.status, ticket.feedback) == (TicketStatus.OPEN, None), "his question is not answered yet"
+    await story.act("reply", 1, "Tomorrow", agent="Anna")
+    await story.act("finish", 1, agent="Anna")
+    assert await story.wait(hours=21) == []
+    await story.wait(hours=28)
+    assert (await story.ticket()).status is TicketStatus.RESOLVED
+
+
+async def test_a_survey_that_comes_late_does_not_knock_at_a_closed_window(story: Story) -> None:
+    async with story.sessions.begin() as session:
+        closing = story.clock() + timedelta(hours=3)
+        await set_closing(session, closing, channel="recorder", account="", chat_id="c")
+    await story.act("finish", 1, agent="Anna")
+    assert await story.wait(hours=9) == [], "nothing ran for so long"
+    ticket = await story.ticket()
+    assert (ticket.status, ticket.asked_at) == (TicketStatus.RESOLVED, None)
 
 
 async def test_a_customer_who_would_rather_not_wait_goes_back_to_the_assistant(story: Story) -> None:
