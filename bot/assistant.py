@@ -12,7 +12,6 @@ from functools import partial
 
 import structlog
 from sqlalchemy import select
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import ledger, metrics, reach
@@ -46,7 +45,7 @@ from bot.shared import LocalShared, Shared
 from bot.transcriber import Transcriber
 from bot.turn import FetchedAttachment, Turns
 from bot.window import Windows, template_of
-from bot.work import Sessions
+from bot.work import DATABASE_AWAY, Sessions
 from handoff import desk
 from handoff.records import AttachmentState, Author, Delivery, Message, Owner
 
@@ -223,7 +222,7 @@ class Assistant:
             metrics.TURNS.labels(address.channel, plan.decision.rule).inc()
             for event in plan.decision.events:
                 metrics.FLOWS.labels(event.flow, event.what).inc()
-        except (OperationalError, InterfaceError):
+        except DATABASE_AWAY:
             # Not the message's fault: the database went away, or chose this transaction to end a deadlock.
             raise
         except Exception as error:
@@ -352,7 +351,7 @@ class Assistant:
             return await self._lost(address, claim, failure)
         except DeliveryError as failure:
             error = failure
-        except (OperationalError, InterfaceError, _Fenced):
+        except (*DATABASE_AWAY, _Fenced):
             raise
         except Exception as failure:
             # Edge: a fault of the channel's own code counts as a failed attempt.

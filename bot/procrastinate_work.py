@@ -20,6 +20,7 @@ from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 from sqlalchemy import bindparam, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection as EngineConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -168,8 +169,8 @@ class ProcrastinateWork:
                         with contextlib.suppress(DBAPIError):
                             await connection.scalar(_UNLOCK, {"name": name})
                 break
-            except DBAPIError as error:
-                log.warning("lease.lost", name=name, error=repr(error.orig))
+            except (DBAPIError, NoConnectionError) as error:
+                log.warning("lease.lost", name=name, error=repr(error))
             await asyncio.sleep(LEASE_SECONDS)
         task.result()
 

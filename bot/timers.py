@@ -15,12 +15,11 @@ from typing import Any
 import structlog
 from sqlalchemy import Index, String, Text, case, delete, event, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from bot.metrics import ERRANDS_DONE, TIMERS
-from bot.work import InProcessWork, Sessions
+from bot.work import DATABASE_AWAY, InProcessWork, Sessions
 from handoff.records import Base, BigId
 
 log = structlog.get_logger()
@@ -161,7 +160,7 @@ class Timers:
                         standing = True
                     await self.fire_due()
                     await self._begin_errands()
-                except (OperationalError, InterfaceError):
+                except DATABASE_AWAY:
                     log.exception("timers.database_away")
                 await asyncio.sleep(self._tick_seconds)
         finally:
@@ -204,7 +203,7 @@ class Timers:
     async def _guarded(self, timer: Timer) -> None:
         try:
             await self._do_errand(timer)
-        except (OperationalError, InterfaceError):
+        except DATABASE_AWAY:
             log.exception("errand.not_recorded", kind=timer.kind)  # done again when the claim has run out
 
     async def _do_errand(self, timer: Timer) -> None:
@@ -271,7 +270,7 @@ class Timers:
                 await session.execute(delete(Timer).where(Timer.id == timer.id))
                 session.expunge(timer)
                 await self._kinds[timer.kind](session, timer.payload, now)
-        except (OperationalError, InterfaceError):
+        except DATABASE_AWAY:
             raise
         except Exception as error:
             if timer is None:

@@ -19,6 +19,8 @@ import structlog
 from filelock import FileLock, Timeout
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import CoreExecuteOptionsParameter
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
@@ -26,6 +28,9 @@ from bot.channels.base import Address
 
 log = structlog.get_logger()
 
+DATABASE_AWAY = (OperationalError, InterfaceError, NoConnectionError)
+"""What the database raises when it is away, locked, or so slow that no connection comes free: nobody's fault who is
+being worked for, so it is done again."""
 Handle = Callable[[Address], Awaitable[None]]
 """Does all that there is to do for one conversation. May be called when there is nothing, and again after a fault."""
 Find = Callable[[], Awaitable[Sequence[Address]]]

@@ -7,14 +7,34 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import QueuePool
 
 MakeDatabase = Callable[[], str]
 """Makes one more empty database and returns its address; `migrate` it."""
+
+
+@asynccontextmanager
+async def all_connections_taken(engine: AsyncEngine, wait_seconds: float = 0.1) -> AsyncIterator[None]:
+    """As where everything waits for a slow database: whoever asks for a connection waits so long in vain."""
+    pool = engine.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    usual, pool._timeout = pool._timeout, wait_seconds
+    async with AsyncExitStack() as taken:
+        while True:
+            try:
+                await taken.enter_async_context(engine.connect())
+            except SQLAlchemyTimeout:
+                break
+        yield
+    pool._timeout = usual
 
 
 class Postgres:

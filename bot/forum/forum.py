@@ -19,7 +19,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import metrics
@@ -39,7 +38,7 @@ from bot.forum.topics import ForumTopics
 from bot.forum.words import COMMANDS
 from bot.shared import Shared
 from bot.timers import Timers
-from bot.work import Sessions
+from bot.work import DATABASE_AWAY, Sessions
 from handoff.records import HistoryEntry, Ticket
 
 log = structlog.get_logger()
@@ -154,7 +153,7 @@ class Forum:
                 if error.retry_after_seconds is not None:
                     return self._pauses.hold(pause, timedelta(seconds=error.retry_after_seconds))
                 await self._failed(step, refused=error.permanent)
-            except (OperationalError, InterfaceError):
+            except DATABASE_AWAY:
                 raise
             except TimeoutError:
                 # Telegram hangs, which says nothing against what is sent: it is tried until it goes.
@@ -225,7 +224,7 @@ class Forum:
                 continue
             try:
                 topic, block = await self._teller.next_block(ticket_id)
-            except (OperationalError, InterfaceError):
+            except DATABASE_AWAY:
                 raise
             except Exception:
                 # Edge: whatever is wrong with one ticket, the others' topics go on.

@@ -17,7 +17,6 @@ import structlog
 from aiogram.utils.formatting import Text
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.attachments import AttachmentStore, StoredFile
@@ -47,7 +46,7 @@ from bot.forum.words import words
 from bot.metrics import RATE_LIMITED
 from bot.shared import Rate, Shared
 from bot.timers import send_errand
-from bot.work import Sessions
+from bot.work import DATABASE_AWAY, Sessions
 from handoff.access import Viewer
 from handoff.errors import HandoffError, TicketNotFoundError, TicketStateError
 from handoff.lifecycle import LIVE
@@ -244,7 +243,7 @@ class ForumIntake:
             return Result(say=words("file", viewer.lang, problem=str(error)))
         except (HandoffError, MacroError) as error:
             return self._refusal(deed, words("refused", viewer.lang, problem=str(error)))
-        except (OperationalError, InterfaceError):
+        except DATABASE_AWAY:
             raise
         except Exception as error:
             # Edge: a fault of ours must neither hold up what follows nor be silent.

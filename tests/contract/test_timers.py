@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from databases import MakeDatabase
+from databases import MakeDatabase, all_connections_taken
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -91,6 +91,24 @@ async def test_of_processes_that_race_each_timer_fires_in_one(surveys: Desk) -> 
     fired.append(await surveys.timers.fire_due())
     assert sum(fired) == 20
     assert len(await surveys.asked()) == 20
+
+
+async def test_timers_outlive_a_time_without_connections(surveys: Desk) -> None:
+    engine, sessions = open_database(surveys.url)
+    surveys.engines.append(engine)
+    timers = Timers(sessions, lambda: surveys.now, tick_seconds=0.05)
+    timers.register("survey", surveys.ask)
+    task = asyncio.create_task(timers.run())
+    await asyncio.sleep(0.3)
+    async with all_connections_taken(engine):
+        await asyncio.sleep(0.5)
+    await surveys.set("a", START)
+    async with asyncio.timeout(5):
+        while not task.done() and await surveys.asked() != ["a"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_timer_of_the_same_key_takes_the_place_of_the_first(surveys: Desk) -> None:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from databases import MakeDatabase
+from databases import MakeDatabase, all_connections_taken
 from sqlalchemy import text
 
 from bot import ledger
@@ -235,6 +235,13 @@ async def test_an_error_of_exclusive_work_is_the_callers(bench: Bench) -> None:
     with pytest.raises(RuntimeError, match="no"):
         await bench.sessions.work.exclusively("poll", broken)
     await asyncio.wait_for(bench.sessions.work.exclusively("poll", _nothing), 5)  # and its name is free again
+
+
+async def test_exclusive_work_waits_for_a_connection(bench: Bench) -> None:
+    async with all_connections_taken(bench.engine):
+        work = asyncio.create_task(bench.sessions.work.exclusively("poll", _nothing))
+        await asyncio.sleep(0.5)
+    await asyncio.wait_for(work, 5)
 
 
 async def _nothing() -> None:

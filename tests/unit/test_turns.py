@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from databases import MakeDatabase
+from databases import MakeDatabase, all_connections_taken
 from desks import open_desk
 from site_harness import DATA, Clock, Keywords
 from sqlalchemy import func, select
@@ -642,6 +642,24 @@ async def test_nothing_is_locked_while_the_models_think(tmp_path: Path, make_dat
     await turn
     for each in (world, another_process):
         await each.engine.dispose()
+
+
+async def test_a_database_too_slow_to_save_a_turn_is_no_fault_of_the_customers_words(
+    tmp_path: Path, make_database: MakeDatabase
+) -> None:
+    mind = Slow()
+    world = World(tmp_path, understander=mind, database=make_database())
+    await migrate(world.engine)
+    turn = asyncio.create_task(world.hear("where is my order"))
+    await asyncio.to_thread(mind.thinking.wait, 10)
+    async with all_connections_taken(world.engine, wait_seconds=0.4):
+        mind.go_on.set()
+        await asyncio.sleep(0.6)  # time for one vain wait, and not for two
+    await asyncio.gather(turn, return_exceptions=True)
+    await world.assistant.drain()
+    assert "My orders" in world.channel.sent[-1].text
+    assert await world.tickets() == []
+    await world.engine.dispose()
 
 
 async def test_models_that_are_loaded_by_the_first_turn_hold_nobody_up(tmp_path: Path) -> None:
