@@ -138,11 +138,7 @@ class Notices:
     async def mention(self, session: AsyncSession, ticket: Ticket, text: str, by: str) -> list[str]:
         """Tell the agents whom a note names with an @; their names."""
         agents = await session.scalars(select(Agent).where(Agent.active))
-        named = [
-            agent
-            for agent in agents.all()
-            if agent.name != by and re.search(rf"@{re.escape(agent.name)}(?!\w)", text, re.IGNORECASE)
-        ]
+        named = [agent for agent in agents.all() if agent.name != by and calls(text, agent.name)]
         for agent in named:
             await self.tell_agent(session, agent.id, ticket, "mentioned", self._clock(), by=by)
         return [agent.name for agent in named]
@@ -318,6 +314,11 @@ def quiet_until(quiet: str, zone: ZoneInfo, now: datetime) -> datetime | None:
         return None
     day = local.date() if at < end else local.date() + timedelta(days=1)
     return datetime.combine(day, end, zone)
+
+
+def calls(text: str, name: str) -> bool:
+    """Whether a note names somebody with an @: Ann is not called by `@Anna`."""
+    return re.search(rf"@{re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def digest(address: str) -> str:

@@ -48,6 +48,7 @@ from handoff.records import (
     Conversation,
     Delivery,
     Feedback,
+    HistoryEntry,
     Message,
     Reason,
     Ticket,
@@ -261,6 +262,9 @@ class AgentDesk:
     async def assign(self, session: AsyncSession, ticket_id: int, to: Agent | None, *, by: str) -> Ticket:
         """Give it to somebody, or back to the queue. A customer whom nobody has answered yet hears who took it."""
         ticket = await desk.get_ticket(session, ticket_id)
+        await desk.lock_ticket(session, ticket)
+        if to is not None and ticket.assignee_id == to.id and await self._given_by_hand(session, ticket):
+            return ticket  # pressed twice
         await self.tickets.assign(session, ticket, to.id if to else None, actor=by, now=self._clock())
         if to is not None and ticket.first_reply_at is None:
             await self.announce(session, ticket, "agent_joined", {"agent_name": to.name})
@@ -523,6 +527,16 @@ class AgentDesk:
     async def packet(self, session: AsyncSession, ticket_id: int) -> Packet:
         """Everything about a ticket as it is now."""
         return await packet(session, ticket_id, self.tickets, now=self._clock())
+
+    async def _given_by_hand(self, session: AsyncSession, ticket: Ticket) -> bool:
+        """Whether a person gave it to whoever has it, and not the queue: the customer was told then."""
+        actor = await session.scalar(
+            select(HistoryEntry.actor)
+            .where(HistoryEntry.ticket_id == ticket.id, HistoryEntry.event == "assigned")
+            .order_by(HistoryEntry.id.desc())
+            .limit(1)
+        )
+        return actor is not None and actor != SYSTEM
 
     async def _nobody(self, session: AsyncSession, team: str, now: datetime) -> bool:
         """Whether the team has agents, and none of them is there now."""

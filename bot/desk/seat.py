@@ -22,11 +22,12 @@ from bot.desk.records import AuditEntry, Macro, Outgoing, OutgoingState, SavedVi
 from bot.errors import EditRefusedError, FileRefusedError, MacroError, StaleReplyError
 from bot.models.records import ShadowDraft
 from bot.models.shadow import draft_of
+from bot.notifications import calls
 from bot.timers import cancel_timer, set_timer
 from handoff import queue
 from handoff.access import Permission, Viewer, reach
 from handoff.customers import Way
-from handoff.desk import get_conversation, lock_conversation
+from handoff.desk import get_conversation, lock_conversation, lock_tickets
 from handoff.errors import AccessError, CustomerError, HandoffError, TicketNotFoundError, TicketStateError
 from handoff.lifecycle import LIVE
 from handoff.packet import Packet
@@ -401,9 +402,8 @@ class Seat:
     async def note(self, ticket_id: int, text: str) -> Message:
         await self._reach(ticket_id)
         message = await self._desk.note(self._session, ticket_id, text, agent=self.viewer.name)
-        low = text.lower()
         for agent, _ in await list_agents(self._session):
-            if f"@{agent.name}".lower() in low and agent.id != self.viewer.agent_id:
+            if calls(text, agent.name) and agent.id != self.viewer.agent_id:
                 self._session.add(Mention(agent_id=agent.id, ticket_id=ticket_id, message_id=message.id, at=self._now))
         self._record("noted", ticket_id)
         return message
@@ -497,11 +497,10 @@ class Seat:
         """Close a ticket as a duplicate of another, which gets a note of it. Raises TicketNotFoundError and
         TicketStateError: both must be live."""
         ticket, other = await self._reach(ticket_id), await self._reach(into)
+        await lock_tickets(self._session, (ticket_id, into))
         for each in (ticket, other):
             if each.status not in LIVE or ticket.id == other.id:
                 raise TicketStateError(each.id, each.status, "merged")
-        for conversation_id in sorted({ticket.conversation_id, other.conversation_id}):
-            await lock_conversation(self._session, conversation_id)
         packet = await self._desk.packet(self._session, ticket_id)
         note = f"№ {ticket_id} → № {into}: {packet.subject}\n{packet.summary}"
         await self._desk.note(self._session, into, note, agent=self.viewer.name)
@@ -561,7 +560,12 @@ async def send_outgoing(desk: AgentDesk, session: AsyncSession, outgoing: Outgoi
                 quote=outgoing.quote_id,
                 files=[StoredFile(**file) for file in outgoing.files],
             )
-            if outgoing.then == "finish":
+            if await _spoke_meanwhile(session, outgoing):
+                # What he says now is answered by no reply that was written before, and nothing ends over it.
+                await desk.tickets.customer_wrote(
+                    session, await get_conversation(session, message.conversation_id), now=message.created_at
+                )
+            elif outgoing.then == "finish":
                 await desk.finish(session, outgoing.ticket_id, agent=outgoing.agent_name)
             elif outgoing.then == "resolve":
                 await desk.resolve(session, outgoing.ticket_id, agent=outgoing.agent_name)
@@ -570,6 +574,22 @@ async def send_outgoing(desk: AgentDesk, session: AsyncSession, outgoing: Outgoi
         outgoing.state, outgoing.error = OutgoingState.REFUSED, str(error)
         await desk.note(session, outgoing.ticket_id, f"✗ {outgoing.text}\n\n{error}", agent=outgoing.agent_name)
     await session.flush()
+
+
+async def _spoke_meanwhile(session: AsyncSession, outgoing: Outgoing) -> bool:
+    """Whether the customer said something after the reply was written, while it could be taken back."""
+    found = await session.scalar(
+        select(Message.id)
+        .join(Ticket, Ticket.conversation_id == Message.conversation_id)
+        .where(
+            Ticket.id == outgoing.ticket_id,
+            Message.author == Author.CUSTOMER,
+            Message.kind.not_in([NOTE, "reaction", "edit", "deletion"]),
+            Message.created_at > outgoing.created_at,
+        )
+        .limit(1)
+    )
+    return found is not None
 
 
 async def fire_outgoing(desk: AgentDesk, session: AsyncSession, payload: Mapping[str, Any], _now: datetime) -> None:
