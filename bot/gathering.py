@@ -4,7 +4,7 @@ long to wait for what follows. Pure."""
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -19,6 +19,8 @@ LONGEST_WAITS = 4
 """A customer who never pauses is answered after this many times the pause."""
 
 JOINABLE = ("text", "attachment")
+WITHDRAWN = "withdrawn"
+"""Kind of a message that the customer took back while it waited: it is kept, and not answered."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,18 @@ def utterance_length(waiting: Sequence[Waiting], max_text_chars: int) -> int:
 
 
 def with_edits(waiting: Sequence[Waiting]) -> list[Waiting]:
-    """What waits, each message as it reads after the edits that wait with it: the mistake is not answered."""
+    """What waits, each message as it reads after the edits that wait with it: the mistake is not answered. One that is
+    taken back is WITHDRAWN."""
     edits = {each.message.refers_to: each.message.text for each in waiting if each.message.kind == "edit"}
-    return [
-        replace(each, message=replace(each.message, text=edits[each.message.platform_id or each.message.external_id]))
-        if each.message.kind in JOINABLE and (each.message.platform_id or each.message.external_id) in edits
-        else each
-        for each in waiting
-    ]
+    gone = {each.message.refers_to for each in waiting if each.message.kind == "deletion"}
+    return [replace(each, message=_edited(each.message, edits, gone)) for each in waiting]
+
+
+def _edited(message: InboundMessage, edits: Mapping[str | None, str], gone: Collection[str | None]) -> InboundMessage:
+    name = message.platform_id or message.external_id
+    if message.kind not in JOINABLE:
+        return message
+    return replace(message, text=edits.get(name, message.text), kind=WITHDRAWN if name in gone else message.kind)
 
 
 def patience(utterance: Sequence[Waiting], pause: timedelta, now: datetime) -> float:

@@ -53,7 +53,7 @@ from bot.flows.turns import (
     record_of,
     stopped,
 )
-from bot.gathering import JOINABLE
+from bot.gathering import JOINABLE, WITHDRAWN
 from bot.language import DEFAULT, LANGUAGES, detect
 from bot.ledger import InboxState, Incoming, Sessions
 from bot.models.records import ShadowTopic
@@ -80,7 +80,7 @@ from kb_index.articles import ArticleFile
 
 log = structlog.get_logger()
 
-SILENT = frozenset({"edit", "deletion", "reaction", "note", "echo", "blocked", "unblocked"})
+SILENT = frozenset({"edit", "deletion", "reaction", "note", "echo", "blocked", "unblocked", WITHDRAWN})
 """Kinds of message that tell something and want no answer."""
 STARTS_FLOW = "flow"
 """Kind of message by which an agent starts a flow: `text` is its id, `context["note"]` what the transcript says."""
@@ -622,7 +622,7 @@ class Turns:
                 conversation_id=conversation.id,
                 author=_AUTHORS.get(inbound.kind, Author.CUSTOMER),
                 agent_name=inbound.address.channel if inbound.kind == "echo" else None,
-                kind={"echo": "text", STARTS_FLOW: NOTE}.get(inbound.kind, inbound.kind),
+                kind=_kept_kind(inbound),
                 text=str(inbound.context.get("note") or "") or inbound.text or options.get(inbound.choice or "") or "",
                 reply_to_id=quoted.id if quoted else None,
                 context=dict(inbound.context) or None,
@@ -829,6 +829,12 @@ class Turns:
             await self._desk.customer_goes_back(session, conversation)
         else:
             await self._desk.customer_wrote(session, conversation, courtesy=act.kind == "courtesy")
+
+
+def _kept_kind(inbound: InboundMessage) -> str:
+    if inbound.kind == WITHDRAWN:
+        return "attachment" if inbound.attachments else "text"
+    return {"echo": "text", STARTS_FLOW: NOTE}.get(inbound.kind, inbound.kind)
 
 
 def _for_desk(owner: Owner, state: DialogueState, first: InboundMessage, text: str) -> ToDesk | None:

@@ -172,7 +172,7 @@ class WhatsAppRecord:
                     await note_receipt(session, event, self._windows, self._on_failed)
             case NumberChange():
                 async with self._sessions.begin() as session:
-                    await move(session, event)
+                    await move(session, event, self._windows)
             case TemplateChange():
                 async with self._sessions.begin() as session:
                     await note_template(session, event, now=self._clock())
@@ -209,7 +209,7 @@ async def resolve(session: AsyncSession, received: Received) -> Address:
     return replace(address, chat_id=chat_id)
 
 
-async def move(session: AsyncSession, change: NumberChange) -> None:
+async def move(session: AsyncSession, change: NumberChange, windows: Windows) -> None:
     """Go on with the conversation under the new number. Where there is one under it already, both stay."""
     known = await session.scalar(
         select(AliasRow.chat_id).where(
@@ -242,6 +242,7 @@ async def move(session: AsyncSession, change: NumberChange) -> None:
             .where(table.channel == CHANNEL, table.account == change.account, table.chat_id == old)
             .values(chat_id=change.new)
         )
+    await windows.follow(session, Address(CHANNEL, change.account, old), Address(CHANNEL, change.account, change.new))
     await session.execute(
         update(AliasRow)
         .where(AliasRow.channel == CHANNEL, AliasRow.account == change.account, AliasRow.alias == change.old)

@@ -13,7 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import ledger
@@ -21,7 +21,7 @@ from bot.channels.base import Address, Option, Template
 from bot.language import DEFAULT
 from bot.message_templates import MessageTemplates, template_states
 from bot.replies import Replies
-from bot.timers import cancel_timer, set_timer
+from bot.timers import Timer, cancel_timer, set_timer
 from handoff import desk
 from handoff.records import TEMPLATE, Author, Conversation, Delivery, Message, Owner
 from handoff.window import closes_at, reminder_at, set_closing
@@ -86,6 +86,11 @@ class Windows:
         """The platform says that it is closed, whatever we thought."""
         await set_closing(session, self._clock(), **asdict(address))
         await cancel_timer(session, _timer(address))
+
+    async def follow(self, session: AsyncSession, old: Address, new: Address) -> None:
+        """The customer goes on under another address, his window with him: so does the reminder."""
+        moved = {"key": _timer(new), "payload": asdict(new)}
+        await session.execute(update(Timer).where(Timer.key == _timer(old)).values(**moved))
 
     async def hold(self, session: AsyncSession, message_id: int) -> None:
         """Keep a message until the customer answers, and ask him to by a template, unless one is on its way."""

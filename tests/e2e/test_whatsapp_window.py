@@ -128,6 +128,21 @@ def test_nothing_is_sent_that_meta_would_refuse_and_every_word_arrives(steps: li
     asyncio.run(play())
 
 
+@pytest.mark.e2e
+async def test_whoever_gets_another_number_is_reminded_under_that_one() -> None:
+    new = "79120000002"
+    async with chat() as world:
+        await world.customer()
+        world.graph._last[new] = world.clock()
+        system = {"body": "A new number", "wa_id": new, "type": "user_changed_number"}
+        raw = {"from": ANNA, "id": "wamid.S", "timestamp": "0", "type": "system", "system": system}
+        value = {"metadata": {"phone_number_id": PHONE}, "messages": [raw]}
+        await world.record.take(json.dumps({"entry": [{"changes": [{"value": value, "field": "messages"}]}]}).encode())
+        await world.assistant.drain()
+        await world.wait(23.8)
+        assert [each["interactive"]["type"] for each in world.graph.to(new)] == ["button"]
+
+
 @pytest.mark.parametrize(
     ("closing", "reminder"),
     [

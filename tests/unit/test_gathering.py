@@ -90,3 +90,11 @@ def test_an_edit_that_waits_with_its_message_changes_what_is_read() -> None:
     first, second = waiting("where is my ordr", "where is my order")
     edit = InboundMessage(first.message.address, "9", START, kind="edit", text=second.message.text, refers_to="0")
     assert [each.message.text for each in with_edits([first, Waiting(edit, START)])] == ["where is my order"] * 2
+
+
+def test_what_was_taken_back_while_it_waited_is_an_utterance_of_its_own() -> None:
+    first, second, third = waiting("one thing", "not this", "and this")
+    gone = InboundMessage(first.message.address, "9", START, kind="deletion", refers_to="1")
+    settled = with_edits([first, second, third, Waiting(gone, START)])
+    assert [each.message.kind for each in settled] == ["text", "withdrawn", "text", "deletion"]
+    assert utterance_length(settled, 4000) == 1

@@ -497,6 +497,22 @@ async def test_what_the_customer_takes_back_is_marked_and_stays_for_the_agent(wo
     assert said.text == "where is my order"
 
 
+async def test_what_was_taken_back_before_it_was_read_is_kept_and_not_answered(world: World) -> None:
+    await world.hear("hello", key="0")
+    for key, text in enumerate(("a person please", "where is my order"), 1):
+        await world.assistant.receive(world.message(text, key=str(key)))
+    await world.assistant.receive(world.message(key="3", kind="deletion", refers_to="1"))
+    sent = len(world.channel.sent)
+    await world.assistant.drain()
+    assert await world.tickets() == []
+    assert [("My orders" in message.text) for message in world.channel.sent[sent:]] == [True]
+    said = [m for m in await world.transcript() if m.author is Author.CUSTOMER][1:]
+    assert [(m.kind, m.text, m.deleted_at is not None) for m in said] == [
+        ("text", "a person please", True),
+        ("text", "where is my order", False),
+    ]
+
+
 async def test_a_reaction_is_kept_and_not_answered(world: World) -> None:
     await world.hear("where is my order", key="1")
     assert await world.hear("👍", key="2", kind="reaction", refers_to="1") == []
