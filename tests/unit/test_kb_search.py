@@ -354,3 +354,21 @@ def test_queries_that_are_searched_together_find_what_each_finds_alone(index: Se
             found, expected = view.candidates(query), view.candidates(one)
             np.testing.assert_array_equal(found.groups, expected.groups)
             np.testing.assert_allclose(found.evidence, expected.evidence, atol=1e-5)
+
+
+def test_each_article_is_weighed_by_its_own_questions_and_passages_and_one_without_questions_by_its_text() -> None:
+    silent = Article("silent", "ru", "", "Посылку привезут на тележке.")
+    index = SearchIndex.build([*shop(), silent], LetterEncoder())
+    (query,) = index.queries("когда привезут посылку")
+    found, base = index.candidates(query), index.base
+    assert silent.id in {index.ids[group] for group in found.groups}
+    for row, group in enumerate(found.groups.tolist()):
+        asked = np.flatnonzero(base.owners == group)
+        cosines = base.vectors.questions[asked] @ query.vector
+        said = base.vectors.passages[base.passage_bounds[group] : base.passage_bounds[group + 1]] @ query.vector
+        values = dict(zip(EVIDENCE, found.evidence[row].tolist(), strict=True))
+        three = np.sort(cosines)[-3:]
+        assert values["question"] == pytest.approx(max(cosines, default=0), abs=1e-6)
+        assert values["questions"] == pytest.approx(three.mean() if len(three) else 0, abs=1e-6)
+        assert values["passage"] == pytest.approx(max(said), abs=1e-6)
+        assert found.best_questions[row] == (asked[cosines.argmax()] if len(asked) else -1)
