@@ -270,12 +270,11 @@ class Timers:
                 await session.execute(delete(Timer).where(Timer.id == timer.id))
                 session.expunge(timer)
                 await self._kinds[timer.kind](session, timer.payload, now)
-        except DATABASE_AWAY:
-            raise
         except Exception as error:
             if timer is None:
                 raise
-            # Edge: what one timer is for may break in any way; it is tried again, and the others fire.
+            # Edge: what one timer is for may break in any way, also by a statement that the database never takes; it is
+            # tried again, and the others fire. Where the database is away, this can't be written either.
             log.exception("timer.failed", kind=timer.kind, key=timer.key, failures=timer.failures + 1)
             pause = min(FIRST_RETRY * 2**timer.failures, LONGEST_RETRY)
             async with self._sessions.begin() as session:

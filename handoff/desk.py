@@ -159,19 +159,20 @@ async def lock_tickets(session: AsyncSession, ticket_ids: Iterable[int], *, cloc
         await session.connection()
     ours = held(session)
     unknown = [each for each in wanted if not ((known := ours.tickets.get(each)) and _is_held(ours, known))]
-    for ids in _parts(unknown):
+    for ids in parts(unknown):
         ours.locked |= set(await session.scalars(_LOCK, {"wanted": ids}))
         for ticket in (await session.scalars(_TICKETS, {"wanted": ids})).all():
             ours.tickets[ticket.id] = ticket
             await lock_ticket(session, ticket)
-    for ids in _parts([each for each in wanted if each not in ours.clocks] if clocks else ()):
+    for ids in parts([each for each in wanted if each not in ours.clocks] if clocks else ()):
         ours.clocks |= {each: {} for each in ids}
         for row in await session.scalars(_CLOCKS, {"wanted": ids}):
             ours.clocks[row.ticket_id][row.kind] = row
     return ours
 
 
-def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+def parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """So many that one statement takes them."""
     return (ids[first : first + AT_ONCE] for first in range(0, len(ids), AT_ONCE))
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from handoff.desk import parts
 from handoff.hours import WorkingHours
 from handoff.lifecycle import LIVE
 from handoff.policy import LEVELS, DeskPolicy
@@ -154,7 +155,7 @@ async def shift_report(
         broken = event == "created" and (ticket.priority == "urgent" or ticket.reason is Reason.ERROR)
         if broken or event in ("breached", "escalated"):
             incidents[ticket.id] = ticket
-    clocks = await _clocks(session, {ticket.id for ticket in [*live, *escalated.values(), *incidents.values()]})
+    clocks = await clocks_of(session, {ticket.id for ticket in [*live, *escalated.values(), *incidents.values()]})
     lines = [_line(ticket, agents, clocks.get(ticket.id, ()), until) for ticket in live]
     return ShiftReport(
         kind=kind,
@@ -185,10 +186,11 @@ async def supervisors(session: AsyncSession, team: str | None) -> list[Agent]:
     return [agent for agent in rows if team is None or not agent.teams or team in agent.teams]
 
 
-async def _clocks(session: AsyncSession, ticket_ids: Collection[int]) -> dict[int, list[ClockRow]]:
+async def clocks_of(session: AsyncSession, ticket_ids: Collection[int]) -> dict[int, list[ClockRow]]:
     found: dict[int, list[ClockRow]] = {}
-    for row in await session.scalars(select(ClockRow).where(ClockRow.ticket_id.in_(ticket_ids))):
-        found.setdefault(row.ticket_id, []).append(row)
+    for ids in parts(sorted(ticket_ids)):
+        for row in await session.scalars(select(ClockRow).where(ClockRow.ticket_id.in_(ids))):
+            found.setdefault(row.ticket_id, []).append(row)
     return found
 
 

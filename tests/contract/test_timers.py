@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from databases import MakeDatabase, all_connections_taken
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.database import migrate, open_database
@@ -136,6 +136,23 @@ async def test_a_timer_whose_work_breaks_leaves_no_trace_and_fires_later(surveys
     surveys.now += HOUR
     await surveys.timers.fire_due()
     assert await surveys.asked() == ["b", "a"]
+
+
+async def test_a_statement_that_the_database_never_takes_holds_up_no_other_timer(surveys: Desk) -> None:
+    async def broken(session: AsyncSession, _payload: Mapping[str, Any], _now: datetime) -> None:
+        await session.execute(text("SELECT missing FROM nowhere"))
+
+    surveys.timers.register("broken", broken)
+    async with surveys.sessions.begin() as session:
+        await set_timer(session, "broken", "broken", START)
+    await surveys.set("Anna", START + HOUR)
+    surveys.now += HOUR
+    assert await surveys.timers.fire_due() == 2
+    assert await surveys.asked() == ["Anna"]
+    async with surveys.sessions() as session:
+        (left,) = (await session.scalars(select(Timer).where(Timer.kind == "broken"))).all()
+    assert (left.failures, left.due_at > surveys.now) == (1, True)
+    assert "nowhere" in (left.error or "")
 
 
 async def test_a_timer_of_an_unknown_kind_waits_for_the_release_that_knows_it(surveys: Desk) -> None:

@@ -18,9 +18,10 @@ from bot.database import migrate
 from bot.desk.shifts import SHIFTS, Shifts
 from bot.notifications import Notice, Notices
 from bot.timers import Timers
+from handoff.clocks import ClockKind
 from handoff.hours import Interval, WorkingHours
 from handoff.records import TeamNotify
-from handoff.shifts import boundaries, last_night, shift_report
+from handoff.shifts import boundaries, clocks_of, last_night, shift_report
 from handoff.tickets import put_agent
 
 MOSCOW = ZoneInfo("Europe/Moscow")
@@ -180,3 +181,10 @@ async def test_the_report_can_be_had_for_any_time_and_as_data(story: Reported) -
     data = report.as_json()
     assert (data["counts"]["created"], data["unassigned"], data["open"][0]["ticket_id"]) == (1, 1, 1)
     assert "Shift report: all teams" in story.shifts.text(report, "en")
+
+
+async def test_a_report_may_be_about_more_tickets_than_one_statement_takes(story: Reported) -> None:
+    await story.hear("a person please")
+    async with story.sessions.begin() as session:
+        clocks = await clocks_of(session, range(1, 70_000))
+    assert {row.kind for row in clocks[1]} == {ClockKind.FIRST_RESPONSE, ClockKind.RESOLUTION}
