@@ -13,7 +13,7 @@ from test_tickets import TICKETS, Room, room  # noqa: F401 - a fixture
 
 from bot.masking import mask
 from bot.models.corrections import as_example
-from bot.models.topic_model import TopicModel, _fit, _kernel, _newest, _Rows
+from bot.models.topic_model import TopicModel, _fit, _kernel, _newest, _Rows, _together
 from bot.models.training import Seed, _taught, load_seed
 from bot.models.understanding import topics_of
 from bot.wiring import Installation
@@ -104,6 +104,18 @@ def test_a_wish_for_a_person_hides_no_topic_and_alone_tells_none(school: School,
         ranked = model.rank([idle])
         assert ranked
         assert ranked[0][1] < model.threshold
+
+
+def test_of_a_story_one_clause_tells_the_topic(school: School, model: TopicModel) -> None:
+    story = "My aunt is eighty and lives alone. She waited in all day, she even baked. No courier came, nobody rang."
+    assert school.route(model, story) == "delivery"
+
+
+def test_a_text_counts_as_much_as_all_its_clauses() -> None:
+    whole, one, other = np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), np.array([0, 0, 1.0])
+    assert _together(np.stack([whole])) == pytest.approx(whole)
+    half = np.sqrt(0.5)
+    assert _together(np.stack([whole, one, other])) == pytest.approx([half, half * half, half * half])
 
 
 def test_all_that_was_said_counts_and_the_last_most(school: School, model: TopicModel) -> None:
