@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,11 @@ from bot.desk.seat import OUTGOING, Draft, Seat, Tally, fire_outgoing
 from bot.shared import LocalShared
 from bot.timers import Timers
 from handoff.access import Role, Viewer
+from handoff.clocks import ClockKind
 from handoff.errors import TicketStateError
 from handoff.lifecycle import TicketStatus
-from handoff.records import Agent, Mention
+from handoff.queue import View
+from handoff.records import Agent, ClockRow, Mention
 from handoff.tickets import history, put_agent
 
 TEAMS = ("first-line",)
@@ -133,3 +136,34 @@ async def test_nothing_is_merged_into_what_has_just_ended(room: Desk) -> None:
     assert isinstance(results[1], TicketStateError), results
     (first, second) = await room.tickets()
     assert (first.status, second.status) == (TicketStatus.NEW, TicketStatus.RESOLVED)
+
+
+async def test_a_mention_in_a_ticket_of_another_team_is_not_counted_for_ever(room: Desk) -> None:
+    boris = await room.join("Boris")
+    vera = await room.join("Vera")
+    await room.sit(boris, lambda seat: seat.note(1, "@Vera: look here"))
+    assert (await room.sit(vera, lambda seat: seat.counts()))[View.MENTIONS] == 1
+    elsewhere = replace(vera, role=Role.AGENT, teams=frozenset({"logistics"}))
+    assert (await room.sit(elsewhere, lambda seat: seat.counts()))[View.MENTIONS] == 0
+
+
+async def test_a_segment_that_is_set_while_an_agent_answers_starts_no_clock_again(room: Desk) -> None:
+    anna = await room.join("Anna")
+    answered = asyncio.Event()
+
+    async def answer(seat: Seat) -> None:
+        draft = Draft(key="k" * 8, text="Good day", seen_id=10**6, seen_agent_id=10**6)
+        await seat.reply(1, draft, undo_seconds=0)
+        answered.set()
+        await asyncio.sleep(0.2)
+
+    async def promote() -> None:
+        await answered.wait()
+        async with room.sessions.begin() as session:
+            await room.desk.customers.change(session, 1, actor="Olga", now=room.clock(), segment="vip")
+
+    await asyncio.gather(room.sit(anna, answer), promote())
+    async with room.sessions.begin() as session:
+        clock = await session.get_one(ClockRow, (1, ClockKind.RESOLUTION))
+    assert clock.running_since is None, "the customer is waited for"
+    assert (await room.ticket()).priority == "high"

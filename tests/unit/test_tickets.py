@@ -322,6 +322,20 @@ class TestAlarms:
             (Alarm.ESCALATION, "supervisor", 25),
         ]
 
+    async def test_under_a_longer_promise_it_is_told_anew(self, room: Room) -> None:
+        ticket = await room.ticket()  # orders: 10 minutes to the first response, of an urgent one 5
+        await TICKETS.change(room.session, ticket, priority="urgent", agent="Anna", now=room.now)
+        told = []
+        for minute in range(1, 11):
+            if minute == 6:
+                await TICKETS.change(room.session, ticket, priority="normal", agent="Anna", now=room.now)
+            told += [
+                (alarm.alarm, minute)
+                for alarm in await TICKETS.raise_clocks(room.session, now=room.later(minutes=1))
+                if alarm.kind is ClockKind.FIRST_RESPONSE
+            ]
+        assert told == [(Alarm.WARNING, 4), (Alarm.BREACH, 5), (Alarm.WARNING, 8), (Alarm.BREACH, 10)]
+
     async def test_who_answers_in_time_hears_nothing(self, room: Room) -> None:
         ticket = await room.ticket()
         await TICKETS.reply(room.session, ticket, "Добрый день", agent="Anna", now=room.later(minutes=5))
