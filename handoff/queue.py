@@ -263,11 +263,11 @@ async def piles(session: AsyncSession) -> Sequence[Pile]:
 
 
 async def mentioned(session: AsyncSession, viewer: Viewer) -> int:
-    """In how many tickets a note calls the viewer who has not looked yet."""
+    """In how many tickets that he may see a note calls the viewer who has not looked yet."""
     found = await session.scalar(
-        select(func.count(Mention.ticket_id.distinct())).where(
-            Mention.agent_id == viewer.agent_id, Mention.seen_at.is_(None)
-        )
+        select(func.count(Mention.ticket_id.distinct()))
+        .join(Ticket, Ticket.id == Mention.ticket_id)
+        .where(Mention.agent_id == viewer.agent_id, Mention.seen_at.is_(None), visible(viewer))
     )
     return found or 0
 

@@ -370,8 +370,10 @@ class Tickets:
         live = await session.scalars(
             select(Ticket).where(Ticket.conversation_id.in_(theirs), Ticket.status.in_(LIVE)).order_by(Ticket.id)
         )
-        for ticket in live.all():
-            if ticket.segment == customer.segment:
+        found = live.all()
+        await desk.lock_tickets(session, (ticket.id for ticket in found), clocks=True)
+        for ticket in found:
+            if ticket.segment == customer.segment or ticket.status not in LIVE:
                 continue
             least = self.policy.segment_priority.get(customer.segment or "", "low")
             before = {"segment": ticket.segment, "priority": ticket.priority}
@@ -634,6 +636,10 @@ class Tickets:
                 continue
             if clock.used == timedelta(0) and row.used_seconds:
                 row.raised = 0  # the next question's clock
+            elif hours_before is not None and clock.target.total_seconds() != row.target_seconds:
+                # Under a longer promise it may be early again.
+                share = clock.used / clock.target if clock.target else 1.0
+                row.raised = min(row.raised, 0 if share < self.policy.warn_at else 1) if share < 1 else row.raised
             row.target_seconds = int(clock.target.total_seconds())
             row.used_seconds = clock.used.total_seconds()
             row.running_since, row.done_at = clock.running_since, clock.done_at
