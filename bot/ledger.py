@@ -215,9 +215,12 @@ async def take(
     session: AsyncSession, rows: Sequence[Incoming], state: InboxState, *, now: datetime, error: str | None = None
 ) -> bool:
     """Mark messages as dealt with; False when another worker did it already, and nothing may be written then."""
-    values = {"ids": [row.id for row in rows], "to": state, "now": now, "why": error}
-    taken = await session.execute(_TAKE, values)
-    return int(taken.rowcount) == len(rows)  # type: ignore[attr-defined]
+    address = {f"of_{name}": value for name, value in asdict(rows[0].address).items()}
+    values = {**address, "ids": [row.id for row in rows], "to": state, "now": now, "why": error}
+    queued = (await session.scalars(_TAKE, values)).all()
+    if not any(queued):
+        session.info[_QUEUED] = 0
+    return len(queued) == len(rows)
 
 
 async def say(
@@ -275,6 +278,8 @@ async def queue(
             due_at=now,
         )
     )
+    if _QUEUED in session.info:
+        session.info[_QUEUED] += 1
     await enqueue(session, address_of(conversation))
 
 
@@ -325,9 +330,11 @@ async def claim_next(session: AsyncSession, address: Address, *, now: datetime) 
     """Take the oldest unsent message for sending, once this transaction is committed. What was computed under an
     ownership that has passed is discarded on the way. None: there is nothing, or it has to wait."""
     while True:
-        with session.no_autoflush:
-            row = (await session.execute(_OLDEST_REPLY, asdict(address))).first()
         written = sorted((each for each in session.new if isinstance(each, OutboxRow)), key=_order_of_writing)
+        row = None
+        if session.info.pop(_QUEUED, None) != len(written):
+            with session.no_autoflush:
+                row = (await session.execute(_OLDEST_REPLY, asdict(address))).first()
         if row is None and written and (first := written[0]).due_at <= now and await _holds(session, first):
             # Written in this transaction, under the conversation's lock, and nothing before it: taken as it is made.
             first.claims, first.claimed_at, first.parts_sent, first.attempts = 1, now, 0, 0
@@ -409,9 +416,11 @@ async def settle(
 ) -> bool:
     """Record what became of a claimed message, for good. False when the claim has passed to another worker: then
     that one says what became of it, and nothing may be written."""
-    gone = await session.execute(_SETTLE, claim.key)
-    if not gone.rowcount:  # type: ignore[attr-defined]
+    more = (await session.execute(_SETTLE, claim.key)).scalar()
+    if more is None:
         return _fenced(claim)
+    if not more:
+        session.info[_QUEUED] = 0
     if claim.is_edit:
         await session.execute(update(Message).where(Message.id == claim.message.id).values(delivery_error=error))
         return True
@@ -450,6 +459,9 @@ def _fenced(claim: Claim) -> bool:
 
 
 # Statements of every turn, made once: SQLAlchemy spends more time on making one than the database on its work.
+_QUEUED = "queued"
+"""In `session.info`: how many replies are queued in the conversation in hand, where that was seen under its lock. One
+statement less for `claim_next`, as long as none of them was written to the database meanwhile."""
 INBOX, OUTBOX, MESSAGES = (Base.metadata.tables[name] for name in ("inbox", "outbox", "messages"))
 _NO_ATTACHMENTS = [raiseload(Message.attachments)]
 _PENDING = (
@@ -463,15 +475,31 @@ _PENDING = (
     .order_by(InboxRow.id)
     .limit(bindparam("limit"))
 )
-_TAKE = (
-    update(INBOX)
-    .where(INBOX.c.id.in_(bindparam("ids", expanding=True)), INBOX.c.state == literal_column("'pending'"))
-    .values(state=bindparam("to"), done_at=bindparam("now"), error=bindparam("why"))
-)
 _OF_THE_CONVERSATION = (
     Conversation.channel == bindparam("channel"),
     Conversation.account == bindparam("account"),
     Conversation.chat_id == bindparam("chat_id"),
+)
+_OTHERS = OUTBOX.alias()
+# No subquery of a RETURNING has a join, or a column of the table that is changed: for SQLite, SQLAlchemy writes all
+# columns in it without their tables.
+_TAKE = (
+    update(INBOX)
+    .where(INBOX.c.id.in_(bindparam("ids", expanding=True)), INBOX.c.state == literal_column("'pending'"))
+    .values(state=bindparam("to"), done_at=bindparam("now"), error=bindparam("why"))
+    .returning(
+        select(_OTHERS.c.id)
+        .where(
+            _OTHERS.c.conversation_id.in_(
+                select(Conversation.id).where(
+                    Conversation.channel == bindparam("of_channel"),
+                    Conversation.account == bindparam("of_account"),
+                    Conversation.chat_id == bindparam("of_chat_id"),
+                )
+            )
+        )
+        .exists()
+    )
 )
 _ANY_REPLY = (
     select(OutboxRow.id)
@@ -501,7 +529,15 @@ _CLAIMED = (
         select(Conversation.id).where(Conversation.id == bindparam("conversation")).with_for_update()
     ),
 )
-_SETTLE = delete(OUTBOX).where(*_CLAIMED)
+_SETTLE = (
+    delete(OUTBOX)
+    .where(*_CLAIMED)
+    .returning(
+        select(_OTHERS.c.id)
+        .where(_OTHERS.c.conversation_id == bindparam("conversation"), _OTHERS.c.id != bindparam("outbox"))
+        .exists()
+    )
+)
 _POSTPONE = (
     update(OUTBOX)
     .where(*_CLAIMED)
