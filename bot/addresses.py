@@ -14,6 +14,20 @@ import httpx
 from bot.errors import DeliveryError
 
 
+def network_of(host: str) -> str:
+    """Who an address stands for where it is counted how often he comes: of the newer protocol its network, because
+    everybody has many there. What is no address is left as it is."""
+    try:
+        address = ipaddress.ip_address(host.split("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+    return str(address)
+
+
 @dataclass(frozen=True)
 class Allowed:
     """Servers that may be called: names or addresses, each perhaps with a port. No port means the scheme's own."""

@@ -20,6 +20,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bot.addresses import network_of
 from bot.desk.macros import Starter
 from bot.desk.records import Account, AuditEntry, Invitation, Macro, SignIn
 from bot.errors import SignInError
@@ -85,7 +86,7 @@ class Accounts:
         login = login.strip().lower()[:254]
         rates = (
             Rate(f"sign-in:{_digest(login)}", 60 / TRIES_A_MINUTE, burst=TRIES_A_MINUTE),
-            Rate(f"sign-in-from:{address}", 30 / TRIES_A_MINUTE, burst=2 * TRIES_A_MINUTE),
+            Rate(f"sign-in-from:{network_of(address)}", 30 / TRIES_A_MINUTE, burst=2 * TRIES_A_MINUTE),
         )
         if wait := await self._shared.take(*rates):
             raise SignInError("too_often", retry_after_seconds=wait)

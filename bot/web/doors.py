@@ -8,7 +8,6 @@ files), `bot.desk.accounts` (names at the sign-in), `bot.web.desk_ticket` (repli
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bot.metrics import RATE_LIMITED
 from bot.shared import LocalShared, Rate, Shared
 from bot.web.desk_base import COOKIE, PREFIX, STUDIO
-from bot.web.guards import refuse
+from bot.web.guards import caller, refuse
 
 REQUESTS_A_MINUTE = 3000
 EVENTS_A_MINUTE = 300
@@ -94,17 +93,3 @@ class RateLimits:
         changes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
         path = scope["path"]
         return next((door for door in self._doors if (changes or not door.posts) and door.path.fullmatch(path)), None)
-
-
-def caller(request: Request) -> str:
-    """Who asks, as far as an address tells: of the newer protocol its network, because everybody has many there."""
-    host = request.client.host if request.client else ""
-    try:
-        address = ipaddress.ip_address(host.split("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
-    return str(address)

@@ -14,6 +14,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bot.addresses import network_of
+
+
+def caller(request: Request) -> str:
+    """Who asks, as far as an address tells."""
+    return network_of(request.client.host if request.client else "")
+
+
 _WORDS: Mapping[str, tuple[int, str, str]] = {
     "bad_request": (400, "Запрос не удалось разобрать.", "The request could not be read."),
     "no_session": (401, "Этого разговора больше нет. Начните новый.", "This conversation is gone. Start a new one."),

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from site_harness import Running, Site, running
 from sqlalchemy import select
 
 from bot.channels.base import Address, InboundMessage
+from bot.desk import accounts
 from bot.desk.accounts import IDLE
 from bot.desk.records import AuditEntry
 from bot.web.chat_api import read_page
@@ -112,6 +114,21 @@ def test_a_wrong_password_and_an_unknown_name_are_told_alike_and_often_is_too_of
             last = web.post("/desk/sign-in", data={"login": "clara", "password": PASSWORD + "!"})
         assert last.status_code == 429
         assert "Wait a minute" in last.text
+
+
+async def test_whoever_has_many_addresses_guesses_no_more_passwords_than_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "TRIES_A_MINUTE", 2)
+    site, codes = Site(tmp_path), []
+    await site.prepare()
+    for number in range(5):
+        visitor = httpx.ASGITransport(site.app, client=(f"2001:db8:1:2::{number:x}", 1))
+        async with httpx.AsyncClient(transport=visitor, base_url="http://site") as web:
+            answer = await web.post("/desk/sign-in", data={"login": f"somebody-{number}", "password": "guessed"})
+            codes.append(answer.status_code)
+    assert codes == [401] * 4 + [429]
+    await site.engine.dispose()
 
 
 def test_without_a_session_a_page_leads_to_the_sign_in_and_back(server: Running) -> None:

@@ -16,7 +16,8 @@ from starlette.routing import Route
 from bot.metrics import RATE_LIMITED
 from bot.shared import LocalShared
 from bot.web.desk_base import COOKIE
-from bot.web.doors import Door, RateLimits, caller, doors
+from bot.web.doors import Door, RateLimits, doors
+from bot.web.guards import caller
 
 NARROW = (Door("narrow", re.compile("/narrow"), 2), Door("any", re.compile("/any/.*"), 3, posts=False))
 

@@ -470,6 +470,18 @@ async def test_sessions_are_limited_by_address(tmp_path: Path) -> None:
     await site.engine.dispose()
 
 
+async def test_whoever_has_many_addresses_opens_no_more_sessions_than_others(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.prepare()
+    codes = []
+    for number in range(31):
+        visitor = httpx.ASGITransport(site.app, client=(f"2001:db8:1:2::{number:x}", 1))
+        async with httpx.AsyncClient(transport=visitor, base_url="http://site") as client:
+            codes.append((await client.post("/api/chat/sessions")).status_code)
+    assert codes == [201] * 30 + [429]
+    await site.engine.dispose()
+
+
 async def test_a_turn_that_breaks_ends_at_a_person_and_the_browser_hears_it(web: httpx.AsyncClient) -> None:
     browser = await Browser.open(web)
     await browser.post(kind="start", lang="en")
