@@ -54,6 +54,10 @@ EVERYWHERE = frozenset({Role.EDITOR, Role.SUPERVISOR, Role.ADMIN})
 """Roles that are not bound to teams."""
 
 
+GREATEST_ID = 2**63 - 1
+"""A greater number is no ticket's, and no database takes it."""
+
+
 @dataclass(frozen=True)
 class Viewer:
     """Somebody who has signed in."""
@@ -91,7 +95,7 @@ async def reach(session: AsyncSession, viewer: Viewer, ticket_id: int, permissio
     Raises TicketNotFoundError also for a ticket that the viewer may not see, so that numbers tell nothing, and
     AccessError for one that he may see but not change.
     """
-    ticket = await session.get(Ticket, ticket_id)
+    ticket = await session.get(Ticket, ticket_id) if 0 < ticket_id <= GREATEST_ID else None
     if ticket is None or not viewer.sees(ticket) or not viewer.may(Permission.READ):
         raise TicketNotFoundError(ticket_id)
     viewer.require(permission)

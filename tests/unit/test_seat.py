@@ -23,7 +23,7 @@ from bot.shared import LocalShared
 from bot.timers import Timers
 from handoff.access import Role, Viewer
 from handoff.clocks import ClockKind
-from handoff.errors import TicketStateError
+from handoff.errors import TicketNotFoundError, TicketStateError
 from handoff.lifecycle import TicketStatus
 from handoff.queue import View
 from handoff.records import Agent, ClockRow, Mention
@@ -167,3 +167,10 @@ async def test_a_segment_that_is_set_while_an_agent_answers_starts_no_clock_agai
         clock = await session.get_one(ClockRow, (1, ClockKind.RESOLUTION))
     assert clock.running_since is None, "the customer is waited for"
     assert (await room.ticket()).priority == "high"
+
+
+async def test_a_number_that_can_be_no_tickets_is_not_found(room: Desk) -> None:
+    anna = await room.join("Anna")
+    for number in (0, -1, 2**63, 10**40):
+        with pytest.raises(TicketNotFoundError):
+            await room.sit(anna, partial(Seat.look, ticket_id=number))
