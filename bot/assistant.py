@@ -398,11 +398,17 @@ class Assistant:
             return await self._windows.is_open(session, address)
 
     async def _hold(self, address: Address, claim: Claim, *, shut: bool = False) -> Claim | None:
-        """Keep a claimed message until the customer's window is open again. The next one, claimed."""
+        """Keep a claimed message until the customer's window is open again; a reaction is given up. The next one,
+        claimed."""
         assert self._windows is not None  # noqa: S101 - only it says that a window is closed
         async with self.sessions.in_hand(address) as session:
             if shut:
                 await self._windows.shut(session, address)
+            if claim.message.kind == REACTION:
+                # Not worth asking the customer to write, and days later it would tell him nothing.
+                if not await ledger.settle(session, claim, Delivery.FAILED, error="the window is closed"):
+                    raise _Fenced
+                return await ledger.claim_next(session, address, now=self.clock())
             if not await ledger.settle(session, claim, Delivery.HELD):
                 raise _Fenced
             await self._windows.hold(session, claim.message.id)

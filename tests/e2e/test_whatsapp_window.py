@@ -18,11 +18,12 @@ from graph_api import PHONE, GraphApi, Refused, words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from site_harness import Clock
+from sqlalchemy import select
 from whatsapp_harness import WhatsAppWorld
 
 from bot.channels import whatsapp_api
 from bot.channels.whatsapp_errors import delivery_error
-from handoff.records import Base
+from handoff.records import Author, Base, Delivery, Message
 from handoff.window import reminder_at
 
 ANNA = "79120000001"
@@ -126,6 +127,23 @@ def test_nothing_is_sent_that_meta_would_refuse_and_every_word_arrives(steps: li
             assert [text for text in said if text.startswith("*Ольга*")] == wanted
 
     asyncio.run(play())
+
+
+@pytest.mark.e2e
+async def test_a_reaction_is_no_reason_to_ask_the_customer_to_write() -> None:
+    async with chat() as world:
+        await world.customer()
+        await world.wait(25)
+        before = len(world.graph.sent)
+        async with world.sessions.begin() as session:
+            said = await session.scalar(select(Message.id).where(Message.author == Author.CUSTOMER))
+            reaction = await world.desk.react(session, 1, said or 0, "👍", agent="Ольга")
+        assert reaction is not None
+        await world.wait(0.1)
+        assert world.graph.sent[before:] == []
+        async with world.sessions.reading() as session:
+            kept = await session.get_one(Message, reaction.id)
+            assert (kept.delivery, kept.delivery_error) == (Delivery.FAILED, "the window is closed")
 
 
 @pytest.mark.e2e
