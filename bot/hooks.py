@@ -32,8 +32,8 @@ from bot.timers import send_errand
 from bot.work import Sessions
 from handoff import desk as conversations
 from handoff.errors import HandoffError, TicketNotFoundError, TicketStateError
+from handoff.lifecycle import TicketStatus
 from handoff.records import NOTE, Agent, Author, Base, BigId, Conversation, Customer, HistoryEntry, Message, Ticket
-from handoff.tickets import ACTS
 
 log = structlog.get_logger()
 
@@ -364,10 +364,20 @@ class HookReceiver:
         elif wanted.status == "closed":
             await self._desk.close(session, wanted.ticket_id, why=wanted.why or "closed elsewhere", agent=wanted.agent)
         else:
-            ticket = await conversations.get_ticket(session, wanted.ticket_id)
-            if ticket.status in ACTS:
-                raise TicketStateError(ticket.id, ticket.status, "opened: it is")
-            await self._desk.reopen(session, wanted.ticket_id, agent=wanted.agent)
+            await self._open(session, await conversations.get_ticket(session, wanted.ticket_id), wanted.agent)
+
+    async def _open(self, session: AsyncSession, ticket: Ticket, agent: str) -> None:
+        """People go on with it, whatever it waited for."""
+        await conversations.lock_ticket(session, ticket)
+        match ticket.status:
+            case TicketStatus.RESOLVED | TicketStatus.CLOSED:
+                await self._desk.reopen(session, ticket.id, agent=agent)
+            case TicketStatus.AWAITING_FEEDBACK:
+                await self._desk.take_up(session, ticket.id, agent=agent)
+            case TicketStatus.ON_HOLD:
+                await self._desk.resume(session, ticket.id, agent=agent)
+            case status:
+                raise TicketStateError(ticket.id, status, "opened: it is")
 
 
 async def retry(session: AsyncSession, now: datetime, event_id: str | None = None) -> int:

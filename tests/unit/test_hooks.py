@@ -247,6 +247,16 @@ async def test_a_status_from_elsewhere_moves_the_ticket(story: Hooked) -> None:
     assert (await story.call("ticket.status", "e", ticket_id=77, status="open")).status_code == 404
 
 
+async def test_what_is_opened_elsewhere_goes_on_whatever_it_waited_for(story: Hooked) -> None:
+    await story.act("finish", 1, agent="Anna")
+    assert (await story.call("ticket.status", "a", ticket_id=1, status="open")).status_code == 200
+    assert (await story.ticket()).status is TicketStatus.OPEN
+    assert await story.wait(hours=3) == [], "nobody is asked whether it helped"
+    await story.act("hold", 1, task="DEV-17", until=None, agent="Anna")
+    assert (await story.call("ticket.status", "b", ticket_id=1, status="open")).status_code == 200
+    assert (await story.ticket()).status is TicketStatus.OPEN
+
+
 async def test_what_could_not_be_done_is_not_taken_for_done(story: Hooked) -> None:
     assert (await story.call("ticket.status", "a", ticket_id=1, status="open")).status_code == 409
     await story.act("close", 1, why="spam", agent="Anna")
