@@ -94,27 +94,29 @@ class Breaker:
     async def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do it, and note how it went. Raises PacedError as `check` does, and what the work raises."""
         self.check()
-        self._probing = self._closed_until is not None
+        probes = self._closed_until is not None
+        self._probing = self._probing or probes
         self._in_flight += 1
         try:
             done = await work()
         except DeliveryError as error:
-            self._note(failed=is_away(error), why=str(error))
-            raise
-        except BaseException:
-            self._probing = False
+            self._note(failed=is_away(error), why=str(error), probed=probes)
             raise
         else:
-            self._note(failed=False, why="")
+            self._note(failed=False, why="", probed=probes)
             return done
         finally:
             self._in_flight -= 1
+            if probes:
+                self._probing = False
 
-    def _note(self, *, failed: bool, why: str) -> None:
-        was_open, self._probing = self.is_open, False
+    def _note(self, *, failed: bool, why: str, probed: bool) -> None:
+        was_open = self.is_open
         if not failed:
             self._failures, self._closed_until, self._pause, self.why = 0, None, FIRST_PAUSE, ""
             return
+        if was_open and not probed:
+            return  # it was under way when the platform was found to be away, and tells nothing new
         self._failures += 1
         if was_open:
             self._pause = min(self._pause * 2, LONGEST_PAUSE)

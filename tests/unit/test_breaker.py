@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,31 @@ class TestTheBreaker:
         for _ in range(3 * FAILURES):
             with pytest.raises(DeliveryError):
                 await breaker.call(lambda: fails(error))
+        assert not breaker.is_open
+
+    async def test_calls_that_were_under_way_when_it_opened_prolong_nothing_and_free_no_second_try(self) -> None:
+        clock, gates = Clock(), (asyncio.Event(), asyncio.Event())
+        breaker = Breaker(clock)
+
+        async def slow(gate: asyncio.Event) -> None:
+            await gate.wait()
+            raise AWAY
+
+        under_way = [asyncio.create_task(breaker.call(partial(slow, gates[n > 9]))) for n in range(12)]
+        await asyncio.sleep(0)
+        gates[0].set()
+        await asyncio.wait(under_way[:10])
+        assert breaker.is_open
+        clock.advance(6)
+        probe = asyncio.create_task(breaker.call(asyncio.Event().wait))
+        await asyncio.sleep(0)
+        gates[1].set()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        with pytest.raises(PacedError):
+            breaker.check()
+        probe.cancel()
+        await asyncio.gather(probe, return_exceptions=True)
+        await breaker.call(works)
         assert not breaker.is_open
 
     async def test_a_cancelled_try_leaves_the_next_one_free(self) -> None:
