@@ -33,7 +33,7 @@ from bot.flows.proof import NewCode
 from bot.ledger import InboxRow, InboxState, Sessions
 from bot.metrics import RATE_LIMITED
 from bot.shared import PRESENT_SECONDS, Rate
-from bot.web.guards import Refusal
+from bot.web.guards import Refusal, caller
 from bot.web.markup import render
 from handoff import desk
 from handoff.records import Attachment, AttachmentState, Author, Conversation, Delivery, Message
@@ -137,7 +137,7 @@ def create_router(
 
     @router.post("/sessions", status_code=201)
     async def open_session(request: Request) -> dict[str, str]:
-        await count("site-sessions", request.client.host if request.client else "", SESSIONS_A_MINUTE)
+        await count("site-sessions", caller(request), SESSIONS_A_MINUTE)
         token = secrets.token_urlsafe(32)
         chat_id = hashlib.sha256(token.encode()).hexdigest()
         async with sessions.begin() as session:
@@ -170,7 +170,7 @@ def create_router(
         if email is None:
             raise Refusal("not_found")
         await count("site-email", me.chat_id, EMAILS_A_MINUTE)
-        await count("site-email-from", request.client.host if request.client else "", 2 * EMAILS_A_MINUTE)
+        await count("site-email-from", caller(request), 2 * EMAILS_A_MINUTE)
         try:
             made = await email.ask(Address(site.name, "", me.chat_id), post.email, post.lang)
         except DeliveryError as error:
