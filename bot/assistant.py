@@ -230,9 +230,18 @@ class Assistant:
             log.exception("turn.failed", inbox=rows[0].id, channel=address.channel)
             metrics.TURNS.labels(address.channel, "error").inc()
             recalled = await self._turns.recall(self.sessions, situation, utterance)
-            async with self.sessions.in_hand(address) as session:
-                await self._turns.fail(session, rows, utterance, fetched, error, recalled)
-                claim = await ledger.claim_next(session, address, now=self.clock())
+            try:
+                async with self.sessions.in_hand(address) as session:
+                    await self._turns.fail(session, rows, utterance, fetched, error, recalled)
+                    claim = await ledger.claim_next(session, address, now=self.clock())
+            except DATABASE_AWAY:
+                raise
+            except Exception as failure:
+                # Edge: it would be tried again without end, and nobody would hear of it.
+                log.exception("turn.failed_twice", inbox=rows[0].id, channel=address.channel)
+                async with self.sessions.in_hand(address) as session:
+                    await self._turns.give_up(session, rows, utterance, failure)
+                    claim = await ledger.claim_next(session, address, now=self.clock())
         return length < len(waiting), claim
 
     async def _claim(self, address: Address) -> Claim | None:

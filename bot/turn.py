@@ -524,6 +524,40 @@ class Turns:
             await session.refresh(conversation)
             await self._hand_off(session, conversation, Reason.ERROR, routed)
 
+    async def give_up(
+        self, session: AsyncSession, rows: Sequence[Incoming], utterance: Sequence[InboundMessage], error: Exception
+    ) -> None:
+        """The end of a turn whose failure could not be kept either (`fail`), because what is remembered of the
+        conversation can't be read, say: the bare words are, and a person gets them. Nothing is announced."""
+        conversation, now = await self._open(session, rows[0].address), self._clock()
+        if not await ledger.take(session, rows, InboxState.FAILED, now=now, error=repr(error)[:2000]):
+            return
+        conversation.state, conversation.updated_at = DialogueState(greeted=True).to_json(), now
+        for row, inbound in zip(rows, utterance, strict=True):
+            session.add(
+                Message(
+                    conversation_id=conversation.id,
+                    author=Author.CUSTOMER,
+                    kind="text",
+                    text=inbound.text or f"({inbound.kind})",
+                    external_id=row.external_id[:128],
+                    decision={"rule": "error", "error": type(error).__name__},
+                    sent_at=inbound.sent_at,
+                    created_at=now,
+                )
+            )
+        await session.flush()
+        if conversation.owner is Owner.ASSISTANT:
+            texts = _texts(utterance)
+            await self._desk.tickets.hand_off(
+                session,
+                conversation,
+                reason=Reason.ERROR,
+                route=route(self._topics, None, texts),
+                texts=texts,
+                now=now,
+            )
+
     async def recall(
         self, sessions: Sessions, situation: Situation, utterance: Sequence[InboundMessage]
     ) -> Recalled | None:

@@ -243,6 +243,23 @@ async def test_a_fault_inside_a_turn_ends_at_a_person_and_loses_nothing(world: W
         assert "boom" in (row.error or "")
 
 
+async def test_where_even_the_failure_can_not_be_kept_the_words_reach_a_person_and_the_conversation_goes_on(
+    world: World,
+) -> None:
+    await world.hear("where is my order")
+    async with world.sessions.begin() as session:
+        conversation = await session.scalar(select(Conversation))
+        assert conversation is not None
+        conversation.state = {"options": 7}  # as no release of ours reads it
+    await world.hear("and the second one?")
+    (ticket,) = await world.tickets()
+    assert ticket.reason is Reason.ERROR
+    assert [m.text for m in await world.transcript() if m.author is Author.CUSTOMER][-1] == "and the second one?"
+    async with world.sessions.begin() as session:
+        await world.desk.resolve(session, ticket.id, agent="Support")
+    assert "My orders" in (await world.hear("where is my order again"))[-1]
+
+
 async def test_a_broken_template_falls_back_to_the_shipped_one(tmp_path: Path) -> None:
     for lang in ("ru", "en"):
         (tmp_path / "own" / lang).mkdir(parents=True)
