@@ -13,6 +13,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from bot.desk.accounts import SignedIn
 from bot.desk.feed import Change
+from bot.notifications import calls
 from bot.web.desk_base import COOKIE, PREFIX, DeskWeb, address
 from bot.web.guards import Refusal
 from handoff.access import Viewer
@@ -23,7 +24,7 @@ GATHER_SECONDS = 0.1
 HERE_SECONDS = 12.0
 """How long somebody counts as looking at a ticket after the last sign of it."""
 CHECK_SECONDS = 60
-"""How often it is looked whether the session of an open page still holds."""
+"""How often it is looked whether the session of an open page still holds, and what its owner may see."""
 
 
 def create_router(web: DeskWeb) -> APIRouter:
@@ -58,9 +59,11 @@ def create_router(web: DeskWeb) -> APIRouter:
                     pass
                 if time.monotonic() > checked + CHECK_SECONDS:
                     checked = time.monotonic()
-                    if await web.accounts.whose(token, browser=browser, address=where) is None:
+                    me = await web.accounts.whose(token, browser=browser, address=where)
+                    if me is None:
                         yield ServerSentEvent("{}", event="over")
                         return
+                    viewer = me.viewer  # his teams may be others by now
                 seen = [change for change in changes if change.concerns(viewer)]
                 if seen:
                     yield ServerSentEvent(_told(seen, viewer), event="changes")
@@ -99,7 +102,7 @@ def _told(changes: list[Change], viewer: Viewer) -> str:
         {"ticket": change.ticket_id, "kind": change.kind, "who": change.who, "text": change.text}
         for change in changes
         if (change.kind == "message" and change.author == "customer" and change.assignee_id == viewer.agent_id)
-        or (change.kind == "note" and change.who != viewer.name and f"@{viewer.name}".lower() in change.text.lower())
+        or (change.kind == "note" and change.who != viewer.name and calls(change.text, viewer.name))
         or (change.kind == "assigned" and change.assignee_id == viewer.agent_id and change.who != viewer.name)
     ]
     return json.dumps({"tickets": sorted({change.ticket_id for change in changes}), "news": news[-5:]})

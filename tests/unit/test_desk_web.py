@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,12 @@ from bot.channels.base import Address, InboundMessage
 from bot.desk import accounts
 from bot.desk.accounts import IDLE
 from bot.desk.records import AuditEntry
+from bot.web import desk_live
 from bot.web.chat_api import read_page
 from handoff.access import Role
 from handoff.lifecycle import TicketStatus
 from handoff.records import Conversation, Delivery
+from handoff.tickets import put_agent
 
 HTML = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 
@@ -55,6 +59,30 @@ def customer(server: Running) -> Customer:
 
 def said(server: Running, ticket_id: int) -> list[str]:
     return [message.text for message in transcript(server, ticket_id) if message.author == "agent"]
+
+
+# Live
+
+
+def test_an_open_page_shows_what_its_owner_may_see_by_now(
+    server: Running, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He was put into another team after he opened it."""
+    monkeypatch.setattr(desk_live, "CHECK_SECONDS", 0.1)
+    vera = Agent(server, "Vera", teams=("payments",))
+
+    async def put() -> None:
+        async with server.site.sessions.begin() as session:
+            await put_agent(session, "Vera", teams=["first-line"], now=server.site.clock())
+
+    with vera.web.stream("GET", "/desk/events") as events:
+        lines = events.iter_lines()
+        assert next(line for line in lines if line.startswith("event")) == "event: hello"
+        server.call(put())
+        time.sleep(0.3)
+        ticket_id = customer.calls_a_person()
+        told = next(line for line in lines if line.startswith('data: {"tickets"'))
+        assert ticket_id in json.loads(told.removeprefix("data: "))["tickets"]
 
 
 # Signing in
