@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -163,6 +164,7 @@ class Capabilities:
     """What a platform can show. `fit` adapts every reply to it."""
 
     max_text_chars: int
+    """UTF-16 units of one message, see `split_text`."""
     max_buttons: int
     """0: choices are a list, or are written into the text."""
     max_label_chars: int = 64
@@ -373,14 +375,24 @@ def _rows(options: Sequence[Option], capabilities: Capabilities) -> tuple[Option
 
 
 def split_text(text: str, limit: int) -> list[str]:
-    """Pieces of at most `limit` characters, broken where it hurts least. Never empty: an empty text is one piece."""
+    """Pieces of at most `limit` UTF-16 units, as Telegram counts: all characters but emoji and their like are one.
+    Broken where it hurts least. Never empty: an empty text is one piece."""
     pieces = []
-    while len(text) > limit:
-        places = (text.rfind(mark, limit // 2, limit) for mark in ("\n\n", "\n", " "))
-        cut = next((place for place in places if place > 0), limit)
+    while len(text) > (most := _characters(text, limit)):
+        places = (text.rfind(mark, most // 2, most) for mark in ("\n\n", "\n", " "))
+        cut = next((place for place in places if place > 0), most)
         pieces.append(text[:cut].rstrip())
         text = text[cut:].lstrip()
     return [*pieces, text] if text or not pieces else pieces
+
+
+def _characters(text: str, units: int) -> int:
+    """How many characters from its beginning are at most so many UTF-16 units."""
+    beginning = text[:units]
+    if not beginning or max(beginning) < "\U00010000":
+        return units
+    taken = accumulate(2 if character > "\uffff" else 1 for character in beginning)
+    return max(1, sum(1 for total in taken if total <= units))
 
 
 def shorten(label: str, limit: int) -> str:

@@ -31,6 +31,7 @@ from bot.channels.base import (
     fit,
 )
 from bot.channels.telegram import TelegramChannel
+from bot.channels.telegram_limits import CAPABILITIES
 from bot.channels.telegram_text import compose, render
 from bot.channels.telegram_updates import UNKNOWN_CHAT, WANTED_UPDATES, group_of, parse, parse_all, press_of
 from bot.database import open_database
@@ -509,6 +510,13 @@ class TestFormatting:
         assert text == "😀 Важно: условия и код"
         assert formatted(text, entities) == [("bold", "Важно"), ("text_link", "условия"), ("code", "код")]
         assert entities[1].url == "https://a.b/c"
+
+    @pytest.mark.parametrize("text", ["😀" * 5000, "Да 😀 " * 1500, "a" * 5000, "😀" + "a" * 3999])
+    def test_each_part_of_a_long_text_is_one_message(self, text: str) -> None:
+        """Telegram counts an emoji twice. What goes out as one message is never repeated in part."""
+        parts = fit(OutboundMessage(text), CAPABILITIES)
+        assert [len(compose(part)) for part in parts] == [1] * len(parts)
+        assert "".join(part.text for part in parts).replace(" ", "") == text.replace(" ", "")
 
     @pytest.mark.parametrize(
         ("markdown", "text"),
