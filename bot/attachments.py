@@ -24,6 +24,8 @@ from bot.bucket import Bucket
 from bot.errors import FileGoneError, StorageError, TooLargeError
 
 CHUNK_BYTES = 256 * 1024
+LEFT_SECONDS = 24 * 3600
+"""No file takes so long to come in."""
 CACHED_SECONDS = 24 * 3600
 _SHA256 = re.compile("[0-9a-f]{64}")
 UNKNOWN_TYPE = "application/octet-stream"
@@ -91,14 +93,17 @@ class AttachmentStore:
             await asyncio.to_thread(self._keep, part, sha256)
 
     async def _tidy(self) -> None:
-        """Now and then: forget what the bucket has and nobody has asked for of late."""
+        """Now and then: forget what a process that died has left half written; and of what the bucket has, what nobody
+        has asked for of late."""
         if time.monotonic() < self._tidied + 3600:
             return
         self._tidied = time.monotonic()
-        await asyncio.to_thread(self._forget, time.time() - CACHED_SECONDS)
+        await asyncio.to_thread(self._forget, "incoming-*", time.time() - LEFT_SECONDS)
+        if self.bucket is not None:
+            await asyncio.to_thread(self._forget, "*/*", time.time() - CACHED_SECONDS)
 
-    def _forget(self, before: float) -> None:
-        for path in self.folder.glob("*/*"):
+    def _forget(self, pattern: str, before: float) -> None:
+        for path in self.folder.glob(pattern):
             with contextlib.suppress(OSError):
                 if path.stat().st_mtime < before:
                     path.unlink()
@@ -140,6 +145,7 @@ class AttachmentStore:
     async def _incoming(self) -> AsyncIterator[Path]:
         """An empty file beside the others; nothing of it is left in the end."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        await self._tidy()
         handle, name = await asyncio.to_thread(tempfile.mkstemp, dir=self.folder, prefix="incoming-")
         os.close(handle)
         part = Path(name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import time
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -72,6 +74,15 @@ async def test_a_name_chooses_only_among_the_types_that_the_bytes_allow(tmp_path
     assert (await store.store(chunks(spreadsheet()), "Счёт.XLSX")).mime_type.endswith("spreadsheetml.sheet")
     assert (await store.store(chunks(archive()), "фото.zip")).mime_type == "application/zip"
     assert "png" not in (await store.store(chunks(archive()), "фото.png")).mime_type
+
+
+async def test_what_a_process_that_was_killed_left_half_written_is_removed_after_a_day(tmp_path: Path) -> None:
+    old, new = tmp_path / "incoming-old", tmp_path / "incoming-new"
+    for path in (old, new):
+        path.write_bytes(b"x")
+    os.utime(old, (0, time.time() - 25 * 3600))
+    kept = await AttachmentStore(tmp_path, 100).store(chunks(b"abc"), "a")
+    assert sorted(path.name for path in files(tmp_path)) == sorted([kept.sha256, "incoming-new"])
 
 
 async def test_a_file_is_kept_once_and_read_again_and_one_that_is_gone_is_told(tmp_path: Path) -> None:
