@@ -218,7 +218,7 @@ async def take(
     address = {f"of_{name}": value for name, value in asdict(rows[0].address).items()}
     values = {**address, "ids": [row.id for row in rows], "to": state, "now": now, "why": error}
     queued = (await session.scalars(_TAKE, values)).all()
-    if not any(queued):
+    if queued and not any(queued):
         session.info[_QUEUED] = 0
     return len(queued) == len(rows)
 

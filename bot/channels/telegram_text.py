@@ -19,7 +19,7 @@ MAX_NAME_CHARS = 45
 
 
 def compose(message: OutboundMessage, max_units: int = MAX_UNITS) -> list[Text]:
-    """The message as one text, or as several where it has more UTF-16 units than characters (emoji)."""
+    """The message as one text, or as several where its markup makes it longer than what was typed (a table)."""
     texts = _within_limit(message.text, max_units)
     if message.agent_name:
         texts[0] = Text(Bold(message.agent_name[:MAX_NAME_CHARS]), "\n", texts[0])

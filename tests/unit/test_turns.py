@@ -20,6 +20,7 @@ from desks import open_desk
 from site_harness import DATA, Clock, Keywords
 from sqlalchemy import func, select
 
+from bot import ledger
 from bot.assistant import Assistant
 from bot.attachments import AttachmentStore, StoredFile
 from bot.channels.base import Address, Capabilities, InboundAttachment, InboundMessage, OutboundMessage, Pace, Receive
@@ -258,6 +259,22 @@ async def test_where_even_the_failure_can_not_be_kept_the_words_reach_a_person_a
     async with world.sessions.begin() as session:
         await world.desk.resolve(session, ticket.id, agent="Support")
     assert "My orders" in (await world.hear("where is my order again"))[-1]
+
+
+async def test_a_reply_that_waits_is_found_also_where_the_messages_were_dealt_with_by_another(world: World) -> None:
+    await world.hear("where is my order")
+    await world.assistant.receive(world.message("hello"))
+    address, now = Address("recorder", "", "c"), world.clock()
+    async with world.sessions.begin() as session:
+        rows = await ledger.pending(session, address)
+        assert await ledger.take(session, rows, InboxState.DONE, now=now)
+        conversation = await desk.lock_conversation(session, 1)
+        await ledger.say(session, conversation, "of another worker", guarded=False, now=now)
+    async with world.sessions.begin() as session:
+        assert not await ledger.take(session, rows, InboxState.FAILED, now=now)
+        claim = await ledger.claim_next(session, address, now=now)
+    assert claim is not None
+    assert claim.message.text == "of another worker"
 
 
 async def test_a_broken_template_falls_back_to_the_shipped_one(tmp_path: Path) -> None:
