@@ -47,11 +47,12 @@ from handoff import desk
 from handoff.clocks import ClockKind
 from handoff.errors import TicketStateError
 from handoff.hours import WorkingHours
-from handoff.lifecycle import LIVE, TicketEvent, TicketStatus
+from handoff.lifecycle import ACTS, TicketEvent, TicketStatus
 from handoff.policy import DeskPolicy, load_policy
 from handoff.records import Agent, ClockRow, Feedback, HistoryEntry, Reason
 from handoff.routing import Topics, load_topics, route
-from handoff.tickets import ACTS, Tickets, put_agent
+from handoff.staff import put_agent
+from handoff.tickets import Followed, Tickets
 
 BEGIN = datetime(2026, 10, 12, tzinfo=UTC)
 DAYS = 31
@@ -111,6 +112,7 @@ PROMISED = {
 """Minutes of first response, next response and resolution, by priority or else by topic."""
 Seen = tuple[int, float, datetime | None, datetime | None, datetime | None]
 """Of a clock: target and used seconds, running since, done at, due at."""
+FOLLOWED = (Followed.ENDED, Followed.REOPENED)
 Alarmed = tuple[int, ClockKind, str, datetime]
 FIRST, NEXT, RESOLUTION = ClockKind.FIRST_RESPONSE, ClockKind.NEXT_RESPONSE, ClockKind.RESOLUTION
 WARN_AT = 0.75
@@ -366,7 +368,8 @@ class InTables:
         ticket = await desk.get_ticket(self.session, ticket_id)
         named: dict[str, Any] = {"now": now}
         if act == "give_feedback":
-            await self.tickets.give_feedback(self.session, ticket, value, now=now)
+            if await self.tickets.give_feedback(self.session, ticket, value, now=now) not in FOLLOWED:
+                raise TicketStateError(ticket_id, ticket.status, "judged")  # his word changed nothing
             return
         if act == "transfer":
             await self.tickets.transfer(self.session, ticket, value, why="theirs", agent="agent", now=now)
@@ -444,8 +447,6 @@ class OnSheets:
     async def does(self, act: str, ticket_id: int, now: datetime, value: Any = None) -> None:
         sheet = self.sheets.all[ticket_id]
         if act in ("change", "transfer"):
-            if act == "transfer" and sheet.status not in LIVE:
-                raise TicketStateError(ticket_id, sheet.status, "transferred")
             self.sheets.change(sheet, now, **{"priority" if act == "change" else "topic_id": value})
             return
         moves = {
@@ -459,7 +460,7 @@ class OnSheets:
         self.sheets.move(sheet, TicketEvent[move], now)
         sheet.hold_until = value if act == "hold" else None
         if value is Feedback.NOT_HELPED:
-            self.sheets.escalate(sheet)
+            self.sheets.escalate(sheet, now)
 
     async def clocks(self) -> dict[tuple[int, ClockKind], Seen]:
         policy = self.sheets.policy
@@ -605,6 +606,7 @@ class Month:
         topic = self.random.choice(tuple(TEAM_OF))
         await self.place.does("transfer", ticket_id, now, topic)
         self.judge.changes(ticket_id, minute, topic=topic)
+        await self._opened(ticket_id, minute)  # the other team's word is next, also after an answer
 
 
 def _call_at_once(connection: Any, _record: Any) -> None:

@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 from handoff.assignment import Candidate, Waiting, assign
 from handoff.clocks import Clock, ClockKind, turn
 from handoff.hours import WorkingHours
-from handoff.lifecycle import TicketEvent, TicketStatus, after
+from handoff.lifecycle import ACTS, TicketEvent, TicketStatus, after
 from handoff.policy import LEVELS, DeskPolicy
 from handoff.routing import Topics
-from handoff.tickets import ACTS, ESCALATES_EVERY
+from handoff.tickets import ESCALATES_EVERY
 
 
 @dataclass
@@ -73,6 +73,7 @@ class Sheets:
         hours = self.policy.hours_of(sheet.team)
         if topic_id:
             topic = self.topics.get(topic_id)
+            sheet.status = after(sheet.id, sheet.status, TicketEvent.TRANSFERRED)
             sheet.topic, sheet.team, sheet.assignee_id = topic.id, topic.team, None
             sheet.level = max(sheet.level, topic.level, key=LEVELS.index)
             sheet.preferred_id = None
@@ -113,27 +114,34 @@ class Sheets:
         sheet.look_at[kind] = sheet.clocks[kind].share_at(share, self.policy.hours_of(sheet.team))
 
     def raise_clocks(self, now: datetime) -> None:
-        for sheet in list(self._acting.values()):
+        for sheet in [*self._acting.values(), *self._held.values()]:
             for kind, look_at in list(sheet.look_at.items()):
                 if look_at is None or look_at > now:
                     continue
                 sheet.raised[kind] += 1
                 if sheet.raised[kind] > 2:
-                    self.escalate(sheet)
+                    self.escalate(sheet, now)
                 else:
                     self._alarm(sheet, kind, "warned" if sheet.raised[kind] == 1 else "breached")
                 self._look(sheet, kind)
 
-    def escalate(self, sheet: Sheet) -> None:
+    def escalate(self, sheet: Sheet, now: datetime) -> None:
         sheet.level = LEVELS[min(LEVELS.index(sheet.level) + 1, len(LEVELS) - 1)]
         holder = self.people.get(sheet.assignee_id or 0)
-        if holder and LEVELS.index(holder.level) < LEVELS.index(sheet.level):
+        wanted = LEVELS.index(sheet.level)
+        there = any(
+            sheet.team in one.teams and LEVELS.index(one.level) >= wanted and self.on_duty(one, now)
+            for one in self.people.values()
+        )
+        if holder and LEVELS.index(holder.level) < wanted and there:
             sheet.assignee_id = None
 
     def wake_held(self, now: datetime) -> list[Sheet]:
-        due = [sheet for sheet in self._held.values() if sheet.hold_until and sheet.hold_until <= now]
+        live = (*self._held.values(), *self._acting.values())
+        due = [sheet for sheet in live if sheet.hold_until and sheet.hold_until <= now]
         for sheet in due:
             self.move(sheet, TicketEvent.RESUMED, now)
+            sheet.hold_until = None
         return due
 
     def on_duty(self, person: Person, now: datetime) -> bool:
@@ -159,6 +167,7 @@ class Sheets:
                         since=sheet.created_at,
                         preferred=sheet.preferred_id,
                         not_to=frozenset(sheet.given_away),
+                        late=any(sheet.raised[kind] > 1 for kind, each in sheet.clocks.items() if each.running_since),
                     )
                 )
         candidates = [

@@ -58,7 +58,8 @@ def gaps(packet: Mapping[str, Any], said: list[str], *, photo: bool, before: boo
         or packet["topic_score"] is not None
         or (packet["routed_by"] in ("default", "article") and packet["reason"] in WITHOUT_MODELS),
         "runner_up": bool(packet["runner_up"]) or packet["reason"] in WITHOUT_MODELS,
-        "runner_up_confidence": (packet["runner_up"] is None) == (packet["runner_up_confidence"] is None),
+        "runner_up_evidence": (packet["runner_up"] is None)
+        == (packet["runner_up_confidence"] is None and packet["runner_up_score"] is None),
         "customer": bool(packet["customer"]["id"] and packet["customer"]["conversations"]),
         "customer.tickets": bool(packet["customer"]["tickets"]) or not before,
         "clocks": {"first_response", "resolution"} <= {clock["kind"] for clock in packet["clocks"]},

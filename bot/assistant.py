@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import TypeVar
 
 import structlog
 from sqlalchemy import select
@@ -20,6 +21,7 @@ from bot.breaker import Breakers, is_away
 from bot.channels.base import (
     Address,
     Channel,
+    Closes,
     Edits,
     InboundAttachment,
     InboundMessage,
@@ -51,14 +53,20 @@ from handoff.records import AttachmentState, Author, Delivery, Message, Owner
 
 log = structlog.get_logger()
 
+Result = TypeVar("Result")
+
 MAX_ATTEMPTS = 12
 """With the pauses between them about half an hour."""
 FIRST_RETRY_SECONDS = 2.0
 LONGEST_RETRY_SECONDS = 600.0
 GIVE_UP_AFTER = timedelta(hours=6)
-"""For a platform that asks to wait again and again."""
+"""For a platform that asks to wait again and again, since it did so first: what waited for us, while we were away,
+has not been refused yet."""
+RECORD_PAUSES = (0.1, 1.0, 5.0, 20.0, 40.0)
+"""Before what a platform took is recorded once more. A locked SQLite file has waited 20 seconds by then each time."""
 WAITS_FOR = timedelta(hours=24)
-"""For one that can't be reached at all."""
+"""For one that can't be reached at all, and for our own pace, since the message was written: what is older tells the
+customer nothing any more."""
 SHORT_WAIT_SECONDS = 0.5
 """For a platform's limit, instead of putting the message back."""
 PATIENCE_STEP_SECONDS = 0.4
@@ -121,10 +129,15 @@ class Assistant:
     async def run(self) -> None:
         """Serve every channel until cancelled. What is in hand then is finished; the rest goes to other workers, or
         waits for the next start."""
-        async with asyncio.TaskGroup() as group:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for channel in self.channels.values():
+                    group.create_task(self._run_channel(channel), name=f"channel:{channel.name}")
+                group.create_task(self.work.run(self.work_on, self._waiting), name="work")
+        finally:
             for channel in self.channels.values():
-                group.create_task(self._run_channel(channel), name=f"channel:{channel.name}")
-            group.create_task(self.work.run(self.work_on, self._waiting), name="work")
+                if isinstance(channel, Closes):  # what was in hand has opened it again
+                    await channel.close()
 
     async def drain(self) -> None:
         """Do everything that is due now, without waiting for what customers may add, and return."""
@@ -349,9 +362,7 @@ class Assistant:
                     return await self._hold(address, claim)
                 external_id = await self._breakers.call(address, partial(channel.send, address, part))
                 if number < len(parts):
-                    async with self.sessions.in_hand(address) as session:
-                        if not await ledger.part_sent(session, claim, number):
-                            raise _Fenced
+                    await _surely(partial(self._part_sent, address, claim, number))
         except WindowClosedError as failure:
             if self._windows is not None and template_of(claim.message) is None:
                 return await self._hold(address, claim, shut=True)
@@ -366,12 +377,25 @@ class Assistant:
             # Edge: a fault of the channel's own code counts as a failed attempt.
             log.exception("outbox.fault", conversation=claim.conversation_id, message=claim.message.id)
             error = DeliveryError(repr(failure))
+        following = await _surely(partial(self._record, address, claim, external_id, error))
+        if error is None:
+            metrics.SENDS.labels(address.channel, "sent").inc()
+            took = (self.clock() - claim.created_at).total_seconds()
+            metrics.REPLY_SECONDS.labels(address.channel).observe(max(took, 0))
+        return following
+
+    async def _part_sent(self, address: Address, claim: Claim, number: int) -> None:
+        async with self.sessions.in_hand(address) as session:
+            if not await ledger.part_sent(session, claim, number):
+                raise _Fenced
+
+    async def _record(
+        self, address: Address, claim: Claim, external_id: str | None, error: DeliveryError | None
+    ) -> Claim | None:
+        """What became of a claimed message. The next one, claimed."""
         async with self.sessions.in_hand(address) as session:
             if error is None:
                 settled = await ledger.settle(session, claim, Delivery.SENT, external_id=external_id)
-                metrics.SENDS.labels(address.channel, "sent").inc()
-                took = (self.clock() - claim.created_at).total_seconds()
-                metrics.REPLY_SECONDS.labels(address.channel).observe(max(took, 0))
             else:
                 settled = await self._refused(session, address, claim, error)
             if not settled:
@@ -407,13 +431,13 @@ class Assistant:
             return await self._windows.is_open(session, address)
 
     async def _hold(self, address: Address, claim: Claim, *, shut: bool = False) -> Claim | None:
-        """Keep a claimed message until the customer's window is open again; a reaction is given up. The next one,
-        claimed."""
+        """Keep a claimed message until the customer's window is open again; a reaction and what nobody waits for are
+        given up. The next one, claimed."""
         assert self._windows is not None  # noqa: S101 - only it says that a window is closed
         async with self.sessions.in_hand(address) as session:
             if shut:
                 await self._windows.shut(session, address)
-            if claim.message.kind == REACTION:
+            if claim.message.kind == REACTION or (claim.message.decision or {}).get("action") == ledger.UNASKED:
                 # Not worth asking the customer to write, and days later it would tell him nothing.
                 if not await ledger.settle(session, claim, Delivery.FAILED, error="the window is closed"):
                     raise _Fenced
@@ -477,7 +501,8 @@ class Assistant:
         # A platform that asks to wait has refused nothing, and one that is away has seen nothing.
         attempts = claim.attempts + (0 if limited or away else 1)
         log.warning("outbox.refused", conversation=claim.conversation_id, attempts=attempts, error=problem)
-        late = now - claim.created_at > (WAITS_FOR if away or isinstance(error, PacedError) else GIVE_UP_AFTER)
+        unasked = away or isinstance(error, PacedError)
+        late = now - claim.created_at > WAITS_FOR if unasked else now - (claim.tried_at or now) > GIVE_UP_AFTER
         if error.permanent or late or attempts >= MAX_ATTEMPTS:
             if not await ledger.settle(session, claim, Delivery.FAILED, error=problem):
                 return False
@@ -496,7 +521,22 @@ class Assistant:
             doubled = min(FIRST_RETRY_SECONDS * 2 ** max(attempts - 1, 0), LONGEST_RETRY_SECONDS)
             pause = doubled * random.uniform(0.8, 1.2)  # noqa: S311
         due_at = now + timedelta(seconds=pause)
-        return await ledger.postpone(session, claim, address, attempts=attempts, error=problem, due_at=due_at)
+        refused_at = None if unasked else now
+        return await ledger.postpone(
+            session, claim, address, attempts=attempts, error=problem, due_at=due_at, refused_at=refused_at
+        )
+
+
+async def _surely(record: Callable[[], Awaitable[Result]]) -> Result:
+    """Record what a platform has done already. While the database is away it is tried again for a minute and more:
+    given up, the same would be sent a second time."""
+    for pause in RECORD_PAUSES:
+        try:
+            return await record()
+        except DATABASE_AWAY as error:
+            log.warning("outbox.unrecorded", error=repr(error), pause_seconds=pause)
+            await asyncio.sleep(pause)
+    return await record()
 
 
 class _Fenced(Exception):  # noqa: N818 - no error: somebody else is at work

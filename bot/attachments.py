@@ -117,6 +117,23 @@ class AttachmentStore:
         finally:
             file.close()
 
+    async def remove(self, sha256: str, *, older_than_seconds: float) -> bool:
+        """Delete a file for good; False for one that was stored so lately that somebody's row of it may be on its way.
+
+        One that is not there is no fault. Raises StorageError. Where there is a bucket, other machines have it in their
+        folder for a day at most.
+        """
+        path = self.path(sha256)
+        if self.bucket is not None:
+            age = await self.bucket.age(sha256)
+            if age is not None and age.total_seconds() < older_than_seconds:
+                return False
+            await self.bucket.remove(sha256)
+        elif await asyncio.to_thread(_age_seconds, path) < older_than_seconds:
+            return False
+        await asyncio.to_thread(path.unlink, missing_ok=True)
+        return True
+
     async def store(self, chunks: AsyncIterator[bytes], file_name: str = "") -> StoredFile:
         """Write the chunks durably. file_name: as it was told; made harmless, and its type is not believed.
 
@@ -158,6 +175,13 @@ class AttachmentStore:
         target = self.path(sha256)
         target.parent.mkdir(exist_ok=True)
         part.replace(target)
+
+
+def _age_seconds(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return inf
 
 
 def sniff(path: Path, file_name: str = "") -> str:

@@ -33,6 +33,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Table,
+    delete,
     func,
     insert,
     inspect,
@@ -49,6 +50,8 @@ from bot.errors import BackupError
 FORMAT = 1
 FULL_TEXT = "message_words"
 """Tables of SQLite's full-text search: they fill themselves as messages are written."""
+FROM_THE_START = frozenset({"counted_by"})
+"""Tables in which a new installation has rows."""
 RESTORING = ".restoring"
 """In OTVET_VAR while a restore is at work; found later, one was interrupted, and nothing may start."""
 MADE_AGAIN = frozenset({"encoder", "index", "test-cache"})
@@ -346,6 +349,8 @@ async def _refuse_unless_empty(database_url: str, var: Path) -> None:
     try:
         async with _snapshot(engine) as connection:
             for table in await connection.run_sync(_tables):
+                if table.name in FROM_THE_START:
+                    continue
                 if rows := await connection.scalar(select(func.count()).select_from(table)):
                     raise BackupError(f"the database {problem.format(f'{rows} {table.name}')}")
     finally:
@@ -417,6 +422,8 @@ async def _load(connection: AsyncConnection, archive: zipfile.ZipFile, manifest:
     tables = {table.name: table for table in await connection.run_sync(_tables)}
     if unknown := manifest["rows"].keys() - tables.keys():
         raise BackupError(f"the backup has tables that its revision should not have: {', '.join(sorted(unknown))}")
+    for table in reversed(list(tables.values())):
+        await connection.execute(delete(table))  # what a migration has written: the backup has it as it was
     for name, table in tables.items():
         if name not in manifest["rows"]:
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -62,6 +62,25 @@ class Bucket:
             raise FileGoneError(f"the file {name} is gone from the bucket") from error
         except (BaseError, OSError) as error:
             raise StorageError(f"the bucket gave no file: {_reason(error)}") from error
+
+    async def age(self, name: str) -> timedelta | None:
+        """How long ago an object was stored last; None: there is none. Raises StorageError."""
+        try:
+            found = await obstore.head_async(self._store, name)
+        except FileNotFoundError:
+            return None
+        except (BaseError, OSError) as error:
+            raise StorageError(f"the bucket does not tell of a file: {_reason(error)}") from error
+        return datetime.now(UTC) - found["last_modified"]
+
+    async def remove(self, name: str) -> None:
+        """One that is not there is no fault. Raises StorageError."""
+        try:
+            await obstore.delete_async(self._store, name)
+        except FileNotFoundError:
+            return
+        except (BaseError, OSError) as error:
+            raise StorageError(f"the bucket did not delete a file: {_reason(error)}") from error
 
     async def check(self) -> None:
         """Look into it. Raises StorageError when the bucket can't be used."""

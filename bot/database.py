@@ -15,8 +15,8 @@ from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from bot import sqlite_driver
 from bot.errors import SettingsError
+from bot.sqlite_driver import Driver
 from bot.work import InProcessWork, Sessions
 
 POOL_SIZE = 10
@@ -57,8 +57,10 @@ def open_database(url: str) -> tuple[AsyncEngine, Sessions]:
 def _open_sqlite(url: str, path: str | None) -> tuple[AsyncEngine, Sessions]:
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(url)
-    event.listen(engine.sync_engine, "do_connect", sqlite_driver.connect)
+    # One in memory has a single connection, and no pool to size.
+    sizes = {"pool_size": POOL_SIZE, "max_overflow": POOL_OVERFLOW} if path and path != ":memory:" else {}
+    engine = create_async_engine(url, **sizes)
+    event.listen(engine.sync_engine, "do_connect", Driver().connect)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine, Sessions(engine, InProcessWork(Path(path) if path else None))
@@ -93,8 +95,12 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     # A read that turns into a write fails at once in WAL mode when another process wrote in between, without
     # waiting for the lock. Taking the lock at the beginning makes `busy_timeout` work for every transaction.
-    reading = connection.get_execution_options().get("reading")
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    if connection.get_execution_options().get("reading"):
+        connection.exec_driver_sql("BEGIN")
+        return
+    driver: Any = connection.connection.dbapi_connection
+    driver.wait_for_turn()
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 async def migrate(engine: AsyncEngine) -> None:

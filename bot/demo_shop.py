@@ -171,7 +171,13 @@ class DemoShop:
 
     async def run(self) -> None:
         """Answer until cancelled."""
-        await self.fill()
+        try:
+            await self.fill()
+            await self._serve()
+        finally:
+            await self.close()
+
+    async def _serve(self) -> None:
         config = uvicorn.Config(
             self.app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
         )
@@ -182,7 +188,6 @@ class DemoShop:
         finally:
             server.should_exit = True
             await asyncio.gather(serving, return_exceptions=True)
-            await self.close()
 
     async def close(self) -> None:
         self._socket.close()

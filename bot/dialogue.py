@@ -24,6 +24,8 @@ MAX_REPHRASE = 1
 
 PERSON = "person"
 """Token of "call a person", which every list of choices ends with."""
+GO_ON = "go_on"
+"""Token of "rather the assistant"."""
 HELPED, NOT_HELPED, MORE = "helped", "not_helped", "more"
 ANY_TOPIC = "any"
 LINKED_FLOW = "flow-"
@@ -123,6 +125,9 @@ class DialogueState:
     """What the choices that may be taken now are about."""
     flow: FlowState | None = None
     """The flow that waits for an answer."""
+    nps: str = ""
+    """While the question how likely he is to recommend us is the newest thing in the chat: what it waits for,
+    `score:ID` or `comment:ID`."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -133,6 +138,7 @@ class DialogueState:
             "rephrased": self.rephrased,
             "asked": self.asked,
             **({"flow": self.flow.to_json()} if self.flow else {}),
+            **({"nps": self.nps} if self.nps else {}),
         }
 
     @classmethod
@@ -145,6 +151,7 @@ class DialogueState:
             rephrased=int(row.get("rephrased", 0)),
             asked=row.get("asked", ""),
             flow=FlowState.from_json(row["flow"]) if row.get("flow") else None,
+            nps=row.get("nps", ""),
         )
 
 
@@ -235,6 +242,8 @@ class Decision:
 
 
 CALL_PERSON = {PERSON: "@label_person"}
+CHOICE = {"bot_challenge": CALL_PERSON | {GO_ON: "@label_go_on"}}
+"""Replies with choices below them: whoever asks whether he talks to a program may choose."""
 FEEDBACK = {HELPED: "@label_helped", NOT_HELPED: "@label_not_helped"}
 
 
@@ -329,6 +338,8 @@ def _choose(state: DialogueState, token: str, articles: Mapping[str, Candidate],
         # A person asked for in place of the choices, or after an answer, means that the assistant did not help.
         reason = Reason.REJECTED_ANSWER if NOT_HELPED in state.options else Reason.ASKED_FOR_PERSON
         return Decision((Handoff(reason),), state, "person_chosen")
+    if kind == GO_ON:
+        return Decision((Say("go_on"),), replace(state, options={}), "assistant_chosen")
     if kind == NOT_HELPED:
         return Decision((Handoff(Reason.REJECTED_ANSWER),), state, "answer_rejected")
     if kind == HELPED:
@@ -369,7 +380,7 @@ def _understand(
             return _again(state, whole, policy.clarify[lang])
         return _answer(state, (best,), "answer")
     if outcome.reply and certain:
-        return Decision((Say(outcome.reply),), replace(state, options={}, rephrased=0), f"intent:{whole.intent}")
+        return _reply(state, outcome.reply, f"intent:{whole.intent}")
     if several:
         return _answer(state, several, "one_of_several_questions")
     offered = _choices(state, whole.candidates)
@@ -377,7 +388,7 @@ def _understand(
         return _clarify(state, offered, "clarify")
     if outcome.reply and whole.confidence >= policy.even:
         # "Ok" and its like: a polite word that was perhaps not meant costs less than a ticket.
-        return Decision((Say(outcome.reply),), replace(state, options={}, rephrased=0), f"intent:{whole.intent}")
+        return _reply(state, outcome.reply, f"intent:{whole.intent}")
     if state.rephrased < MAX_REPHRASE and not _substantive(utterance.text):
         said = Say("rephrase", options=CALL_PERSON)
         offered_person = replace(_offer(state, CALL_PERSON), rephrased=state.rephrased + 1)
@@ -396,6 +407,11 @@ def wish_for_person(
         if part.outcome.handoff and (wish or part.confidence >= policy.intent[utterance.lang]):
             return Decision((_handoff(part),), state, f"intent:{part.intent}")
     return None
+
+
+def _reply(state: DialogueState, template: str, rule: str) -> Decision:
+    options = CHOICE.get(template, {})
+    return Decision((Say(template, options=options),), replace(state, options=options, rephrased=0), rule)
 
 
 def _handoff(whole: Understanding) -> Handoff:

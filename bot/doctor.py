@@ -24,6 +24,7 @@ from bot.timers import Timer
 from bot.whatsapp_record import stuck_webhooks
 from bot.wiring import Installation
 from handoff.errors import HandoffError, HelpDeskError
+from handoff.staff import in_place_of, manned
 from kb_index.articles import load_articles
 from kb_index.errors import KnowledgeBaseError
 from nlu.errors import NluError, RasaNotInstalled, RasaUnavailable
@@ -58,6 +59,7 @@ async def examine(installation: Installation) -> list[Check]:
         ("mail", _mail),
         ("webhook", _webhook),
         ("lookups", _lookups),
+        ("teams", _teams),
     ]
     found = []
     for name, check in checks:
@@ -261,6 +263,27 @@ async def _mail(installation: Installation) -> Check:
     return Check("mail", True, f"{shown}; a code in the site chat shows whether it sends")
 
 
+async def _teams(installation: Installation) -> Check:
+    await installation.migrate()
+    tickets = installation.tickets
+    async with installation.database.sessions.begin() as session:
+        staffed = await manned(session)
+    if not staffed:
+        return Check("teams", True, "no agents yet: customers hear that nobody is available; `otvet agents add`")
+    empty = {
+        team: in_place_of(tickets.policy, tickets.topics, team, staffed)
+        for team in sorted({topic.team for topic in tickets.topics.all.values()} - staffed)
+    }
+    if empty:
+        named = ", ".join(
+            f"{team} ({f'{other} stands in' if other in staffed else 'nobody stands in'})"
+            for team, other in empty.items()
+        )
+        remedy = "`otvet agents add NAME --team TEAM`, or name another `team` for its topics in topics.yml"
+        return Check("teams", False, f"teams without an agent: {named}", remedy)
+    return Check("teams", True, f"{len(staffed)} teams have agents")
+
+
 async def _helpdesk(installation: Installation) -> Check:
     if not installation.settings.helpdesk:
         return Check("helpdesk", True, "off: OTVET_HELPDESK is not set")
@@ -268,7 +291,11 @@ async def _helpdesk(installation: Installation) -> Check:
     async with installation.database.sessions.begin() as session:
         waiting = await session.scalar(select(func.count(Timer.id)).where(Timer.kind == SYNC))
         failing = await session.scalar(select(func.count(Timer.id)).where(Timer.kind == SYNC, Timer.failures > 0))
-        refused = await session.scalars(select(HelpDeskLink.problem).where(HelpDeskLink.problem.is_not(None)).limit(3))
+        refused = await session.scalars(
+            select(HelpDeskLink.problem)
+            .where(HelpDeskLink.problem.is_not(None), HelpDeskLink.gone_at.is_(None))
+            .limit(3)
+        )
         problems = list(refused)
     detail = f"{waiting} tickets wait to be brought there, {failing} of them after a failure"
     try:

@@ -65,12 +65,13 @@ class EmailProof:
         """Take a code; None: it is right, and the address is his from now on."""
         if (known := as_email(email)) is None:
             return Refusal.WRONG
-        refusal = await self._proofs.check(str(address), _subject(known), code[:20], _HOLDS_MINUTES)
-        if refusal is not None:
-            return refusal
         now = self._clock()
         async with self._sessions.begin() as session:
             conversation: Conversation = await desk.lock_conversation(session, conversation_id)
+            # A code is used up together with what it proves: whoever could not be told so may repeat it.
+            refusal = await self._proofs.check_in(session, str(address), _subject(known), code[:20], _HOLDS_MINUTES)
+            if refusal is not None:
+                return refusal
             await self._customers.prove_email(session, conversation, known, now)
             lang = conversation.lang or "ru"
             text = self._replies.render("note_email", lang, {"email": known})

@@ -18,6 +18,7 @@ OtvetError
 ├── ReplyError         a reply template is missing or broken: template, lang
 ├── SignInError        wrong name or password, too often, or a link that is used up: code, retry_after_seconds
 ├── StaleReplyError    somebody wrote since the agent looked: newest_id
+├── UnseenWordsError   the customer wrote what whoever ends his ticket has not seen: ticket_id, newest_id
 ├── MacroError         a macro is broken: title, problem
 ├── FlowError          a flow can't be used: problems, each with file, line and remedy
 ├── LookupFileError    lookups.yml can't be used: path, line
@@ -143,6 +144,13 @@ class SignInError(OtvetError):
         super().__init__(f"sign-in refused: {code}")
         self.code = code
         self.retry_after_seconds = retry_after_seconds
+
+
+class UnseenWordsError(OtvetError):
+    def __init__(self, ticket_id: int, newest_id: int) -> None:
+        super().__init__(f"the customer of ticket {ticket_id} has written since: read it first")
+        self.ticket_id = ticket_id
+        self.newest_id = newest_id
 
 
 class StaleReplyError(OtvetError):

@@ -48,6 +48,9 @@ SOON = timedelta(seconds=1)
 """What happens in one breath goes there together."""
 ROUND = 200
 """How many tickets are looked at in one round of polling."""
+MISSING_AGAIN = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1))
+"""After which pauses the desk has to say again that a ticket is not there before it is believed: while it is brought
+back from a backup, it may lack them all."""
 WATCHED = timedelta(days=14)
 """How long after its end a ticket is still watched there."""
 MAX_TRANSCRIPT_CHARS = 20_000
@@ -92,6 +95,10 @@ class HelpDeskLink(Base):
     problem: Mapped[str | None] = mapped_column(Text)
     """What the desk refused for good. The rest went on."""
     looked_at: Mapped[datetime]
+    missing: Mapped[int] = mapped_column(default=0, server_default="0")
+    """How often in a row the desk said that it is not there, while it answered otherwise; last at `looked_at`."""
+    gone_at: Mapped[datetime | None]
+    """It was deleted there: it is asked for no more."""
 
 
 class HelpDeskItem(Base):
@@ -134,7 +141,10 @@ class HelpDeskSync:
 
     async def heard(self, session: AsyncSession, ticket: Ticket, entry: HistoryEntry) -> None:
         """A `Listener` of the tickets."""
-        if self._teams and ticket.team not in self._teams and not await session.get(HelpDeskLink, ticket.id):
+        link = await session.get(HelpDeskLink, ticket.id)
+        if link is not None and link.gone_at is not None:
+            return
+        if self._teams and ticket.team not in self._teams and link is None:
             return
         await self._soon(session, ticket.id, entry.at + SOON)
 
@@ -142,22 +152,28 @@ class HelpDeskSync:
         """The desk says that something happened to a ticket. What it was is asked of the desk, and not believed of
         whoever says so. False for a ticket that is not ours."""
         async with self._sessions.begin() as session:
-            ticket_id = await session.scalar(select(HelpDeskLink.ticket_id).where(HelpDeskLink.remote_id == remote_id))
+            ticket_id = await session.scalar(
+                select(HelpDeskLink.ticket_id).where(
+                    HelpDeskLink.remote_id == remote_id, HelpDeskLink.gone_at.is_(None)
+                )
+            )
             if ticket_id is None:
                 return False
             await self._soon(session, ticket_id, self._clock())
         return True
 
-    async def poll(self, _payload: Mapping[str, Any]) -> datetime:
-        """The standing errand: look at what was not looked at for a while, and hurry what waits for an outage's end."""
+    async def poll(self, payload: Mapping[str, Any]) -> datetime:
+        """The standing errand: look at what was not looked at for a while, and when an outage is over, hurry once what
+        failed in it. While the desk answers, what fails keeps its growing pauses: it is the ticket that it won't do."""
         now = self._clock()
         async with self._sessions.begin() as session:
-            waiting = await session.scalar(select(Timer.id).where(Timer.kind == SYNC, Timer.failures > 0).limit(1))
             due = await session.scalars(
                 select(HelpDeskLink.ticket_id)
                 .join(Ticket, Ticket.id == HelpDeskLink.ticket_id)
                 .where(
                     HelpDeskLink.looked_at <= now - self._poll,
+                    HelpDeskLink.gone_at.is_(None),
+                    HelpDeskLink.missing == 0,  # those have an errand that waits
                     or_(Ticket.status.in_(LIVE), Ticket.resolved_at > now - WATCHED),
                 )
                 .order_by(HelpDeskLink.looked_at)
@@ -167,13 +183,16 @@ class HelpDeskSync:
                 await self._soon(session, ticket_id, now)
         try:
             await self.help_desk.check()
-            metrics.HELPDESK_UP.set(1)
+            away = False
         except HelpDeskError as error:
-            metrics.HELPDESK_UP.set(0)
+            away = True
             log.warning("helpdesk.away", error=str(error))
-        else:
-            if waiting is not None:
-                async with self._sessions.begin() as session:
+        metrics.HELPDESK_UP.set(not away)
+        if away is not payload.get("away", False):
+            async with self._sessions.begin() as session:
+                # Whichever process polls next knows it from here.
+                await session.execute(update(Timer).where(Timer.key == POLL).values(payload={"away": away}))
+                if not away:
                     failed = (Timer.kind == SYNC) & (Timer.failures > 0) & Timer.claimed_until.is_(None)
                     await session.execute(update(Timer).where(failed, Timer.due_at > now).values(due_at=now))
         return now + self._poll
@@ -185,21 +204,53 @@ class HelpDeskSync:
             remote_id = await self._made(ticket_id)
         except TicketNotFoundError:
             return None  # what made it was undone
-        remote = await self.help_desk.get(remote_id)
+        if remote_id is None:
+            return None
+        try:
+            remote = await self.help_desk.get(remote_id)
+        except HelpDeskError as error:
+            if not error.gone:
+                raise
+            return await self._missing(ticket_id, remote_id)
         files = await self._fetched(ticket_id, remote)
         async with self._sessions.begin() as session:
             await self._take_in(session, ticket_id, remote, files)
         await self._bring(ticket_id, remote_id)
         async with self._sessions.begin() as session:
             link = await session.get_one(HelpDeskLink, ticket_id)
-            link.looked_at = self._clock()
+            link.looked_at, link.missing = self._clock(), 0
+        return None
+
+    async def _missing(self, ticket_id: int, remote_id: str) -> datetime | None:
+        """A ticket is not there, says a desk that answers otherwise: when to ask again. None: it was said often enough,
+        and the agents are told. Raises HelpDeskError while it does not answer."""
+        await self.help_desk.check()
+        now = self._clock()
+        async with self._sessions.begin() as session:
+            ticket = await conversations.get_ticket(session, ticket_id)
+            await conversations.lock_conversation(session, ticket.conversation_id)
+            link = await session.get_one(HelpDeskLink, ticket_id, populate_existing=True)
+            if link.missing and (again := link.looked_at + MISSING_AGAIN[link.missing - 1]) > now:
+                return again
+            if link.missing < len(MISSING_AGAIN):
+                link.missing, link.looked_at = link.missing + 1, now
+                log.warning("helpdesk.missing", ticket=ticket_id, remote=remote_id, times=link.missing)
+                return now + MISSING_AGAIN[link.missing - 1]
+            link.gone_at = now
+            text = (
+                f"{self.help_desk.name}: ticket {remote_id} was deleted there. What is said here goes there no more, "
+                "and nothing comes from there."
+            )
+            about = {"helpdesk_gone": remote_id}
+            await conversations.note(session, ticket.conversation_id, text, about=about, now=now)
+        log.warning("helpdesk.gone", ticket=ticket_id, remote=remote_id)
         return None
 
     async def _soon(self, session: AsyncSession, ticket_id: int, at: datetime) -> None:
         await send_errand(session, f"{SYNC}:{ticket_id}", SYNC, at, {"ticket_id": ticket_id})
 
-    async def _made(self, ticket_id: int) -> str:
-        """The ticket there, made if it is not."""
+    async def _made(self, ticket_id: int) -> str | None:
+        """The ticket there, made if it is not; None: it is gone from there."""
         async with self._sessions.begin() as session:
             link = await session.get(HelpDeskLink, ticket_id)
             if link is None:
@@ -208,6 +259,8 @@ class HelpDeskSync:
                     ticket_id=ticket_id, token=secrets.token_hex(6), told={}, seen_id=0, looked_at=self._clock()
                 )
                 session.add(link)
+            if link.gone_at is not None:
+                return None
             if link.remote_id is not None:
                 return link.remote_id
             packet = await self._desk.packet(session, ticket_id)
@@ -219,6 +272,8 @@ class HelpDeskSync:
         async with self._sessions.begin() as session:
             link = await session.get_one(HelpDeskLink, ticket_id)
             link.remote_id = remote_id
+            if link.gone_at is not None:
+                return None  # its customer was erased meanwhile
             link.told = {"subject": packet.subject, "priority": packet.priority}
         log.info("helpdesk.made", ticket=ticket_id, remote=remote_id, found=found is not None)
         return remote_id
@@ -257,6 +312,8 @@ class HelpDeskSync:
         ticket = await conversations.get_ticket(session, ticket_id)
         await conversations.lock_conversation(session, ticket.conversation_id)
         link = await session.get_one(HelpDeskLink, ticket_id, populate_existing=True)
+        if link.gone_at is not None:
+            return  # its customer was erased meanwhile
         items = (await session.scalars(select(HelpDeskItem).where(HelpDeskItem.ticket_id == ticket_id))).all()
         known, marks = {item.remote_id for item in items}, {item.mark for item in items}
         for comment in remote.comments:
@@ -332,7 +389,7 @@ class HelpDeskSync:
         name, live = self._agent, ticket.status in LIVE
         try:
             if status is DeskStatus.RESOLVED and live and ticket.status is not TicketStatus.AWAITING_FEEDBACK:
-                await self._desk.finish(session, ticket.id, agent=name)
+                await self._desk.settle(session, ticket.id, agent=name)
             elif status is DeskStatus.CLOSED and live:
                 await self._desk.close(session, ticket.id, why=f"closed in {self.help_desk.name}", agent=name)
             elif status is DeskStatus.OPEN and not live:
@@ -365,6 +422,8 @@ class HelpDeskSync:
             await self.help_desk.set_status(remote_id, wanted, f"{link.token}:status{len(packet.history)}")
         async with self._sessions.begin() as session:
             link = await session.get_one(HelpDeskLink, ticket_id, populate_existing=True)
+            if link.gone_at is not None:
+                return
             link.told, link.status = told, wanted
             link.seen_id = max([link.seen_id, *ids])
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 from base64 import b64encode
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -111,8 +111,19 @@ class Hooks:
     async def heard(self, session: AsyncSession, ticket: Ticket, entry: HistoryEntry) -> None:
         """A `Listener` of the tickets."""
         kind = f"ticket.{entry.event}"
-        if not self._events or kind in self._events:
+        if self._wants(kind):
             await self.tell(session, kind, await _facts(session, ticket, entry), entry.at, ticket.id)
+
+    async def erased(
+        self, session: AsyncSession, customer_id: int | None, tickets: Sequence[int], now: datetime
+    ) -> None:
+        """A customer was erased: whoever was told of him may have to do the same."""
+        if self._wants("customer.erased"):
+            data = {"customer_id": customer_id, "ticket_ids": list(tickets)}
+            await self.tell(session, "customer.erased", data, now)
+
+    def _wants(self, kind: str) -> bool:
+        return not self._events or kind in self._events
 
     async def tell(
         self, session: AsyncSession, kind: str, data: Mapping[str, Any], now: datetime, ticket_id: int | None = None
@@ -360,7 +371,7 @@ class HookReceiver:
 
     async def _set(self, session: AsyncSession, wanted: Status) -> None:
         if wanted.status == "resolved":
-            await self._desk.finish(session, wanted.ticket_id, agent=wanted.agent)
+            await self._desk.settle(session, wanted.ticket_id, agent=wanted.agent)
         elif wanted.status == "closed":
             await self._desk.close(session, wanted.ticket_id, why=wanted.why or "closed elsewhere", agent=wanted.agent)
         else:

@@ -108,6 +108,8 @@ class OutboxRow(Base):
     """The message was sent, and is to be changed to what it says now."""
     created_at: Mapped[datetime]
     due_at: Mapped[datetime]
+    tried_at: Mapped[datetime | None]
+    """When the platform refused it first."""
     message: Mapped[Message] = relationship(lazy="raise")
 
 
@@ -262,9 +264,14 @@ async def queue(
     guarded: bool,
     now: datetime,
     is_edit: bool = False,
+    parts_sent: int = 0,
 ) -> None:
     """Put a message of the transcript into the outbox, and have it sent after the commit. is_edit: it was sent
-    already, and is changed where the customer sees it."""
+    already, and is changed where the customer sees it. parts_sent: so many of its parts were sent already. Where the
+    customer was erased, nothing goes out."""
+    if conversation.erased_at is not None:
+        message.delivery = Delivery.DISCARDED
+        return
     if not is_edit:
         message.delivery = Delivery.QUEUED
     session.add(
@@ -274,6 +281,7 @@ async def queue(
             channel=conversation.channel,
             guard_epoch=conversation.epoch if guarded else None,
             is_edit=is_edit,
+            parts_sent=parts_sent,
             created_at=now,
             due_at=now,
         )
@@ -281,6 +289,10 @@ async def queue(
     if _QUEUED in session.info:
         session.info[_QUEUED] += 1
     await enqueue(session, address_of(conversation))
+
+
+UNASKED = "unasked"
+"""Action of a message that nobody waits for. It is never held: where it can't go out at once, it is given up."""
 
 
 async def release_held(session: AsyncSession, conversation: Conversation, *, answers: bool, now: datetime) -> None:
@@ -294,10 +306,13 @@ async def release_held(session: AsyncSession, conversation: Conversation, *, ans
     for message in held.all():
         message.delivery_error = None
         decided = message.decision or {}
-        if not answers and decided.get("action") in ("answer", "clarify") and decided.get("reply") != "greeting":
+        action = decided.get("action")
+        overtaken = not answers and action in ("answer", "clarify") and decided.get("reply") != "greeting"
+        if overtaken or action == UNASKED:
             message.delivery = Delivery.DISCARDED
         else:
-            await queue(session, conversation, message, guarded=False, now=now)
+            sent, message.parts_sent = message.parts_sent, 0
+            await queue(session, conversation, message, guarded=False, now=now, parts_sent=sent)
 
 
 def address_of(conversation: Conversation) -> Address:
@@ -320,6 +335,8 @@ class Claim:
     parts_sent: int
     attempts: int
     created_at: datetime
+    tried_at: datetime | None = None
+    """When the platform refused it first."""
 
     @property
     def key(self) -> dict[str, int]:
@@ -337,10 +354,21 @@ async def claim_next(session: AsyncSession, address: Address, *, now: datetime) 
                 row = (await session.execute(_OLDEST_REPLY, asdict(address))).first()
         if row is None and written and (first := written[0]).due_at <= now and await _holds(session, first):
             # Written in this transaction, under the conversation's lock, and nothing before it: taken as it is made.
-            first.claims, first.claimed_at, first.parts_sent, first.attempts = 1, now, 0, 0
+            first.claims, first.claimed_at, first.attempts = 1, now, 0
             first.message.delivery = Delivery.SENDING
             await session.flush()
-            return Claim(first.id, 1, first.conversation_id, first.message, (), None, False, 0, 0, first.created_at)
+            return Claim(
+                outbox_id=first.id,
+                number=1,
+                conversation_id=first.conversation_id,
+                message=first.message,
+                attachments=(),
+                quote=None,
+                is_edit=False,
+                parts_sent=first.parts_sent,
+                attempts=0,
+                created_at=first.created_at,
+            )
         if written:
             await session.flush()
             continue
@@ -358,6 +386,7 @@ async def claim_next(session: AsyncSession, address: Address, *, now: datetime) 
             continue
         if row.blocked_at is not None and not row.is_edit:
             message.delivery, message.delivery_error = Delivery.HELD, row.blocked_why
+            message.parts_sent = row.parts_sent
             SENDS.labels(address.channel, "held").inc()
             await session.execute(delete(OUTBOX).where(OUTBOX.c.id == row.id))
             await session.flush()
@@ -391,6 +420,7 @@ async def claim_next(session: AsyncSession, address: Address, *, now: datetime) 
             row.parts_sent,
             row.attempts,
             row.created_at,
+            row.tried_at,
         )
 
 
@@ -415,7 +445,11 @@ async def settle(
     error: str | None = None,
 ) -> bool:
     """Record what became of a claimed message, for good. False when the claim has passed to another worker: then
-    that one says what became of it, and nothing may be written."""
+    that one says what became of it, and nothing may be written. Of what is held it is kept how many parts went out."""
+    sent = 0
+    if delivery is Delivery.HELD:
+        row = OutboxRow.id == claim.outbox_id, OutboxRow.claims == claim.number
+        sent = await session.scalar(select(OutboxRow.parts_sent).where(*row)) or 0
     more = (await session.execute(_SETTLE, claim.key)).scalar()
     if more is None:
         return _fenced(claim)
@@ -426,6 +460,8 @@ async def settle(
         return True
     values = {"message": claim.message.id, "reached": delivery, "problem": error, "platform_id": external_id}
     await session.execute(_DELIVERED, values)
+    if sent:
+        await session.execute(update(Message).where(Message.id == claim.message.id).values(parts_sent=sent))
     return True
 
 
@@ -440,10 +476,18 @@ async def part_sent(session: AsyncSession, claim: Claim, parts_sent: int) -> boo
 
 
 async def postpone(
-    session: AsyncSession, claim: Claim, address: Address, *, attempts: int, error: str, due_at: datetime
+    session: AsyncSession,
+    claim: Claim,
+    address: Address,
+    *,
+    attempts: int,
+    error: str,
+    due_at: datetime,
+    refused_at: datetime | None = None,
 ) -> bool:
-    """Give a claimed message back, to be sent at a later time. False as in `settle`."""
-    values = {"tried": attempts, "nobody": None, "due": due_at}
+    """Give a claimed message back, to be sent at a later time. refused_at: the platform did, if it was asked. False
+    as in `settle`."""
+    values = {"tried": attempts, "nobody": None, "due": due_at, "since": claim.tried_at or refused_at}
     changed = await session.execute(_POSTPONE, {**claim.key, **values})
     if not changed.rowcount:  # type: ignore[attr-defined]
         return _fenced(claim)
@@ -543,6 +587,7 @@ _POSTPONE = (
     .where(*_CLAIMED)
     .values(
         attempts=bindparam("tried"),
+        tried_at=bindparam("since", type_=OUTBOX.c.tried_at.type),
         claimed_at=bindparam("nobody", type_=OUTBOX.c.claimed_at.type),
         due_at=bindparam("due"),
     )

@@ -38,6 +38,7 @@ FLOWS = Counter(
 )
 LOOKUPS = Counter("otvet_lookups", "What flows asked of the shop: ok, or why not.", ["lookup", "result"])
 LOOKUP_SECONDS = Histogram("otvet_lookup_seconds", "How long that took.", ["lookup"], buckets=SECONDS)
+ERASED = Counter("otvet_erased", "Customers who were erased: asked for, or by retention.", ["why"])
 STREAMS = Gauge("otvet_streams", "Site chats that listen to this process.")
 MODEL = Gauge("otvet_model", "1 for the model version in use.", ["version"])
 FORUM_CALLS = Counter("otvet_forum_calls", "Calls for forum groups: done, paced, failed, refused.", ["state"])

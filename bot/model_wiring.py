@@ -661,14 +661,8 @@ class ModelWiring:
             by_rasa = self.settings.nlu_engine == "rasa" and (answers or bool(self.settings.rasa_url))
             classifier = self.rasa.with_spare(path / "rasa", embedded) if by_rasa else embedded
         topics: TopicModel | None = None
-        if (path / "topics").exists() and classifier:
-            topics = TopicModel.load(
-                path / "topics",
-                topics=self.topics,
-                intents=classifier,
-                outcomes=outcomes,
-                encoder=encoder,
-            )
+        if (path / "topics").exists():
+            topics = TopicModel.load(path / "topics", encoder)
         ranker = path / "ranker.json"
         index = self.index.with_encoder(encoder)
         return Understander(

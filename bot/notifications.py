@@ -24,12 +24,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 from bot.errors import DeliveryError
 from bot.language import DEFAULT, LANGUAGES
 from bot.replies import Replies
-from bot.timers import cancel_timer, send_errand, set_timer
+from bot.timers import Timer, cancel_timer, send_errand, set_timer
 from bot.work import Sessions
 from handoff import desk
 from handoff.lifecycle import LIVE
 from handoff.records import Agent, Base, BigId, ClockRow, HistoryEntry, TeamNotify, Ticket
-from handoff.tickets import ACTS, Tickets
+from handoff.staff import find_agent, seniors
+from handoff.tickets import CUSTOMER, Tickets, acts
 
 log = structlog.get_logger()
 
@@ -41,7 +42,7 @@ MAX_ATTEMPTS = 12
 """With the pauses of errands, some four hours."""
 KEPT = timedelta(days=30)
 MAX_LINES = 20
-TRANSIENT = frozenset({"created", "assigned", "customer_wrote", "warned", "unassigned"})
+TRANSIENT = frozenset({"created", "assigned", "taken_over", "customer_wrote", "came_back", "warned", "unassigned"})
 """Of no interest once the ticket has ended."""
 SEND_SECONDS = 30.0
 
@@ -110,10 +111,36 @@ class Notices:
                 await self.tell_team(session, ticket, "urgent" if night else "created", entry.at)
             case "transferred":
                 await self.tell_team(session, ticket, "created", entry.at)
-            case "assigned" if agent is not None and entry.actor != details.get("agent"):
-                await self.tell_agent(session, agent, ticket, "assigned", entry.at)
+            case "changed" if "team" in details.get("after", {}):  # one that stands in for a team without agents
+                await self.tell_team(session, ticket, "created", entry.at)
+            case "rerouted" if "team" in details:
+                await self.tell_team(session, ticket, "created", entry.at)
+            case "changed" if entry.actor == CUSTOMER and details["after"].get("priority") == "urgent":
+                if agent is not None:
+                    await self.tell_agent(session, agent, ticket, "urgent", entry.at, raised=True)
+                else:
+                    await self.tell_team(session, ticket, "urgent", entry.at, raised=True)
+            case "assigned" if agent is not None:
+                if entry.actor != details.get("agent"):
+                    foreign = details.get("foreign")
+                    await self.tell_agent(session, agent, ticket, "assigned", entry.at, foreign=foreign)
+                if details.get("before") not in (None, entry.actor):
+                    await self._tell_holder(session, ticket, entry)
             case "customer_wrote" if agent is not None:
                 await self.tell_agent(session, agent, ticket, "customer_wrote", entry.at)
+            case "wrote_elsewhere" if agent is not None:
+                values = {"elsewhere": details["channel"]}
+                await self.tell_agent(session, agent, ticket, "customer_wrote", entry.at, **values)
+            case "resumed" | "reopened" | "not_helped" if agent is not None:
+                holder = await session.get_one(Agent, agent)
+                if entry.actor != holder.name:
+                    await self.tell_agent(session, agent, ticket, "came_back", entry.at, what=entry.event)
+            case "not_delivered" if agent is not None:
+                await self.tell_agent(session, agent, ticket, "undelivered", entry.at)
+            case "not_delivered" if ticket.status not in LIVE:
+                await self.tell_team(session, ticket, "undelivered", entry.at)
+            case "customer_wrote" | "resumed" | "reopened" | "not_helped" | "not_delivered":
+                await self._nobodys(session, ticket, entry)
             case "warned" | "breached":
                 row = await session.get(ClockRow, (ticket.id, details["clock"]))
                 values = {"clock": details["clock"], "due_at": row.due_at if row else None}
@@ -123,25 +150,45 @@ class Notices:
                     await self.tell_team(session, ticket, entry.event, entry.at, **values)
             case "escalated":
                 await self.tell_team(session, ticket, "escalated", entry.at, level=details.get("level"))
-        if entry.event in ("created", "transferred", "unassigned", "reopened", "not_helped") and agent is None:
-            due_at = entry.at + self._policy.unassigned_after
-            await set_timer(session, f"{UNASSIGNED}:{ticket.id}", UNASSIGNED, due_at, {"ticket_id": ticket.id})
+                if details.get("nobody"):
+                    for one in await seniors(session, self._tickets.policy, ticket):
+                        await self.tell_agent(session, one.id, ticket, "escalated", entry.at, level=ticket.level)
+        if entry.event in ("created", "transferred", "unassigned") and agent is None:
+            await self._wait_for_somebody(session, ticket, entry.at)
         elif entry.event == "assigned":
             await cancel_timer(session, f"{UNASSIGNED}:{ticket.id}")
+
+    async def _nobodys(self, session: AsyncSession, ticket: Ticket, entry: HistoryEntry) -> None:
+        """The customer wrote, or his ticket came back, and nobody has it: the team hears of it, once until somebody is
+        waited for in vain."""
+        waits = await session.scalar(select(Timer.id).where(Timer.key == f"{UNASSIGNED}:{ticket.id}"))
+        if waits is None:
+            event = {"customer_wrote": "customer_wrote", "not_delivered": "undelivered"}.get(entry.event, "came_back")
+            await self.tell_team(session, ticket, event, entry.at, what=entry.event, nobody=True)
+            await self._wait_for_somebody(session, ticket, entry.at)
+
+    async def _wait_for_somebody(self, session: AsyncSession, ticket: Ticket, now: datetime) -> None:
+        due_at = now + self._policy.unassigned_after
+        await set_timer(session, f"{UNASSIGNED}:{ticket.id}", UNASSIGNED, due_at, {"ticket_id": ticket.id})
 
     async def fire_unassigned(self, session: AsyncSession, payload: Mapping[str, Any], now: datetime) -> None:
         """The timer: a ticket has been nobody's for a while."""
         ticket = await desk.get_ticket(session, int(payload["ticket_id"]))
-        if ticket.assignee_id is None and ticket.status in ACTS:
+        if ticket.assignee_id is None and acts(ticket):
             await self.tell_team(session, ticket, "unassigned", now)
 
     async def mention(self, session: AsyncSession, ticket: Ticket, text: str, by: str) -> list[str]:
         """Tell the agents whom a note names with an @; their names."""
-        agents = await session.scalars(select(Agent).where(Agent.active))
-        named = [agent for agent in agents.all() if agent.name != by and calls(text, agent.name)]
+        named = await named_in(session, text, by)
         for agent in named:
             await self.tell_agent(session, agent.id, ticket, "mentioned", self._clock(), by=by)
         return [agent.name for agent in named]
+
+    async def _tell_holder(self, session: AsyncSession, ticket: Ticket, entry: HistoryEntry) -> None:
+        """Whoever had a ticket that another has now."""
+        holder = await find_agent(session, str(entry.details["before"]))
+        if holder is not None:
+            await self.tell_agent(session, holder.id, ticket, "taken_over", entry.at, by=entry.details["agent"])
 
     # Who is told
 
@@ -212,6 +259,9 @@ class Notices:
     def _words(self, ticket: Ticket, event: str, lang: str, zone: ZoneInfo, values: Mapping[str, Any]) -> str:
         due_at, topic = values.get("due_at"), self._tickets.topics.get(ticket.topic)
         given = {
+            "nobody": False,
+            "raised": False,
+            "elsewhere": None,
             **values,
             "event": event,
             "ticket_number": ticket.id,
@@ -319,6 +369,14 @@ def quiet_until(quiet: str, zone: ZoneInfo, now: datetime) -> datetime | None:
 def calls(text: str, name: str) -> bool:
     """Whether a note names somebody with an @: Ann is not called by `@Anna`."""
     return re.search(rf"@{re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+async def named_in(session: AsyncSession, text: str, by: str) -> list[Agent]:
+    """The agents whom a note names with an @, but for whoever wrote it."""
+    if "@" not in text:
+        return []
+    agents = await session.scalars(select(Agent).where(Agent.active).order_by(Agent.id))
+    return [agent for agent in agents.all() if agent.name != by and calls(text, agent.name)]
 
 
 def digest(address: str) -> str:

@@ -59,6 +59,12 @@ class ProcrastinateWork:
         job = _job(address, None)
         await connection.execute(_DEFER_ONCE, (job.lock, job.queue, job.task_name, job.lock, Jsonb(job.task_kwargs)))
 
+    async def forget(self, session: AsyncSession, address: Address) -> None:
+        """One in hand goes by itself when it is done: no job is kept."""
+        named = {"address": Jsonb([address.channel, address.account, address.chat_id])}
+        connection = await _driver(await session.connection())
+        await connection.execute(_FORGET, named)
+
     async def run(self, handle: Handle, find: Find) -> None:
         self.stopping = False
         while True:
@@ -201,6 +207,13 @@ SELECT %s, %s, %s, %s WHERE NOT EXISTS (SELECT FROM waiting)
 """
 """procrastinate's own function for this, but for one thing: a conversation that has a job waiting gets no second one.
 The job that waits is locked until the commit, so that it can't begin before it would see what this transaction wrote.
+"""
+
+
+_FORGET = b"""
+DELETE FROM procrastinate_jobs WHERE id IN (
+    SELECT id FROM procrastinate_jobs WHERE status = 'todo' AND args->'address' = %(address)s FOR UPDATE SKIP LOCKED
+)
 """
 
 

@@ -137,6 +137,7 @@ class Settings(BaseSettings):
     s3_region: str = Field("", description="Its region.")
     s3_key: SecretStr = Field(SecretStr(""), description="Its access key; empty: as Amazon's tools find it.")
     s3_secret: SecretStr = Field(SecretStr(""), description="Its secret key.")
+    retention_days: int = Field(0, ge=0, description="After how many days of silence a customer is erased; 0: never.")
     webhook_days: int = Field(30, ge=8, description="How many days the calls of platforms are kept as they came.")
     hook_url: str = Field("", description="https:// address that is told what happens to tickets; empty: none.")
     hook_secret: SecretStr = Field(

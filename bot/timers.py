@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import Index, String, Text, case, delete, event, select, update
+from sqlalchemy import Index, String, Text, case, delete, event, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -176,6 +176,11 @@ class Timers:
             done += begun
             await asyncio.gather(*self._busy)
         return done
+
+    async def waiting(self, kind: str) -> int:
+        """How many of a kind are set."""
+        async with self._sessions.reading() as session:
+            return await session.scalar(select(func.count(Timer.id)).where(Timer.kind == kind)) or 0
 
     async def _begin_errands(self) -> int:
         free = ERRANDS - len(self._busy)

@@ -20,10 +20,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bot import ledger, metrics, reach
 from bot.attachments import StoredFile
 from bot.channels.base import Address, InboundMessage, Option
-from bot.desk.agent_desk import SURVEY_HELPED, SURVEY_NOT_HELPED, AgentDesk
+from bot.desk import nps_reading, survey_reading
+from bot.desk.agent_desk import BACK as WITHOUT_WAITING
+from bot.desk.agent_desk import SURVEY, SURVEY_HELPED, SURVEY_NOT_HELPED, AgentDesk
+from bot.desk.nps_reading import NpsSaid
 from bot.dialogue import (
     ANY_TOPIC,
     FEEDBACK,
+    HELPED,
     MORE,
     Action,
     Answer,
@@ -76,6 +80,7 @@ from handoff.records import (
     Ticket,
 )
 from handoff.routing import Route, TopicClassifier, route
+from handoff.second_look import undecided
 from kb_index.articles import ArticleFile
 
 log = structlog.get_logger()
@@ -88,10 +93,14 @@ MAX_NAME_CHARS = 200
 END_WORDS = frozenset(
     ("/end", "/завершить", "закрыть обращение", "завершить разговор", "end chat", "close ticket", "close the ticket")
 )
-BACK = {"assistant": "@label_assistant"}
+BACK = {WITHOUT_WAITING: "@label_assistant"}
 """Offered while nobody has answered: whoever would rather not wait goes on with the assistant."""
-COURTESIES = frozenset(("thanks", "confirmed", "goodbye"))
-"""Replies of intents that ask for nothing."""
+COURTESIES = {
+    TicketStatus.AWAITING_FEEDBACK: frozenset(("thanks", "confirmed", "goodbye")),
+    TicketStatus.WAITING: frozenset(("thanks", "goodbye")),
+    TicketStatus.ON_HOLD: frozenset(("thanks", "goodbye")),
+}
+"""Replies of intents that ask for nothing after a person's word. While he waits for an answer, "yes" may be one."""
 MAX_ROUTING_TEXTS = 20
 RECALL_SECONDS = 5.0
 LOOKUP_SECONDS = 20.0
@@ -140,10 +149,14 @@ class Situation:
     epoch: int
     lang: str | None
     state: Mapping[str, Any]
-    awaiting_feedback: bool = False
-    """A person has said his last word: what follows may be a mere thanks."""
+    courtesies: frozenset[str] = frozenset()
+    """A person has spoken last: what follows may be mere thanks. The replies of intents by which it is known."""
+    asked_about: int = 0
+    """The ticket of which the customer was asked whether it helped, while that is the newest thing in the chat."""
     long_ago: bool = False
     """The conversation rested for so long that what the customer writes now is a matter of its own."""
+    undecided: bool = False
+    """A person has it, who has not answered, and nothing has told yet what it is about."""
     drafts: bool = True
     """Whether there may be topics that the assistant only drafts for. Which, is read where it matters."""
 
@@ -176,9 +189,11 @@ class Recalled:
 class ToDesk:
     """What the customer did that concerns a ticket."""
 
-    kind: Literal["word", "courtesy", "feedback", "end", "back"]
+    kind: Literal["word", "courtesy", "feedback", "end", "back", "nps"]
     ticket_id: int = 0
     feedback: Feedback = Feedback.HELPED
+    nps: NpsSaid | None = None
+    """Set of "nps"."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +207,7 @@ class Plan:
     record: Mapping[str, Any]
     """Kept with the message: what was understood, and the rule that decided."""
     routed: Routed | None
-    """Set when there is a handoff among the actions."""
+    """Set when there is a handoff among the actions, and when a word for the desk may tell the topic at last."""
     to_desk: ToDesk | None = None
     """Set when the customer's word is not for the assistant."""
     pictures: Mapping[str, Sequence[StoredFile]] = field(default_factory=dict)
@@ -275,10 +290,18 @@ class Turns:
             return Situation(None, Owner.ASSISTANT, 0, None, {})
         long_ago = self._clock() - row.updated_at > EPISODE_GAP
         situation = Situation(row.id, row.owner, row.epoch, row.lang, row.state, long_ago=long_ago, drafts=row.drafts)
+        situation = replace(situation, asked_about=int(row.state.get(SURVEY, 0)))
         if situation.owner is Owner.PERSON:
             ticket = await desk.open_ticket(session, row.id)
-            awaiting = ticket is not None and ticket.status is TicketStatus.AWAITING_FEEDBACK
-            situation = replace(situation, awaiting_feedback=awaiting)
+            if ticket is not None:
+                awaiting = ticket.status is TicketStatus.AWAITING_FEEDBACK and ticket.asked_at is not None
+                situation = replace(
+                    situation,
+                    courtesies=COURTESIES.get(ticket.status, frozenset()),
+                    undecided=undecided(ticket),
+                    # A thanks does not answer the question, and leaves it.
+                    asked_about=ticket.id if awaiting else situation.asked_about,
+                )
         return situation
 
     async def think(
@@ -297,17 +320,27 @@ class Turns:
         state, book = DialogueState.from_json(situation.state), self._flows()
         if situation.long_ago:
             # The buttons still stand in the chat. An answer of days ago may be given again.
-            state = DialogueState(greeted=state.greeted, options=state.options, asked=state.asked, flow=state.flow)
+            state = DialogueState(
+                greeted=state.greeted,
+                options=state.options,
+                asked=state.asked,
+                flow=state.flow,
+                nps=state.nps if state.nps.startswith("score:") else "",
+            )
         lapsed: tuple[FlowEvent, ...] = ()
         if state.flow is not None and expired(state.flow, book, self._clock()):
             lapsed = (FlowEvent(state.flow.flow, "expired", state.flow.step),)
             state = replace(state, flow=None, options={})
-        to_desk = _for_desk(situation.owner, state, first, text)
-        if to_desk is not None and to_desk.kind == "word" and situation.awaiting_feedback and text.strip():
-            said = await self._with_models(understander.understand, text, known)
-            if said.parts[0].outcome.reply in COURTESIES:
-                to_desk = ToDesk("courtesy")
+        to_desk = _for_desk(situation, state, first, text)
+        waits = ""
+        if to_desk is None or to_desk.kind != "nps":
+            # Whatever else comes: the question is no longer the newest thing.
+            waits, state = state.nps, _without_nps(state)
         files = [file for files in fetched for file in files]
+        if to_desk is not None and to_desk.kind == "word" and situation.courtesies and text.strip() and not files:
+            said = await self._with_models(understander.understand, text, known)
+            if said.parts[0].outcome.reply in situation.courtesies:
+                to_desk = ToDesk("courtesy")
         kind = "attachment" if files and first.kind in JOINABLE else first.kind
         if first.address.channel in self._ungreeted:
             state = replace(state, greeted=True)
@@ -323,6 +356,12 @@ class Turns:
         )
         wants_models = situation.owner is Owner.ASSISTANT and text.strip() and said_now.choice is None
         wants_models = wants_models and to_desk is None and kind != "start"
+
+        if waits and wants_models and first.kind == "text" and not files:
+            to_desk = await self._with_models(
+                _nps_answer, waits, understander, state, said_now, known, book, self._clock()
+            )
+            wants_models = wants_models and to_desk is None
 
         def decide() -> tuple[Decision, Understood | None, str]:
             now, meant, spoken = self._clock(), None, known
@@ -365,14 +404,17 @@ class Turns:
             **_missed(decision, state, book),
             **({"personal": True} if _is_personal(state, book) else {}),
         }
-        routed = None
+        routed, words = None, _texts(utterance)
         for action in decision.actions:
             if isinstance(action, Handoff):
-                before: Sequence[str] = ()
-                if situation.conversation_id is not None:
-                    async with sessions.reading() as session:
-                        before = await desk.customer_texts(session, situation.conversation_id)
-                routed = await self._route(action, decision.rule, _texts(utterance), before, state, understander.topics)
+                before = await self._said_before(sessions, situation)
+                routed = await self._route(action, decision.rule, words, before, state, understander.topics)
+        if to_desk is not None and to_desk.kind == "word" and situation.undecided and "".join(words).strip():
+            matter, meant = await self._routed_by_matter(
+                sessions, situation, understander, words, Reason.ASKED_FOR_PERSON, "asked_for_person"
+            )
+            courtesy = meant.parts[0].outcome.reply in COURTESIES[TicketStatus.AWAITING_FEEDBACK]
+            routed = None if courtesy else matter
         shown = {
             action.candidate.article_id: await self._pictures(action.candidate.pictures)
             for action in decision.actions
@@ -466,8 +508,10 @@ class Turns:
             if first.kind not in SILENT:
                 conversation.lang = plan.lang
                 await self._act(session, conversation, plan)
+                if plan.situation.owner is Owner.ASSISTANT:
+                    await self._desk.tickets.wrote_elsewhere(session, conversation, now=self._clock())
                 if plan.to_desk is not None:
-                    await self._tell_desk(session, conversation, plan.to_desk)
+                    await self._tell_desk(session, conversation, plan.to_desk, _texts(utterance), plan.routed)
         # At the end, so that the row is written once.
         conversation.updated_at = self._clock()
         log.info(
@@ -496,13 +540,13 @@ class Turns:
         conversation = await self._open(session, rows[0].address)
         if not await ledger.take(session, rows, InboxState.FAILED, now=self._clock(), error=repr(error)[:2000]):
             return
-        before = await desk.customer_texts(session, conversation.id)
+        before = await desk.customer_texts(session, conversation.id, now=self._clock())
         conversation.lang = conversation.lang or detect(utterance[0].text, None)
         conversation.updated_at = self._clock()
         record = {**(recalled.record if recalled else {}), "rule": "error", "error": type(error).__name__}
         await self._record(session, conversation, rows, utterance, fetched, record)
         if conversation.owner is not Owner.ASSISTANT:
-            await self._desk.customer_wrote(session, conversation, courtesy=False)
+            await self._desk.customer_wrote(session, conversation, courtesy=False, said=_texts(utterance))
             return
         state = DialogueState.from_json(conversation.state)
         book, lang = self._flows(), conversation.lang
@@ -569,27 +613,46 @@ class Turns:
         try:
             async with asyncio.timeout(RECALL_SECONDS):
                 understander = (await self._with_models(self._understander)).answering(str(utterance[0].address))
-                understood = await self._with_models(understander.understand, "\n".join(texts), situation.lang)
-                whole, lang, policy = understood.parts[0], understood.lang, understander.policy
-                topic, state = whole.outcome.handoff, DialogueState.from_json(situation.state)
-                sure = topic is not None and topic != ANY_TOPIC and whole.confidence >= policy.intent[lang]
-                likely = [each.topic for each in whole.candidates[:1] if each.confidence >= policy.clarify[lang]]
-                before: Sequence[str] = ()
-                if situation.conversation_id is not None:
-                    async with sessions.reading() as session:
-                        before = await desk.customer_texts(session, situation.conversation_id)
-                action = Handoff(Reason.ERROR, topic if sure else None, whole.confidence if sure else None)
-                state = replace(state, topic=next(filter(None, likely), state.topic))
-                routed = await self._route(action, "error", texts, before, state, understander.topics)
+                routed, understood = await self._routed_by_matter(
+                    sessions, situation, understander, texts, Reason.ERROR, "error"
+                )
         except Exception as error:  # noqa: BLE001
             # Edge: the turn is lost anyway, and its ticket is routed by keywords.
             log.warning("turn.not_recalled", error=type(error).__name__)
             return None
         return Recalled(routed, understood.record)
 
+    async def _routed_by_matter(
+        self,
+        sessions: Sessions,
+        situation: Situation,
+        understander: Understander,
+        texts: Sequence[str],
+        reason: Reason,
+        rule: str,
+    ) -> tuple[Routed, Understood]:
+        """Where words go that the assistant will not answer, by all that the models make of them."""
+        understood = await self._with_models(understander.understand, "\n".join(texts), situation.lang)
+        whole, lang, policy = understood.parts[0], understood.lang, understander.policy
+        topic, state = whole.outcome.handoff, DialogueState.from_json(situation.state)
+        sure = topic is not None and topic != ANY_TOPIC and whole.confidence >= policy.intent[lang]
+        likely = [each.topic for each in whole.candidates[:1] if each.confidence >= policy.clarify[lang]]
+        before = await self._said_before(sessions, situation)
+        action = Handoff(reason, topic if sure else None, whole.confidence if sure else None)
+        state = replace(state, topic=next(filter(None, likely), state.topic))
+        return await self._route(action, rule, texts, before, state, understander.topics), understood
+
+    async def _said_before(self, sessions: Sessions, situation: Situation) -> Sequence[str]:
+        """The newest first."""
+        if situation.conversation_id is None:
+            return ()
+        async with sessions.reading() as session:
+            return await desk.customer_texts(session, situation.conversation_id, now=self._clock())
+
     async def undelivered(self, session: AsyncSession, message: Message, problem: str, *, permanent: bool) -> None:
-        """What did not reach the customer ends at a person: a note on the ticket, and a ticket if there is none and
-        it was an answer. The customer is told of the ticket unless his platform takes nothing any more.
+        """What did not reach the customer ends at a person: a note on the ticket, which is open again if an agent
+        wrote it, and a ticket if there is none and it was an answer. The customer is told of the ticket unless his
+        platform takes nothing any more.
 
         A failed announcement makes a note alone, so that one failure never leads to the next.
         """
@@ -598,13 +661,15 @@ class Turns:
         about = {"undelivered": message.id, "error": problem}
         text = self._replies.render("note_undelivered", lang, {"problem": problem, "text": message.text})
         await desk.note(session, conversation.id, text, about=about, now=self._clock())
+        if message.author is Author.AGENT:
+            await self._desk.undelivered(session, message)
         if conversation.owner is Owner.PERSON or message.author is not Author.ASSISTANT:
             return
         action, decided = Handoff(Reason.UNDELIVERED), message.decision or {}
         if decided.get("action") not in ("answer", "clarify") or decided.get("reply") == "greeting":
             return
         state = DialogueState.from_json(conversation.state)
-        before = await desk.customer_texts(session, conversation.id)
+        before = await desk.customer_texts(session, conversation.id, now=self._clock())
         told = replace(state, topic=message.topic or decided.get("likely_topic") or state.topic)
         routed = await self._route(action, "undelivered", (), before, told, None)
         decision = Decision((action,), state, "undelivered")
@@ -692,6 +757,7 @@ class Turns:
         lang, decision = plan.lang, plan.decision
         shown: dict[str, str] = dict(decision.state.options)
         hands_off = any(isinstance(action, Handoff) for action in decision.actions)
+        confirmed = False
         for action in decision.actions:
             text, options, record, guarded = "", {}, {"action": "answer", **plan.record}, True
             step, topic = None, None
@@ -744,11 +810,14 @@ class Turns:
                 guarded=guarded,
                 now=self._clock(),
             )
+            confirmed |= step is Step.CONFIRMED
             if isinstance(action, Answer):
                 self._show(said, conversation.channel, plan.pictures.get(action.candidate.article_id, ()))
             elif isinstance(action, Tell) and action.picture:
                 self._show(said, conversation.channel, plan.pictures.get(action.picture, ()))
         conversation.state = {**decision.state.to_json(), "options": shown}
+        if confirmed and (plan.state.answered or HELPED in plan.state.options):
+            await self._desk.nps.ended_well(session, conversation, topic=plan.state.topic)
         if plan.state.flow is not None or decision.state.flow is not None:
             book = self._flows()
             await watch(session, conversation, plan.state.flow, decision.state.flow, book, self._clock())
@@ -854,15 +923,29 @@ class Turns:
     async def _announcement(self, session: AsyncSession, ticket: Ticket, lang: str) -> str:
         return self._replies.render("handoff", lang, await self._desk.expectation(session, ticket), topic=ticket.topic)
 
-    async def _tell_desk(self, session: AsyncSession, conversation: Conversation, act: ToDesk) -> None:
+    async def _tell_desk(
+        self,
+        session: AsyncSession,
+        conversation: Conversation,
+        act: ToDesk,
+        said: Sequence[str],
+        routed: Routed | None,
+    ) -> None:
         if act.kind == "feedback":
-            await self._desk.give_feedback(session, act.ticket_id, act.feedback)
+            # A button may be made up, or of before the customer was erased.
+            if await self._desk.is_his(session, conversation, act.ticket_id):
+                await self._desk.give_feedback(session, act.ticket_id, act.feedback)
         elif act.kind == "end":
             await self._desk.customer_ends(session, conversation)
         elif act.kind == "back":
             await self._desk.customer_goes_back(session, conversation)
+        elif act.nps is not None:
+            await self._desk.nps.take(session, conversation, act.nps)
         else:
-            await self._desk.customer_wrote(session, conversation, courtesy=act.kind == "courtesy")
+            leads_to = routed.route if routed is not None else None
+            await self._desk.customer_wrote(
+                session, conversation, courtesy=act.kind == "courtesy", said=said, route=leads_to
+            )
 
 
 def _kept_kind(inbound: InboundMessage) -> str:
@@ -871,19 +954,63 @@ def _kept_kind(inbound: InboundMessage) -> str:
     return {"echo": "text", STARTS_FLOW: NOTE}.get(inbound.kind, inbound.kind)
 
 
-def _for_desk(owner: Owner, state: DialogueState, first: InboundMessage, text: str) -> ToDesk | None:
+def _for_desk(situation: Situation, state: DialogueState, first: InboundMessage, text: str) -> ToDesk | None:
     """What of an utterance is for the desk: everything while a person has the conversation, the survey's buttons
-    always. A button's words may also be typed."""
+    always. A button's words may also be typed, and any yes or no while its question is the newest thing in the chat."""
     typed = " ".join(text.lower().split()).strip(" .!")
     choice = first.choice or next((token for token, label in state.options.items() if label.lower() == typed), "")
     kind, _, number = choice.partition(":")
     if kind in (SURVEY_HELPED, SURVEY_NOT_HELPED) and number.isdecimal():
         return ToDesk("feedback", int(number), Feedback.HELPED if kind == SURVEY_HELPED else Feedback.NOT_HELPED)
-    if owner is not Owner.PERSON:
+    if (said := nps_reading.pressed(choice)) is not None:
+        return ToDesk("nps", nps=said)
+    if situation.asked_about and not choice and first.kind in JOINABLE:
+        answer = survey_reading.read(text)
+        if answer is not None:
+            return ToDesk("feedback", situation.asked_about, answer)
+    if situation.owner is not Owner.PERSON:
         return None
     if typed in END_WORDS:
         return ToDesk("end")
-    return ToDesk("back" if kind == "assistant" else "word")
+    return ToDesk("back" if kind == WITHOUT_WAITING else "word")
+
+
+def _without_nps(state: DialogueState) -> DialogueState:
+    """The question how likely he is to recommend us has lapsed; its buttons still count, its number alone does not."""
+    if not state.nps:
+        return state
+    options = {token: label for token, label in state.options.items() if nps_reading.pressed(token) is None}
+    return replace(state, options=options, nps="")
+
+
+def _nps_answer(
+    waits: str,
+    understander: Understander,
+    state: DialogueState,
+    said: Utterance,
+    known: str | None,
+    book: FlowBook,
+    now: datetime,
+) -> ToDesk | None:
+    """What words say to that question; None: they are a matter of their own. Blocks."""
+    kind, _, number = waits.partition(":")
+    if nps_reading.wants_no_more(said.text):
+        return ToDesk("nps", nps=NpsSaid(int(number), stops=True))
+    score = nps_reading.read_score(said.text)
+    if score is not None and not score.rest:
+        return ToDesk("nps", nps=NpsSaid(int(number), score.value))
+    if kind == "comment":
+        score = None
+    elif score is None:
+        return None
+    words = score.rest if score else said.text
+    meant = understander.understand(words, known)
+    spoken = replace(said, text=words, lang=meant.lang)
+    decision = decide_turn(state, Owner.ASSISTANT, spoken, meant.parts, {}, understander.policy, book, now)
+    if not (nps_reading.goes_with(score, decision) if score else nps_reading.reads_as_reason(decision, words)):
+        return None
+    comment = "" if nps_reading.is_courtesy(decision) else words
+    return ToDesk("nps", nps=NpsSaid(int(number), score.value if score else None, comment))
 
 
 def _to_desk(act: ToDesk, owner: Owner, state: DialogueState) -> Decision:

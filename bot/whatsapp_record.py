@@ -163,6 +163,9 @@ class WhatsAppRecord:
                     log.warning("whatsapp.foreign_number", account=event.message.address.account)
                     return
                 async with self._sessions.begin() as session:
+                    if await _was_erased(session, event.message):
+                        log.info("whatsapp.repeat_of_erased")
+                        return
                     address = await resolve(session, event)
                     if event.message.kind in OPENING_KINDS:  # before anybody can answer it
                         await self._windows.opened(session, address, event.message.sent_at)
@@ -179,6 +182,21 @@ class WhatsAppRecord:
             case AccountNews():
                 level = log.warning if event.important else log.info
                 level("whatsapp.news", what=event.event, detail=event.detail)
+
+
+def erased_id(external_id: str) -> str:
+    """What an erased message is still known by. Meta's id of it holds the customer's number and a random part, so that
+    the digest can't be traced back."""
+    return f"erased:{hashlib.sha256(external_id.encode()).hexdigest()}"
+
+
+async def _was_erased(session: AsyncSession, message: InboundMessage) -> bool:
+    known = select(InboxRow.id).where(
+        InboxRow.channel == CHANNEL,
+        InboxRow.account == message.address.account,
+        InboxRow.external_id == erased_id(message.external_id),
+    )
+    return await session.scalar(known) is not None
 
 
 def _read(body: bytes) -> Any:

@@ -31,9 +31,15 @@ from bot.desk.accounts import Accounts
 from bot.desk.agent_desk import ELSEWHERE, SURVEY, AgentDesk
 from bot.desk.feed import DeskFeed
 from bot.desk.macros import load_starters
+from bot.desk.nps import NPS
 from bot.desk.seat import OUTGOING, fire_outgoing
 from bot.desk.shifts import SHIFTS, Shifts
+from bot.desk.silence import SILENCE
 from bot.email_proof import EmailProof
+from bot.erasure.erasing import ERASE, Eraser
+from bot.erasure.export import Exporter
+from bot.erasure.leftovers import Leftovers
+from bot.erasure.retention import RETENTION, Retention
 from bot.errors import DeliveryError, SettingsError
 from bot.flows.check import Known
 from bot.flows.format import Flow
@@ -488,6 +494,41 @@ class Installation(ModelWiring):
             shop={"ru": self.settings.shop_ru, "en": self.settings.shop_en},
         )
 
+    @cached_property
+    def eraser(self) -> Eraser:
+        return Eraser(
+            tell=self.hooks.erased if self.settings.hook_url else None,
+            calls_kept=timedelta(days=self.settings.webhook_days),
+        )
+
+    @cached_property
+    def exporter(self) -> Exporter:
+        return Exporter(sessions=self.database.sessions, attachments=self.attachments, clock=utc_now)
+
+    @cached_property
+    def leftovers(self) -> Leftovers:
+        """What finishes an erasure outside of the database."""
+        return Leftovers(
+            engine=self.database.engine,
+            sessions=self.database.sessions,
+            attachments=self.attachments,
+            clock=utc_now,
+            models=self.settings.var / "models",
+            topics=(lambda: self.forum.api) if self.settings.forum_groups else None,
+        )
+
+    @cached_property
+    def retention(self) -> Retention:
+        days = self.settings.retention_days
+        return Retention(eraser=self.eraser, sessions=self.database.sessions, clock=utc_now, days=days)
+
+    async def finish_erasures(self) -> int:
+        """Do the errands of erasures that are due; how many erasures are not finished then."""
+        timers = Timers(self.database.sessions, utc_now)
+        timers.register_errand(ERASE, self.leftovers.do)
+        await timers.run_errands()
+        return await timers.waiting(ERASE)
+
     async def forum_bot(self) -> str:
         """The name of the bot in the agents' groups; empty while Telegram can't be reached."""
         with contextlib.suppress(DeliveryError):
@@ -525,6 +566,8 @@ class Installation(ModelWiring):
             flows=lambda lang: [(flow.id, flow.title(lang)) for flow in self.flows.flows.values()],
             forum_people=self.forum_people if self.settings.forum_groups else None,
             forum_bot=self.forum_bot if self.settings.forum_groups else None,
+            eraser=self.eraser,
+            exporter=self.exporter,
         )
 
     def studio_web(self, desk: DeskWeb) -> StudioWeb:
@@ -724,12 +767,17 @@ class Installation(ModelWiring):
         timers.register(PRUNE, pruning(timedelta(days=self.settings.webhook_days)), standing=True)
         timers.register(FLOW, FlowTimers(flows=lambda: self.flows, replies=self.replies).fire)
         timers.register(SURVEY, self.agent_desk().fire_survey)
+        timers.register(NPS, self.agent_desk().nps.fire)
         timers.register(ELSEWHERE, self.agent_desk().fire_elsewhere)
+        timers.register(SILENCE, self.agent_desk().silence.fire)
         notices = self._notices_of(self.tickets)
         timers.register(UNASSIGNED, notices.fire_unassigned)
         timers.register_errand(NOTIFY, notices.send)
         timers.register(OUTGOING, partial(fire_outgoing, self.agent_desk()))
         timers.register(SHIFTS, self.shifts.fire, standing=True)
+        timers.register_errand(ERASE, self.leftovers.do)
+        if self.settings.retention_days:
+            timers.register_errand(RETENTION, self.retention.run, standing=True)
         if self.settings.hook_url:
             timers.register_errand(HOOK, self.hooks.send)
         if self.settings.helpdesk:

@@ -52,6 +52,9 @@ class Work(Protocol):
         at: not before this moment.
         """
 
+    async def forget(self, session: AsyncSession, address: Address) -> None:
+        """Take out what names this conversation, in the caller's transaction: it is erased."""
+
     async def run(self, handle: Handle, find: Find) -> None:
         """Call `handle` for conversations, never twice at once for the same, until cancelled.
 
@@ -121,6 +124,9 @@ class InProcessWork:
             self._wanted.set()
 
         event.listen(session.sync_session, "after_commit", wake, once=True)
+
+    async def forget(self, session: AsyncSession, address: Address) -> None:
+        """Nothing but the rows names it."""
 
     async def run(self, handle: Handle, find: Find) -> None:
         async with self._alone("work"):

@@ -17,7 +17,8 @@ from handoff.lifecycle import LIVE, TicketStatus
 
 class ClockKind(StrEnum):
     FIRST_RESPONSE = "first_response"
-    """From the handoff to the first word of a person. What the assistant did before is in nobody's clock."""
+    """From the handoff to the first word of a person, also while it is on hold. What the assistant did before is in
+    nobody's clock."""
     NEXT_RESPONSE = "next_response"
     """From the customer's word that is not answered yet to the next word of a person."""
     RESOLUTION = "resolution"
@@ -103,7 +104,8 @@ def turn(
     first = clocks.get(ClockKind.FIRST_RESPONSE)
     unanswered = first is not None and first.done_at is None
     running = {
-        ClockKind.FIRST_RESPONSE: ours,
+        # A hold is no word of a person: whoever was told nothing yet goes on waiting.
+        ClockKind.FIRST_RESPONSE: ours or status is TicketStatus.ON_HOLD,
         ClockKind.NEXT_RESPONSE: status is TicketStatus.OPEN and not unanswered,
         ClockKind.RESOLUTION: ours,
     }

@@ -424,8 +424,10 @@ class Customers:
 
 
 async def list_customers(session: AsyncSession, query: str = "", *, limit: int = 100) -> Sequence[Customer]:
-    """Customers with a conversation, the newest first. query: a part of a name, number, address or segment."""
-    found = select(Customer).where(Customer.id.in_(select(Conversation.customer_id)))
+    """Customers with a conversation that is not erased, the newest first. query: a part of a name, number, address or
+    segment."""
+    present = select(Conversation.customer_id).where(Conversation.erased_at.is_(None))
+    found = select(Customer).where(Customer.id.in_(present))
     if query:
         likely = f"%{query.lower()}%"
         fields = (Customer.name, Customer.phone, Customer.email, Customer.segment)

@@ -19,6 +19,7 @@ from sqlalchemy.orm import SessionTransaction
 from handoff.clocks import ClockKind
 from handoff.errors import ConversationNotFoundError, TicketNotFoundError
 from handoff.lifecycle import LIVE
+from handoff.outcomes import EPISODE_GAP
 from handoff.records import (
     NOTE,
     Author,
@@ -235,20 +236,35 @@ async def note(
     return message
 
 
-async def customer_texts(session: AsyncSession, conversation_id: int) -> list[str]:
-    """What the customer said since the last resolved ticket, newest first."""
+async def customer_texts(session: AsyncSession, conversation_id: int, *, now: datetime) -> list[str]:
+    """What the customer has said in this episode by `now`, newest first: since the last resolved ticket, and since he
+    was last silent for a day."""
     since = await session.scalar(
         select(Ticket.resolved_at)
         .where(Ticket.conversation_id == conversation_id, Ticket.resolved_at.is_not(None))
         .order_by(Ticket.resolved_at.desc())
         .limit(1)
     )
-    query = select(Message.text).where(
-        Message.conversation_id == conversation_id, Message.author == Author.CUSTOMER, Message.text != ""
+    query = select(Message.text, Message.created_at).where(
+        Message.conversation_id == conversation_id,
+        Message.author == Author.CUSTOMER,
+        Message.text != "",
+        Message.created_at <= now,
     )
     if since is not None:
         query = query.where(Message.created_at > since)
-    return list(await session.scalars(query.order_by(Message.id.desc()).limit(20)))
+    rows = (await session.execute(query.order_by(Message.id.desc()).limit(20))).all()
+    begin = began_at((row.created_at for row in rows), now)
+    return [row.text for row in rows if row.created_at >= begin]
+
+
+def began_at(spoken: Iterable[datetime], now: datetime) -> datetime:
+    """Since when the customer has not been silent for a day. spoken: when he said something, the newest first."""
+    for at in spoken:
+        if now - at > EPISODE_GAP:
+            break
+        now = min(now, at)
+    return now
 
 
 async def customer_message(session: AsyncSession, conversation_id: int, external_id: str | None) -> Message | None:

@@ -146,10 +146,12 @@ class DjangoHelpdesk:
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise HelpDeskError(f"{self.name} can't be reached: {type(error).__name__}") from error
         # What is wrong with a login or a queue is put right by the operator, and goes on then.
-        permanent = response.status_code in (400, 404, 405, 413, 415, 422)
+        gone = response.status_code in (404, 410)
+        permanent = gone or response.status_code in (400, 405, 413, 415, 422)
         raise HelpDeskError(
             f"{self.name} answered {response.status_code} to {method} {path}: {response.text[:200]}",
             permanent=permanent,
+            gone=gone,
         )
 
 

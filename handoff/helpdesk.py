@@ -104,7 +104,9 @@ class HelpDesk(Protocol):
     async def find(self, mark: str) -> str | None:
         """The id of the ticket that has this mark, when it is not known whether making it succeeded."""
 
-    async def get(self, remote_id: str) -> RemoteTicket: ...
+    async def get(self, remote_id: str) -> RemoteTicket:
+        """Raises HelpDeskError with `gone` for one that is not there any more."""
+        ...
 
     async def update(self, remote_id: str, ticket: DeskTicket) -> None:
         """Bring subject and priority there to ours."""

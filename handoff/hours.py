@@ -10,7 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ DAY_NAMES = {
     "ru": ("пн", "вт", "ср", "чт", "пт", "сб", "вс"),
     "en": ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"),
 }
+BREAK = timedelta(hours=3)
+"""A pause up to this long is a break within a shift, not its end."""
 SEARCHED_YEARS = 3
 """How far an opening is looked for; hours that never open again are an error of the file."""
 
@@ -45,6 +47,35 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.opens:%H:%M}\N{EN DASH}{self.closes:%H:%M}"
+
+
+@dataclass(frozen=True)
+class Daytime:
+    """The part of every day, by the wall clock, in which customers are asked things unasked."""
+
+    opens: time
+    closes: time
+    """Later than `opens`, and not in it."""
+
+    @property
+    def length(self) -> timedelta:
+        return datetime.combine(date.min, self.closes) - datetime.combine(date.min, self.opens)
+
+    def next(self, at: datetime, zone: tzinfo) -> datetime:
+        """The moment itself, in UTC, or else the next opening."""
+        local = at.astimezone(zone)
+        if self.opens <= local.time() < self.closes:
+            return at.astimezone(UTC)
+        day = local.date() + timedelta(days=local.time() >= self.closes)
+        return datetime.combine(day, self.opens, zone).astimezone(UTC)
+
+    def last(self, at: datetime, zone: tzinfo) -> datetime:
+        """The moment itself, in UTC, or else the closing before it."""
+        local = at.astimezone(zone)
+        if self.opens <= local.time() < self.closes:
+            return at.astimezone(UTC)
+        day = local.date() - timedelta(days=local.time() < self.opens)
+        return datetime.combine(day, self.closes, zone).astimezone(UTC)
 
 
 @dataclass(frozen=True)
@@ -92,6 +123,7 @@ class WorkingHours:
         )
         self.zone = zone or ZoneInfo("Europe/Moscow")
         self.exceptions = {day: tuple(intervals) for day, intervals in (exceptions or {}).items()}
+        self.country = country
         self._public = public_holidays.country_holidays(country) if country else {}
         self._years: dict[int, _Year] = {}
 
@@ -159,15 +191,27 @@ class WorkingHours:
         if pending is not None and pending[1] > begin.timestamp() and pending[0] < end.timestamp():
             yield datetime.fromtimestamp(pending[0], UTC), datetime.fromtimestamp(pending[1], UTC)
 
+    def shifts(self, begin: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
+        """The `spans` with the breaks in them."""
+        joined: list[tuple[datetime, datetime]] = []
+        for opens, closes in self.spans(begin, end):
+            if joined and opens - joined[-1][1] <= BREAK:
+                joined[-1] = (joined[-1][0], closes)
+            else:
+                joined.append((opens, closes))
+        return joined
+
     def describe(self, lang: str) -> str:
         """The ordinary week in words: `Mon–Fri 09:00–13:00, 14:00–18:00; Sat 10:00–16:00 (Moscow time)`."""
-        zone = {"Europe/Moscow": {"ru": "МСК", "en": "Moscow time"}}.get(self.zone.key, {}).get(lang, self.zone.key)
         names = DAY_NAMES["ru" if lang == "ru" else "en"]
         parts = []
         for intervals, group in groupby(range(7), key=self.week.__getitem__):
             if intervals:
                 parts.append(f"{_days(list(group), names, lang)} {', '.join(map(str, intervals))}")
-        return f"{'; '.join(parts)} ({zone})"
+        return f"{'; '.join(parts)} ({self.zone_name(lang)})"
+
+    def zone_name(self, lang: str) -> str:
+        return {"Europe/Moscow": {"ru": "МСК", "en": "Moscow time"}}.get(self.zone.key, {}).get(lang, self.zone.key)
 
     def intervals_on(self, day: date) -> Sequence[Interval]:
         """What is worked on a date: an exception, a public holiday, or the ordinary week."""

@@ -7,9 +7,10 @@ shares add up to 1. And each has one outcome:
 
 - confirmed: the customer said that it helped, and asked for nothing after that;
 - assumed: he was answered, and said nothing more. Silence is no praise: this number stands by itself;
-- reopened: it was opened again, or he came back in the same channel with the same topic within seven days;
+- reopened: it was opened again, he said that it did not help, or he came back in the same channel with the same topic
+  within seven days;
 - returned_elsewhere: the same in another channel;
-- abandoned: he left, or was closed, without an answer;
+- abandoned: he left, or was closed, without an answer; what a person wrote and he never got is none;
 - running: it is not over.
 
 A settled episode (confirmed or assumed) is durable when seven days have passed and he has not come back.
@@ -27,7 +28,9 @@ from math import ceil
 from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
+from handoff import promoters
 from handoff.lifecycle import LIVE, TicketStatus
+from handoff.promoters import NpsFacts, NpsFigures
 
 EPISODE_GAP = timedelta(hours=24)
 """So long a silence ends an episode that people had no part in."""
@@ -230,11 +233,12 @@ def _end(visit: _Visit, now: datetime) -> Outcome:
         return Outcome.RUNNING if now - visit.ended_at <= EPISODE_GAP else _ENDS[visit.step or Step.ASKED]
     if ticket.status in LIVE:
         return Outcome.RUNNING
-    if ticket.reopened:
+    if ticket.reopened or ticket.helped is False:
         return Outcome.REOPENED
-    if ticket.status is TicketStatus.CLOSED or ticket.first_reply_at is None:
-        return Outcome.ABANDONED
-    return Outcome.CONFIRMED if ticket.helped else Outcome.ASSUMED
+    if ticket.helped:
+        return Outcome.CONFIRMED
+    unanswered = ticket.status is TicketStatus.CLOSED or ticket.first_reply_at is None
+    return Outcome.ABANDONED if unanswered else Outcome.ASSUMED
 
 
 def _returns(found: Sequence[_Visit]) -> None:
@@ -309,6 +313,8 @@ class Figures:
     night: float | None
     """Tickets made between 22 and 6 local time."""
     out_of_hours: float | None
+    nps: NpsFigures
+    """Of those who were asked in the period, whenever they answered."""
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -316,13 +322,15 @@ class Figures:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a report is made of: the tickets made and the episodes begun from `since` to `until`."""
+    """All that a report is made of: the tickets made, the episodes begun and the customers asked whether they recommend
+    the company from `since` to `until`."""
 
     since: datetime
     until: datetime
     now: datetime
     tickets: Sequence[TicketFacts] = ()
     episodes: Sequence[Episode] = ()
+    nps: Sequence[NpsFacts] = ()
     default_topic: str = "unclear"
     directions: Mapping[str, str] = field(default_factory=dict)
     """Topic → the line of business it belongs to."""
@@ -330,42 +338,58 @@ class Facts:
     def only(self, **values: str) -> Facts:
         """Those that have all of these values, as `by` writes them: `only(topic="payment", agent="")`.
 
-        Of what only a ticket has (agent, team, level, priority, reason) the episodes without one are left out.
+        Of what only a ticket has (agent, team, level, priority, reason) all that is without one is left out.
         """
+
+        def has(of: TicketFacts | Episode | NpsFacts) -> bool:
+            return all(self._value(of, key) == value for key, value in values.items())
+
         return replace(
             self,
-            tickets=[t for t in self.tickets if all(self._value(t, key) == value for key, value in values.items())],
-            episodes=[e for e in self.episodes if all(self._value(e, key) == value for key, value in values.items())],
+            tickets=list(filter(has, self.tickets)),
+            episodes=list(filter(has, self.episodes)),
+            nps=list(filter(has, self.nps)),
         )
 
     def by(self, key: str) -> dict[str, Facts]:
-        """Parted by topic, direction, agent, channel, lang, hour (`00` to `23`), day, team, level, priority or reason;
-        in the order of the values, "" for none."""
-        parts: dict[str, tuple[list[TicketFacts], list[Episode]]] = {}
+        """Parted by topic, direction, agent, channel, lang, hour (`00` to `23`), day, month (`2026-11`), team, level,
+        priority or reason; in the order of the values, "" for none."""
+        parts: dict[str, tuple[list[TicketFacts], list[Episode], list[NpsFacts]]] = {}
         for ticket in self.tickets:
-            parts.setdefault(self._value(ticket, key) or "", ([], []))[0].append(ticket)
+            parts.setdefault(self._value(ticket, key) or "", ([], [], []))[0].append(ticket)
         for episode in self.episodes:
             if (value := self._value(episode, key)) is not None:
-                parts.setdefault(value, ([], []))[1].append(episode)
-        return {value: replace(self, tickets=parts[value][0], episodes=parts[value][1]) for value in sorted(parts)}
+                parts.setdefault(value, ([], [], []))[1].append(episode)
+        for asked in self.nps:
+            if (value := self._value(asked, key)) is not None:
+                parts.setdefault(value, ([], [], []))[2].append(asked)
+        return {
+            value: replace(self, tickets=tickets, episodes=episodes, nps=asked)
+            for value, (tickets, episodes, asked) in sorted(parts.items())
+        }
 
     def figures(self) -> Figures:
         return measure(self)
 
-    def _value(self, of: TicketFacts | Episode, key: str) -> str | None:
+    def _value(self, of: TicketFacts | Episode | NpsFacts, key: str) -> str | None:
         if key == "direction":
             return self.directions.get(_value(of, "topic") or "", "")
         return _value(of, key)
 
 
-def _value(of: TicketFacts | Episode, key: str) -> str | None:
-    """None: this can't be said of an episode without a ticket."""
-    if isinstance(of, Episode) and key not in ("topic", "channel", "lang", "hour", "day"):
-        if of.ticket is None:
+def _value(of: TicketFacts | Episode | NpsFacts, key: str) -> str | None:
+    """None: this can't be said of what is without a ticket."""
+    if key not in ("topic", "channel", "lang", "hour", "day", "month"):
+        if isinstance(of, Episode):
+            if of.ticket is None:
+                return None
+            of = of.ticket
+        elif isinstance(of, NpsFacts) and of.ticket_id is None:
             return None
-        of = of.ticket
     if key == "hour":
         return f"{of.hour:02}"
+    if key == "month":
+        return f"{of.day:%Y-%m}"
     found = getattr(of, key)
     return "" if found is None else str(found)
 
@@ -411,6 +435,7 @@ def measure(facts: Facts) -> Figures:
         unclear=_share(sum(t.topic == facts.default_topic for t in tickets), len(tickets)),
         night=_share(sum(t.hour in NIGHT for t in tickets), len(tickets)),
         out_of_hours=_share(sum(not t.in_hours for t in tickets), len(tickets)),
+        nps=promoters.measure(facts.nps),
     )
 
 

@@ -6,7 +6,7 @@ docs/packet.schema.json is made from these classes, and a test holds the two tog
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +18,7 @@ from handoff.clocks import ClockKind
 from handoff.customers import Customers, links_of
 from handoff.lifecycle import TicketStatus
 from handoff.records import (
+    NOTE,
     Agent,
     AttachmentState,
     Author,
@@ -39,6 +40,8 @@ from handoff.window import closes_at
 
 SUMMARY_CHARS = 160
 EARLIER_TICKETS = 20
+ELSEWHERE_MESSAGES = 20
+ELSEWHERE_FOR = timedelta(days=7)
 
 
 class _Document(BaseModel):
@@ -121,6 +124,7 @@ class PacketConversation(_Document):
     epoch: int
     blocked_at: datetime | None = Field(description="Since when the customer can't be reached: what is sent waits.")
     blocked_why: str | None
+    erased_at: datetime | None = Field(default=None, description="When everything that was said in it was taken out.")
     window_closes_at: datetime | None = Field(
         default=None, description="Until when the customer may be written to freely; none where there is no limit."
     )
@@ -228,6 +232,9 @@ class Packet(_Document):
     clocks: list[PacketClock]
     history: list[HistoryLine]
     transcript: list[PacketMessage]
+    elsewhere: list[PacketMessage] = Field(
+        description="What was said lately in the customer's other conversations, the oldest first; no notes."
+    )
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
@@ -273,6 +280,7 @@ async def packet(session: AsyncSession, ticket_id: int, tickets: Tickets, *, now
         ],
         history=[HistoryLine.model_validate(entry) for entry in past],
         transcript=[_message(message) for message in messages],
+        elsewhere=[_message(message) for message in await _elsewhere(session, conversation, messages, now)],
     )
 
 
@@ -283,8 +291,30 @@ async def _messages(session: AsyncSession, conversation_id: int, past: Sequence[
     return sorted(found, key=lambda message: message.id)
 
 
+async def _elsewhere(
+    session: AsyncSession, conversation: Conversation, shown: Sequence[Message], now: datetime
+) -> Sequence[Message]:
+    """The newest messages of the customer's other conversations, of people and of the assistant alike."""
+    if conversation.customer_id is None:
+        return ()
+    places = {conversation.id, *(message.conversation_id for message in shown)}
+    rows = await session.scalars(
+        select(Message)
+        .join(Conversation, Conversation.id == Message.conversation_id)
+        .where(
+            Conversation.customer_id == conversation.customer_id,
+            Conversation.id.not_in(places),
+            Message.created_at > now - ELSEWHERE_FOR,
+            Message.kind != NOTE,
+        )
+        .order_by(Message.id.desc())
+        .limit(ELSEWHERE_MESSAGES)
+    )
+    return rows.all()[::-1]
+
+
 async def _episode(session: AsyncSession, ticket: Ticket, messages: Sequence[Message]) -> list[Message]:
-    """What was said since the ticket before this one ended."""
+    """What was said since the ticket before this one ended, and since the customer was last silent for a day."""
     places = {message.conversation_id for message in messages}
     rows = await session.execute(
         select(Ticket.conversation_id, func.max(Ticket.resolved_at))
@@ -292,7 +322,13 @@ async def _episode(session: AsyncSession, ticket: Ticket, messages: Sequence[Mes
         .group_by(Ticket.conversation_id)
     )
     since = {row[0]: row[1] for row in rows if row[1] is not None}
-    return [m for m in messages if m.conversation_id not in since or m.created_at > since[m.conversation_id]]
+    later = [m for m in messages if m.conversation_id not in since or m.created_at > since[m.conversation_id]]
+    spoken: dict[int, list[datetime]] = {place: [] for place in places}
+    for message in reversed(later):
+        if message.author is Author.CUSTOMER and message.created_at <= ticket.created_at:
+            spoken[message.conversation_id].append(message.created_at)
+    begin = {place: desk.began_at(moments, ticket.created_at) for place, moments in spoken.items()}
+    return [m for m in later if m.created_at >= begin[m.conversation_id]]
 
 
 def _tried(messages: Sequence[Message]) -> list[Attempt]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, time, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
@@ -15,7 +16,8 @@ from ruamel.yaml.error import MarkedYAMLError
 
 from handoff.clocks import Target
 from handoff.errors import DeskFileError
-from handoff.hours import WorkingHours, read_schedules
+from handoff.hours import Daytime, WorkingHours, read_schedules
+from handoff.nps import Nps
 from handoff.routing import PRIORITIES, Topic
 
 LEVELS = ("L1", "L2", "L3", "supervisor")
@@ -55,12 +57,35 @@ class Survey:
     remind_after: timedelta = timedelta(hours=20)
     """Since the question. Once."""
     give_up_after: timedelta = timedelta(hours=48)
-    """Since the question: then the ticket counts as settled, but not as confirmed."""
+    """Since the question, and later by as much as the reminder was: then the ticket counts as settled, but not as
+    confirmed."""
+    hours: Daytime | None = None
+    """In the time zone of the default schedule. None: at any time."""
+
+    def moment(self, at: datetime, zone: tzinfo, until: datetime | None = None) -> datetime:
+        """When to ask whose time has come: at once or when the next day begins. Where a platform's window leaves no
+        day `until` then, a moment of the night, but the one that is nearest to a day."""
+        if self.hours is None or (until is not None and at > until):
+            return at
+        day = self.hours.next(at, zone)
+        if until is None or day <= until:
+            return day
+        return at if at - self.hours.last(at, zone) <= day - until else until
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Customers who say nothing more after an agent's reply, in time of the wall clock since it."""
+
+    ask_after: timedelta = timedelta(days=3)
+    """Then he is asked whether it is settled; before the end of a platform's window in any case."""
+    end_after: timedelta = timedelta(days=7)
+    """Then the ticket is closed, as one to which there was no answer."""
 
 
 EVENTS = (
-    *("created", "assigned", "customer_wrote", "warned", "breached", "escalated", "mentioned", "unassigned"),
-    *("urgent", "report"),
+    *("created", "assigned", "taken_over", "customer_wrote", "warned", "breached", "escalated", "mentioned"),
+    *("came_back", "undelivered", "unassigned", "urgent", "report"),
 )
 """Of what agents and teams can be told; desk.yml explains them."""
 
@@ -94,7 +119,15 @@ class DeskPolicy:
     warn_at: float = 0.75
     """Share of the promised time after which the one who has the ticket is warned."""
     survey: Survey = Survey()
+    waiting: Waiting | None = None
+    """None: a ticket waits for its customer for ever."""
+    nps: Nps = field(default_factory=Nps)
     notify: Notify = Notify()
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """In which the days of all reports begin and end, whosever they are."""
+        return self.schedules["default"].zone
 
     def team(self, team_id: str) -> Team:
         return self.teams.get(team_id) or Team(team_id)
@@ -111,10 +144,14 @@ class DeskPolicy:
     def priority(self, topic: Topic, texts: Sequence[str], segment: str | None) -> str:
         """The highest of what the topic, the segment and the words of the customer ask for."""
         wanted = [topic.priority, self.segment_priority.get(segment or "", "low")]
-        said = "\n".join(texts).lower().replace("ё", "е")
-        if any(re.search(rf"\b{re.escape(word)}", said) for words in self.urgent_words.values() for word in words):
+        if self.is_urgent(texts):
             wanted.append("urgent")
         return max(wanted, key=PRIORITIES.index)
+
+    def is_urgent(self, texts: Sequence[str]) -> bool:
+        """Whether a word of urgency is among them."""
+        said = "\n".join(texts).lower().replace("ё", "е")
+        return any(re.search(rf"\b{re.escape(word)}", said) for words in self.urgent_words.values() for word in words)
 
 
 def load_policy(path: Path, default: WorkingHours) -> DeskPolicy:
@@ -134,8 +171,12 @@ def load_policy(path: Path, default: WorkingHours) -> DeskPolicy:
     if content is None:
         return DeskPolicy({"default": default})
     if not isinstance(content, CommentedMap):
-        raise DeskFileError(path, "expected schedules, teams, promises, urgent, segments, survey, notify")
-    _known(path, content, {"schedules", "teams", "promises", "urgent", "segments", "survey", "notify", "warn_at"})
+        raise DeskFileError(path, "expected schedules, teams, promises, urgent, segments, survey, waiting, nps, notify")
+    _known(
+        path,
+        content,
+        {"schedules", "teams", "promises", "urgent", "segments", "survey", "waiting", "nps", "notify", "warn_at"},
+    )
     schedules = read_schedules(path, content.get("schedules"), default)
     warn_at = content.get("warn_at", 0.75)
     if not isinstance(warn_at, int | float) or not 0 < warn_at < 1:
@@ -154,6 +195,8 @@ def load_policy(path: Path, default: WorkingHours) -> DeskPolicy:
         },
         warn_at=float(warn_at),
         survey=_survey(path, content),
+        waiting=_patience(path, content),
+        nps=_nps(path, content),
         notify=_notify(path, content),
     )
 
@@ -199,8 +242,57 @@ def _survey(path: Path, content: Any) -> Survey:
     row = _mapping(path, content, "survey")
     if not row:
         return Survey()
-    _known(path, row, {"after", "remind_after", "give_up_after"})
-    return Survey(**{key: duration(path, value, row.lc.key(key)[0] + 1) for key, value in row.items()})
+    _known(path, row, {"after", "remind_after", "give_up_after", "hours"})
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        found[key] = (_span if key == "hours" else duration)(path, value, row.lc.key(key)[0] + 1)
+    return Survey(**found)
+
+
+def _patience(path: Path, content: Any) -> Waiting | None:
+    row = _mapping(path, content, "waiting")
+    if not row:
+        return None
+    _known(path, row, {"ask_after", "end_after"})
+    found = Waiting(**{key: duration(path, value, row.lc.key(key)[0] + 1) for key, value in row.items()})
+    if found.end_after <= found.ask_after:
+        line = content.lc.key("waiting")[0] + 1
+        raise DeskFileError(path, "`waiting` asks before it ends: `end_after` has to be longer than `ask_after`", line)
+    return found
+
+
+def _nps(path: Path, content: Any) -> Nps:
+    row = _mapping(path, content, "nps")
+    if not row:
+        return Nps()
+    _known(path, row, {"ask", "after", "every", "share", "hours"})
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        line = row.lc.key(key)[0] + 1
+        if key in ("after", "every"):
+            found[key] = duration(path, value, line)
+        elif key == "hours":
+            found[key] = _span(path, value, line)
+        elif isinstance(value, bool) if key == "ask" else _is_share(value):
+            found[key] = value
+        else:
+            wanted = "true or false" if key == "ask" else "a share between 0 and 1"
+            raise DeskFileError(path, f"`{key}: {value}` is not {wanted}", line)
+    return Nps(**found)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _span(path: Path, value: Any, line: int) -> Daytime:
+    try:
+        opens, closes = (time.fromisoformat(part.strip().zfill(5)) for part in str(value).split("-"))
+    except ValueError:
+        opens = closes = time()
+    if opens >= closes:
+        raise DeskFileError(path, f"`hours: {value}` is no part of a day such as 10:00-20:00", line)
+    return Daytime(opens, closes)
 
 
 def _notify(path: Path, content: Any) -> Notify:

@@ -11,11 +11,10 @@ from sqlalchemy import ColumnElement, and_, case, false, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
-from handoff.access import EVERYWHERE, Viewer, visible
+from handoff.access import EVERYWHERE, Viewer, still_called, visible
 from handoff.clocks import ClockKind
-from handoff.lifecycle import LIVE, TicketStatus
+from handoff.lifecycle import ACTS, LIVE, TicketStatus
 from handoff.records import NOTE, Agent, Author, ClockRow, Conversation, Mention, Message, Ticket
-from handoff.tickets import ACTS
 from handoff.words import said
 
 PAGE = 50
@@ -97,8 +96,12 @@ def _condition(view: View, viewer: Viewer) -> ColumnElement[bool]:
             return Ticket.status.in_(LIVE)
 
 
-def _filtered(query: Query, viewer: Viewer, words: ColumnElement[bool] | None) -> list[ColumnElement[bool]]:
-    conditions = [visible(viewer)]
+def _filtered(
+    query: Query, viewer: Viewer, words: ColumnElement[bool] | None, now: datetime
+) -> list[ColumnElement[bool]]:
+    # A mention opens the ticket, whosever it is.
+    called = query.view is View.MENTIONS and words is None
+    conditions = [or_(visible(viewer), still_called(now)) if called else visible(viewer)]
     conditions.append(words if words is not None else _condition(query.view, viewer))
     for column, wanted in (
         (Ticket.topic, query.topic),
@@ -119,11 +122,16 @@ def _filtered(query: Query, viewer: Viewer, words: ColumnElement[bool] | None) -
 
 
 async def _ids(
-    session: AsyncSession, query: Query, viewer: Viewer, words: ColumnElement[bool] | None, wanted: int
+    session: AsyncSession,
+    query: Query,
+    viewer: Viewer,
+    words: ColumnElement[bool] | None,
+    wanted: int,
+    now: datetime,
 ) -> list[int]:
     """The first tickets in the order of the view. Each part is read along an index and ends early, however many
     tickets there are."""
-    conditions = _filtered(query, viewer, words)
+    conditions = _filtered(query, viewer, words, now)
 
     async def read(status: TicketStatus) -> list[tuple[datetime, int]]:
         statement = select(Ticket.created_at, Ticket.id).where(*conditions, Ticket.status == status)
@@ -169,11 +177,11 @@ async def _ids(
     return [ticket_id for _, _, ticket_id in sorted(by_status)][:wanted]
 
 
-async def find(session: AsyncSession, viewer: Viewer, query: Query) -> Found:
+async def find(session: AsyncSession, viewer: Viewer, query: Query, now: datetime) -> Found:
     """A page of the queue, in the order of its view."""
     words = await _words(session, query.words) if query.words.strip() else None
     first = query.page * PAGE
-    ids = (await _ids(session, query, viewer, words, first + PAGE + 1))[first:]
+    ids = (await _ids(session, query, viewer, words, first + PAGE + 1, now))[first:]
     return Found(await rows(session, ids[:PAGE]), more=len(ids) > PAGE)
 
 
@@ -262,12 +270,12 @@ async def piles(session: AsyncSession) -> Sequence[Pile]:
     return [Pile(*row) for row in found]
 
 
-async def mentioned(session: AsyncSession, viewer: Viewer) -> int:
-    """In how many tickets that he may see a note calls the viewer who has not looked yet."""
+async def mentioned(session: AsyncSession, viewer: Viewer, now: datetime) -> int:
+    """In how many tickets a note calls the viewer who has not looked yet."""
     found = await session.scalar(
         select(func.count(Mention.ticket_id.distinct()))
         .join(Ticket, Ticket.id == Mention.ticket_id)
-        .where(Mention.agent_id == viewer.agent_id, Mention.seen_at.is_(None), visible(viewer))
+        .where(Mention.agent_id == viewer.agent_id, Mention.seen_at.is_(None), visible(viewer) | still_called(now))
     )
     return found or 0
 

@@ -157,6 +157,8 @@ class Conversation(Base):
     blocked_at: Mapped[datetime | None]
     """Since when the customer can't be reached, because he blocked us or left. What is for him is held."""
     blocked_why: Mapped[str | None] = mapped_column(Text)
+    erased_at: Mapped[datetime | None]
+    """When everything that was said in it was taken out, and who said it. Nothing is said in it any more."""
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
@@ -213,6 +215,8 @@ class Message(Base):
     """The platform's id of it; of a message that went out in parts, the last one's."""
     delivery: Mapped[Delivery | None]
     delivery_error: Mapped[str | None] = mapped_column(Text)
+    parts_sent: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Of a long message that is held: how many of its parts went out before. The others follow."""
     """The platform's reason for the last refusal."""
     repeats: Mapped[int] = mapped_column(default=0, server_default="0")
     """How often it was sent again without knowing whether it had arrived, because a process died while sending."""
@@ -235,6 +239,8 @@ class AttachmentState(StrEnum):
     FAILED = "failed"
     REFERENCE = "reference"
     """Nothing to fetch: a location, a contact."""
+    ERASED = "erased"
+    """It was kept, until its customer was erased."""
 
 
 class Attachment(Base):
@@ -249,7 +255,7 @@ class Attachment(Base):
     file_name: Mapped[str | None] = mapped_column(String(255))
     mime_type: Mapped[str | None] = mapped_column(String(127))
     size_bytes: Mapped[BigId | None]
-    sha256: Mapped[str | None] = mapped_column(String(64))
+    sha256: Mapped[str | None] = mapped_column(String(64), index=True)
     source: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """The platform's own reference, and what needs no file (coordinates, a phone number)."""
 
@@ -285,6 +291,8 @@ class Agent(Base):
     """How many tickets he may have to act on at once."""
     schedule: Mapped[str] = mapped_column(String(64), default="default")
     presence: Mapped[Presence] = mapped_column(default=Presence.AUTO)
+    presence_at: Mapped[datetime | None]
+    """When it was set by hand; online and away last until the shift ends (`handoff.presence`)."""
     notify: Mapped[list[Any]] = mapped_column(default=list)
     """Apprise addresses. They carry secrets: shown to nobody."""
     notify_events: Mapped[list[Any] | None]
@@ -409,7 +417,7 @@ class Ticket(Base):
     preferred_id: Mapped[int | None] = mapped_column(ForeignKey("agents.id"))
     """Who had it before, or the customer's last one: he knows the story."""
     given_away: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
-    """Ids of agents who passed it on: it does not come back to them."""
+    """Ids of agents who passed it on in its present team: it comes back to them only while nobody else is there."""
     promised_at: Mapped[datetime]
     """By when the customer was told that a person will answer."""
     created_at: Mapped[datetime]
@@ -430,7 +438,8 @@ class Ticket(Base):
 
 
 class HistoryEntry(Base):
-    """One thing that happened to a ticket: who did what, and when. Never changed."""
+    """One thing that happened to a ticket: who did what, and when. Never changed, but that the words of an erased
+    customer are taken out."""
 
     __tablename__ = "ticket_history"
     __table_args__ = (Index("ix_ticket_history_ticket", "ticket_id", "id"),)
@@ -440,7 +449,7 @@ class HistoryEntry(Base):
     at: Mapped[datetime]
     event: Mapped[str] = mapped_column(String(32))
     """A `TicketEvent`, or `created`, `assigned`, `unassigned`, `transferred`, `escalated`, `changed`, `warned`,
-    `breached`, `asked`, `reminded`, `linked`, `unlinked` (the customer), `moved` (to another conversation of his)."""
+    `breached`, `linked`, `unlinked` (the customer), `moved` (to another conversation of his)."""
     actor: Mapped[str] = mapped_column(String(200))
     """An agent's name, or `assistant`, `customer`, `system`."""
     status: Mapped[TicketStatus]

@@ -19,8 +19,6 @@ from handoff.records import Agent, ClockRow, HistoryEntry, Reason, Ticket
 from handoff.routing import PRIORITIES
 from handoff.tickets import Tickets
 
-BREAK = timedelta(hours=3)
-"""A pause up to this long is a break within a shift, not its end."""
 SEARCHED = timedelta(days=15)
 COUNTED = ("created", "agent_replied", "transferred", "escalated", "breached", "resolved", "closed", "reopened")
 MAX_LINES = 50
@@ -84,25 +82,16 @@ def boundaries(schedules: Iterable[WorkingHours], begin: datetime, end: datetime
     """When shifts of these schedules begin and end after `begin` and until `end`. Round-the-clock ones never do."""
     begins, ends = set(), set()
     for hours in schedules:
-        for opens, closes in _shifts(hours, begin - SEARCHED, end + SEARCHED):
-            begins.add(opens)
-            ends.add(closes)
+        first, last = begin - SEARCHED, end + SEARCHED
+        for opens, closes in hours.shifts(first, last):
+            if opens > first and closes < last:  # what reaches over the edge of the search is left out
+                begins.add(opens)
+                ends.add(closes)
     return [
         Boundary(at, "handover" if at in begins and at in ends else "start" if at in begins else "end")
         for at in sorted(begins | ends)
         if begin < at <= end
     ]
-
-
-def _shifts(hours: WorkingHours, begin: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
-    """Spans of work with the breaks in them; what reaches over the edge of the search is left out."""
-    joined: list[tuple[datetime, datetime]] = []
-    for opens, closes in hours.spans(begin, end):
-        if joined and opens - joined[-1][1] <= BREAK:
-            joined[-1] = (joined[-1][0], closes)
-        else:
-            joined.append((opens, closes))
-    return [span for span in joined if span[0] > begin and span[1] < end]
 
 
 async def schedules_of(session: AsyncSession, policy: DeskPolicy, team: str) -> list[WorkingHours]:

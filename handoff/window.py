@@ -12,6 +12,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from handoff.records import Base, BigId
 
+MARGIN = timedelta(minutes=30)
+"""How long before the end of a platform's window a question is asked at the latest."""
 EVENING, MORNING = time(21), time(8)
 """Between these nobody is reminded of anything."""
 

@@ -160,6 +160,16 @@ class Library:
         """Raises UnknownArticleError."""
         return _stored(await self._row(article_id, lang))
 
+    async def require(self, article_id: str, lang: str, *, revision: int, draft: int | None) -> None:
+        """Lock it. Raises StaleArticleError unless these are its present revision and its draft, and
+        UnknownArticleError."""
+        row = await self._find(article_id, lang, lock=True)
+        if row is None:
+            raise UnknownArticleError(article_id, lang)
+        await self._session.refresh(row)
+        if (row.revision, row.draft) != (revision, draft):
+            raise StaleArticleError(article_id, lang, draft or revision, row.draft or row.revision)
+
     async def unpublished(self, *, article_id: str | None = None, limit: int | None = None) -> list[Stored]:
         """Everything that could be published, ordered by id and language: articles that are drafts, and the drafts
         beside published ones; `article` is what would be published. article_id: of this one alone."""

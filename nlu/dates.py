@@ -15,6 +15,8 @@ from typing import Any, Final, Literal
 
 from rapidfuzz.distance import OSA
 
+from nlu.numbers import NUMBER_WORDS
+
 Prefer = Literal["past", "future", "any"]
 
 
@@ -70,10 +72,14 @@ _ORDINALS: Final = {
     for word in words.split()
 }  # fmt: skip
 _COUNTS: Final = {
-    "один": 1, "одну": 1, "два": 2, "две": 2, "пару": 2, "три": 3, "четыре": 4, "пять": 5, "шесть": 6, "семь": 7,
-    "восемь": 8, "девять": 9, "десять": 10, "полторы": 1, "a": 1, "an": 1, "one": 1, "two": 2, "three": 3,
-    "couple": 2, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
-}  # fmt: skip
+    **{word: number for word, number in NUMBER_WORDS.items() if number},
+    "одну": 1,
+    "пару": 2,
+    "полторы": 1,
+    "a": 1,
+    "an": 1,
+    "couple": 2,
+}
 _UNITS: Final = {
     "день": 1, "дня": 1, "дней": 1, "денек": 1, "сутки": 1, "суток": 1, "неделю": 7, "недели": 7, "недель": 7,
     "недельку": 7, "месяц": 30, "месяца": 30, "месяцев": 30, "год": 365, "года": 365, "лет": 365,

@@ -9,6 +9,7 @@ NluError
 │   ├── UnknownIntent        `name`
 │   ├── UnknownExample       `example_id`
 │   ├── StaleIntent          somebody else has changed it: `name`, `expected_revision`, `revision`
+│   ├── StaleExample         the same of an example: `example_id`
 │   ├── IntentNameRefused    a name that is taken, or none: `name`, `problem`
 │   └── ExampleRefused       a text that is no example: `text`, `problem`
 ├── FolderNotEmpty           files would be written where others lie; `folder`
@@ -83,6 +84,12 @@ class StaleIntent(IntentLibraryError):  # noqa: N818
         self.name = name
         self.expected_revision = expected_revision
         self.revision = revision
+
+
+class StaleExample(IntentLibraryError):  # noqa: N818
+    def __init__(self, example_id: int) -> None:
+        super().__init__(f"example {example_id} was changed meanwhile, or its words stand somewhere again")
+        self.example_id = example_id
 
 
 class IntentNameRefused(IntentLibraryError):  # noqa: N818

@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix, hstack
 from sklearn.feature_extraction.text import HashingVectorizer
 
 _BUCKETS: Final = 2**18
+_FEW: Final = 50
 _MAX_CHARACTERS: Final = 1000  # more of a pasted letter costs time and says nothing new about its intent
 _SPACES: Final = re.compile(r"\s+")
 
@@ -25,29 +26,41 @@ def fold(text: str) -> str:
 class LexicalFeatures:
     """TF-IDF over character 2- to 5-grams inside words and over words and pairs of words, joined side by side.
 
-    `weights` are the inverse document frequencies: float32 of shape (2 · 2**18,).
+    `weights` are the inverse document frequencies: float32 of shape (2 · 2**18,). A bucket of weight 0 is left out.
     """
 
     def __init__(self, weights: NDArray[np.float32]) -> None:
         self.weights = weights
 
     @classmethod
-    def fit(cls, texts: Sequence[str]) -> "LexicalFeatures":
-        """Count document frequencies over folded texts (smoothed, as in scikit-learn's TfidfTransformer)."""
-        counts = hstack(_count(texts), format="csc")
-        seen = np.diff(counts.indptr)
-        return cls((np.log((1 + len(texts)) / (1 + seen)) + 1).astype(np.float32))
+    def fit(cls, texts: Sequence[str], *, most: float = 1.0) -> tuple["LexicalFeatures", csr_matrix]:
+        """Count document frequencies over folded texts (smoothed, as in scikit-learn's TfidfTransformer).
+
+        Returns the features and what `transform` would make of the texts. most: what stands in a larger share of the
+        texts is left out, if it stands in more than fifty; products of rows take a fraction of the time without it.
+        """
+        counts = _count(texts)
+        seen = np.concatenate([np.bincount(part.indices, minlength=_BUCKETS) for part in counts])
+        weights = (np.log((1 + len(texts)) / (1 + seen)) + 1).astype(np.float32)
+        weights[seen > max(_FEW, most * len(texts))] = 0
+        made = cls(weights)
+        return made, made._rows(counts)
 
     def transform(self, texts: Sequence[str]) -> csr_matrix:
         """Rows of unit length, words and characters with equal parts in it; all zero for a text without either."""
+        return self._rows(_count(texts))
+
+    def _rows(self, counts: Sequence[csr_matrix]) -> csr_matrix:
         # By hand: with scikit-learn's normaliser and sparse diagonals one message takes 1.6 ms in place of 0.4.
-        characters, words = _count(texts)
+        characters, words = counts
+        number = characters.shape[0]
         for part, weights in ((characters, self.weights[:_BUCKETS]), (words, self.weights[_BUCKETS:])):
             part.data *= weights[part.indices]
-            owners = np.repeat(np.arange(len(texts)), np.diff(part.indptr))
-            lengths = np.sqrt(np.bincount(owners, weights=np.square(part.data), minlength=len(texts)))
+            part.eliminate_zeros()
+            owners = np.repeat(np.arange(number), np.diff(part.indptr))
+            lengths = np.sqrt(np.bincount(owners, weights=np.square(part.data), minlength=number))
             part.data *= (np.sqrt(0.5) / np.where(lengths > 0, lengths, 1)).astype(np.float32)[owners]
-        if len(texts) > 1:
+        if number > 1:
             return hstack([characters, words], format="csr", dtype=np.float32)
         columns = np.concatenate([characters.indices, words.indices + _BUCKETS])
         values = np.concatenate([characters.data, words.data])

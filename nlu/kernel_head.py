@@ -129,9 +129,8 @@ class HeadTraining:
         self._labels = labels[self._learned]
         self._classes = int(labels.max()) + 1
         self._starts = np.searchsorted(self._labels, np.arange(self._classes))
-        self._lexical = LexicalFeatures.fit([texts[row] for row in self._learned])
+        self._lexical, self._lexical_examples = LexicalFeatures.fit([texts[row] for row in self._learned])
         self._examples = vectors[self._learned]
-        self._lexical_examples = self._lexical.transform([texts[row] for row in self._learned])
         kernel = self._compare()
         self._solver = KernelSolver(kernel)
         parts = list(self._folds(folds, seed)) if folds else []

@@ -17,7 +17,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nlu.errors import ExampleRefused, IntentNameRefused, StaleIntent, UnknownExample, UnknownIntent
+from nlu.errors import ExampleRefused, IntentNameRefused, StaleExample, StaleIntent, UnknownExample, UnknownIntent
 from nlu.features import fold
 from nlu.records import ExampleRow, IntentFileRow, IntentRow
 from nlu.training_data import Example, IntentSpec, TrainingData, strip_entities
@@ -45,6 +45,8 @@ class StoredExample:
     lang: str | None
     added_at: datetime
     added_by: str
+    stamp: str
+    """Another one after its words or its intent were changed; a new name of the intent is no change."""
 
 
 @dataclass(frozen=True)
@@ -206,19 +208,26 @@ async def change_intent(
     return await get_intent(session, row.name)
 
 
-async def remove_intent(session: AsyncSession, name: str, *, by: str, at: datetime) -> None:
-    """Take it and its examples out of the training. Raises UnknownIntent."""
+async def remove_intent(session: AsyncSession, name: str, *, by: str, at: datetime) -> int:
+    """Take it and its examples out of the training; its revision, by which it can be brought back. Raises
+    UnknownIntent."""
     row = await _row(session, name, lock=True)
     row.removed_at = at
     _touch(row, by, at)
     await session.flush()
+    return row.revision
 
 
-async def restore_intent(session: AsyncSession, name: str, *, by: str, at: datetime) -> StoredIntent:
-    """Raises UnknownIntent where there was never one of this name."""
+async def restore_intent(
+    session: AsyncSession, name: str, *, expected_revision: int, by: str, at: datetime
+) -> StoredIntent:
+    """Bring back what was removed. Raises UnknownIntent where there was never one of this name, StaleIntent where it
+    is no longer the removed one: it is back, or somebody has made a new one of this name."""
     row = await session.scalar(select(IntentRow).where(IntentRow.name == name).with_for_update())
     if row is None:
         raise UnknownIntent(name)
+    if row.removed_at is None or row.revision != expected_revision:
+        raise StaleIntent(name, expected_revision, row.revision)
     row.removed_at = None
     _touch(row, by, at)
     await session.flush()
@@ -276,9 +285,11 @@ async def get_example(session: AsyncSession, example_id: int) -> StoredExample:
     return _stored_example(row, (await session.get_one(IntentRow, row.intent_id)).name)
 
 
-async def move_example(session: AsyncSession, example_id: int, to: str, *, by: str, at: datetime) -> StoredExample:
-    """To another intent. Raises UnknownExample, UnknownIntent."""
-    row = await _example_row(session, example_id)
+async def move_example(
+    session: AsyncSession, example_id: int, to: str, *, by: str, at: datetime, stamp: str | None = None
+) -> StoredExample:
+    """To another intent. stamp: it must still have this one. Raises UnknownExample, UnknownIntent, StaleExample."""
+    row = await _example_row(session, example_id, stamp)
     target = await _row(session, to, lock=True)
     if row.intent_id != target.id:
         _touch(await session.get_one(IntentRow, row.intent_id), by, at)
@@ -300,9 +311,11 @@ async def change_example(session: AsyncSession, example_id: int, text: str, *, b
     return _stored_example(row, intent.name)
 
 
-async def remove_example(session: AsyncSession, example_id: int, *, by: str, at: datetime) -> StoredExample:
-    """Raises UnknownExample for one that is removed already."""
-    row = await _example_row(session, example_id)
+async def remove_example(
+    session: AsyncSession, example_id: int, *, by: str, at: datetime, stamp: str | None = None
+) -> StoredExample:
+    """stamp: it must still have this one. Raises UnknownExample for one that is removed already, StaleExample."""
+    row = await _example_row(session, example_id, stamp)
     row.removed_at = at
     intent = await session.get_one(IntentRow, row.intent_id)
     _touch(intent, by, at)
@@ -311,10 +324,15 @@ async def remove_example(session: AsyncSession, example_id: int, *, by: str, at:
 
 
 async def restore_example(session: AsyncSession, example_id: int, *, by: str, at: datetime) -> StoredExample:
-    """Raises UnknownExample."""
-    row = await session.get(ExampleRow, example_id)
+    """Raises UnknownExample, StaleExample where somebody has added the same words since, to whichever intent."""
+    row = await session.get(ExampleRow, example_id, with_for_update=True)
     if row is None:
         raise UnknownExample(example_id)
+    if row.removed_at is not None:
+        again = _present(ExampleRow).where(ExampleRow.key == row.key, ExampleRow.added_at >= row.removed_at)
+        here = _present(IntentRow).with_only_columns(IntentRow.id)
+        if await session.scalar(again.where(ExampleRow.intent_id.in_(here)).limit(1)) is not None:
+            raise StaleExample(example_id)
     row.removed_at = None
     intent = await session.get_one(IntentRow, row.intent_id)
     _touch(intent, by, at)
@@ -359,11 +377,17 @@ async def _row(session: AsyncSession, name: str, *, lock: bool = False) -> Inten
     return found
 
 
-async def _example_row(session: AsyncSession, example_id: int) -> ExampleRow:
+async def _example_row(session: AsyncSession, example_id: int, stamp: str | None = None) -> ExampleRow:
     row = await session.get(ExampleRow, example_id, with_for_update=True)
     if row is None or row.removed_at is not None:
         raise UnknownExample(example_id)
+    if stamp is not None and stamp != _stamp(row):
+        raise StaleExample(example_id)
     return row
+
+
+def _stamp(row: ExampleRow) -> str:
+    return hashlib.sha256(f"{row.intent_id}\0{row.raw}".encode()).hexdigest()[:16]
 
 
 def _present(table: Any) -> Any:
@@ -375,7 +399,7 @@ def _stored(row: IntentRow, counts: Mapping[str | None, int]) -> StoredIntent:
 
 
 def _stored_example(row: ExampleRow, intent: str) -> StoredExample:
-    return StoredExample(row.id, intent, row.text, row.raw, row.lang, row.added_at, row.added_by)
+    return StoredExample(row.id, intent, row.text, row.raw, row.lang, row.added_at, row.added_by, _stamp(row))
 
 
 def _example(row: ExampleRow, intent: str) -> Example:

@@ -114,7 +114,7 @@ def _near(examples: Sequence[Example], encoder: Encoder | None) -> Iterator[Find
     texts = [fold(each.text) for each in examples]
     if not texts:
         return
-    words = LexicalFeatures.fit(texts).transform(texts)
+    _, words = LexicalFeatures.fit(texts)
     columns = words.T.tocsr()
     vectors = Embedding.fit(encoder, None, texts)[1] if encoder else None
     intents = np.array([each.intent for each in examples])

@@ -29,6 +29,7 @@ from bot.desk.macros import load_starters
 from bot.desk.seat import OUTGOING, fire_outgoing
 from bot.dialogue import Candidate, Outcome, Policy, Understanding
 from bot.email_proof import EmailProof
+from bot.erasure.export import Exporter
 from bot.flows.check import Known
 from bot.flows.format import load_flows
 from bot.flows.library import FlowBase, take_files
@@ -67,8 +68,12 @@ ARTICLES = {
 T = TypeVar("T")
 
 
+COURTESIES = {"thanks": "thanks", "yes": "confirmed"}
+
+
 class Keywords(Understander):
-    """Understands a few words: order → an answer, return → a choice, person → a handoff, boom → a fault."""
+    """Understands a few words: order → an answer, return → a choice, person → a handoff, boom → a fault; "thanks" and
+    "yes" alone → courtesies."""
 
     def __init__(self) -> None:
         bars = {"ru": 0.9, "en": 0.9}
@@ -82,6 +87,8 @@ class Keywords(Understander):
             found = Understanding(text)
         elif "boom" in low:
             raise RuntimeError("boom")
+        elif low in COURTESIES:
+            found = Understanding(text, low, 0.99, Outcome(reply=COURTESIES[low]))
         elif "person" in low or "человек" in low:
             asked = Outcome(handoff="any", reason=Reason.ASKED_FOR_PERSON)
             found = Understanding(text, "ask_person", 0.99, asked)
@@ -222,6 +229,7 @@ class Site:
             shared=shared,
             clock=self.clock,
             shop={"ru": "Клён", "en": "Klyon"},
+            exporter=Exporter(sessions=self.sessions, attachments=store, clock=self.clock),
             articles=find_articles,
             templates=load_templates(DATA / "templates.yml"),
             forum_people=self.people,

@@ -13,6 +13,9 @@ from bot.errors import DeliveryError as DeliveryError
 from bot.errors import FileRefusedError
 from bot.shared import Rate
 
+SCALE_CHARS = 2
+"""A choice whose label is no longer is a step of a scale: the numbers from 0 to 10, say."""
+
 
 @dataclass(frozen=True)
 class Address:
@@ -168,6 +171,8 @@ class Capabilities:
     max_buttons: int
     """0: choices are a list, or are written into the text."""
     max_label_chars: int = 64
+    max_scale: int = 0
+    """So many choices of a character or two stand side by side, beside the `max_buttons` others."""
     max_prompt_chars: int | None = None
     """Of a text that carries choices; None: as any other."""
     max_rows: int = 0
@@ -289,6 +294,14 @@ class ReadMarks(Protocol):
         """Mark a customer's message, and those before it, as read. Never raises."""
 
 
+@runtime_checkable
+class Closes(Protocol):
+    """A channel that holds connections."""
+
+    async def close(self) -> None:
+        """Close the connections. Safe to repeat; a later call opens them again."""
+
+
 def fit(message: OutboundMessage, capabilities: Capabilities) -> tuple[OutboundMessage, ...]:
     """The messages, in order, that carry this one within the platform's limits; the last has the options.
 
@@ -360,7 +373,9 @@ def utf16_units(text: str) -> int:
 def _fits_buttons(options: Sequence[Option], capabilities: Capabilities) -> bool:
     labels = {option.label for option in options}
     short = all(len(label) <= capabilities.max_label_chars for label in labels)
-    return len(options) <= capabilities.max_buttons and len(labels) == len(options) and short
+    scale = sum(len(option.label) <= SCALE_CHARS for option in options)
+    scale = scale if scale <= capabilities.max_scale else 0
+    return len(options) - scale <= capabilities.max_buttons and len(labels) == len(options) and short
 
 
 def _rows(options: Sequence[Option], capabilities: Capabilities) -> tuple[Option, ...]:

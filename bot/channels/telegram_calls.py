@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,11 @@ from aiogram.types import (
 )
 from aiogram.utils.formatting import Text
 
-from bot.channels.base import Address, Option, OutboundMessage
+from bot.channels.base import SCALE_CHARS, Address, Option, OutboundMessage
 from bot.errors import DeliveryError, UnreachableError
+
+MAX_IN_ROW = 8
+"""Of short buttons, so that a finger finds the right one on a phone."""
 
 REQUEST_SECONDS = 20
 UPLOAD_SECONDS = 120
@@ -168,5 +173,11 @@ def quoting(message: OutboundMessage) -> ReplyParameters | None:
 
 
 def keyboard(options: tuple[Option, ...]) -> InlineKeyboardMarkup | None:
-    rows = [[InlineKeyboardButton(text=option.label, callback_data=option.token)] for option in options]
+    """One below the other; of a scale several in a row."""
+    rows: list[list[InlineKeyboardButton]] = []
+    for of_scale, run in groupby(options, lambda option: len(option.label) <= SCALE_CHARS):
+        buttons = [InlineKeyboardButton(text=option.label, callback_data=option.token) for option in run]
+        lines = ceil(len(buttons) / MAX_IN_ROW) if of_scale and len(buttons) > 2 else len(buttons)
+        width = ceil(len(buttons) / lines)
+        rows += [buttons[first : first + width] for first in range(0, len(buttons), width)]
     return InlineKeyboardMarkup(inline_keyboard=rows) if rows else None

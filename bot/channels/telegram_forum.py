@@ -127,6 +127,10 @@ class ForumApi:
     async def reopen(self, group_id: int, thread_id: int) -> None:
         await self._do(self._bot.reopen_forum_topic(group_id, thread_id, request_timeout=REQUEST_SECONDS))
 
+    async def delete(self, group_id: int, thread_id: int) -> None:
+        """A topic with everything that stands in it."""
+        await self._do(self._bot.delete_forum_topic(group_id, thread_id, request_timeout=REQUEST_SECONDS))
+
     async def say(
         self, group_id: int, thread_id: int | None, text: Text, *, buttons: Buttons = (), reply_to: int | None = None
     ) -> Sent:

@@ -12,6 +12,7 @@ MAX_ALBUM = 10
 CAPABILITIES = Capabilities(
     max_text_chars=4000,
     max_buttons=8,
+    max_scale=16,
     media={
         "photo": Medium(10 * _MB, frozenset({"image/jpeg", "image/png", "image/webp"})),
         "animation": Medium(50 * _MB, frozenset({"image/gif", "video/mp4"})),

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from bot.cli.console import AsJson, installation, print_json, run, table, transaction
-from handoff.errors import AgentNotFoundError
+from handoff.errors import AgentNotFoundError, TicketHeldError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -102,6 +102,8 @@ def tickets_show(ticket_id: int, as_json: AsJson = False) -> None:
         print(_window(datetime.fromisoformat(who["window_closes_at"])))
     if who["blocked_at"]:
         print(f"The customer can't be reached since {who['blocked_at'][:16]}: {who['blocked_why']}. Replies wait.")
+    for message in packet["elsewhere"]:
+        print(f"Elsewhere [{message['at'][:16]}] {message['agent_name'] or message['author']}: {message['text']}")
     print(f"Summary: {packet['summary']}\n")
     for message in packet["transcript"]:
         quote = (message["context"] or {}).get("quote") or (message["reply_to_id"] and f"#{message['reply_to_id']}")
@@ -226,6 +228,47 @@ def tickets_reopen(ticket_id: int, agent: As = "") -> None:
     print(f"Ticket {ticket_id} is open")
 
 
+@tickets_app.command("resume")
+def tickets_resume(ticket_id: int, agent: As = "") -> None:
+    """Go on with a ticket that is on hold."""
+    act(lambda desk, session: desk.resume(session, ticket_id, agent=who(agent)))
+    print(f"Ticket {ticket_id} is open")
+
+
+@tickets_app.command("return")
+def tickets_return(ticket_id: int, agent: As = "") -> None:
+    """No person is needed after all: the customer goes on with the assistant."""
+    act(lambda desk, session: desk.return_to_assistant(session, ticket_id, agent=who(agent)))
+    print(f"Ticket {ticket_id} is closed, and the customer is with the assistant")
+
+
+@tickets_app.command("change")
+def tickets_change(
+    ticket_id: int,
+    priority: Annotated[str | None, typer.Option(help="low, normal, high or urgent.")] = None,
+    complexity: Annotated[int | None, typer.Option(min=1, max=3, help="1 to 3.")] = None,
+    subject: str | None = None,
+    agent: As = "",
+) -> None:
+    """Change a ticket's priority, complexity or subject."""
+    from handoff.desk import get_ticket
+    from handoff.routing import PRIORITIES
+    from handoff.tickets import subject_of
+
+    if priority is not None and priority not in PRIORITIES:
+        raise typer.BadParameter(f"expected {', '.join(PRIORITIES)}", param_hint="--priority")
+
+    async def work(desk_: AgentDesk, session: AsyncSession) -> None:
+        ticket, now = await get_ticket(session, ticket_id), datetime.now(UTC)
+        line = subject_of(subject) if subject else None
+        await desk_.tickets.change(
+            session, ticket, agent=who(agent), now=now, priority=priority, complexity=complexity, subject=line
+        )
+
+    act(work)
+    print(f"Ticket {ticket_id} is changed")
+
+
 @tickets_app.command("hold")
 def tickets_hold(
     ticket_id: int,
@@ -276,16 +319,29 @@ def tickets_escalate(
 
 
 @tickets_app.command("assign")
-def tickets_assign(ticket_id: int, to: Annotated[str, typer.Argument(help="An agent's name; empty: nobody.")]) -> None:
+def tickets_assign(
+    ticket_id: int,
+    to: Annotated[str, typer.Argument(help="An agent's name; empty: nobody.")],
+    take_over: Annotated[bool, typer.Option("--take-over", help="Also from a colleague who is there.")] = False,
+    note: Annotated[str, typer.Option(help="Why, for the colleague; the customer hears that he is passed on.")] = "",
+) -> None:
     """Give a ticket to an agent, or back to the queue."""
 
     async def work(desk_: AgentDesk, session: AsyncSession) -> None:
-        from handoff.tickets import find_agent
+        from handoff.staff import find_agent
 
         agent = await find_agent(session, to) if to else None
         if to and agent is None:
             raise AgentNotFoundError(to)
-        await desk_.assign(session, ticket_id, agent, by=getpass.getuser())
+        if agent is None or take_over:
+            await desk_.assign(session, ticket_id, agent, by=getpass.getuser(), why=note)
+            return
+        try:
+            await desk_.take(session, ticket_id, agent, by=getpass.getuser(), why=note)
+        except TicketHeldError as error:
+            raise typer.BadParameter(
+                f"ticket {ticket_id} is {error.holder}'s, who is there: add --take-over to give it to {to} all the same"
+            ) from error
 
     act(work)
     print(f"Ticket {ticket_id}: {to or 'back in the queue'}")
@@ -296,7 +352,7 @@ def agents_list(as_json: AsJson = False) -> None:
     """The people who answer, and who of them is there."""
 
     async def work(desk_: AgentDesk, session: AsyncSession) -> list[dict[str, Any]]:
-        from handoff.tickets import list_agents
+        from handoff.staff import list_agents
 
         names = ("name", "level", "teams", "langs", "capacity", "schedule", "presence")
         now = datetime.now(UTC)
@@ -323,7 +379,10 @@ def agents_add(
     name: str,
     team: Annotated[list[str] | None, typer.Option(help="A team of topics.yml; may be repeated.")] = None,
     level: Annotated[str, typer.Option(help="L1, L2, L3 or supervisor.")] = "L1",
-    lang: Annotated[list[str] | None, typer.Option(help="Answers in these languages alone.")] = None,
+    lang: Annotated[
+        list[str] | None,
+        typer.Option(help="Answers in these languages; others only while nobody who speaks them is there."),
+    ] = None,
     capacity: Annotated[int, typer.Option(min=1, max=1000, help="Tickets at once.")] = 10,
     schedule: Annotated[str, typer.Option(help="A schedule of desk.yml.")] = "default",
     notify: Annotated[list[str] | None, typer.Option(help="An Apprise address, such as tgram://…")] = None,
@@ -346,7 +405,7 @@ def agents_add(
 
     async def work(desk_: AgentDesk, session: AsyncSession) -> None:
         from handoff.policy import LEVELS
-        from handoff.tickets import put_agent
+        from handoff.staff import put_agent
 
         known = {topic.team for topic in desk_.tickets.topics.all.values()} | set(desk_.tickets.policy.teams)
         if wrong := set(team or ()) - known:
@@ -376,7 +435,10 @@ def agents_invite(
     role: Annotated[str, typer.Option(help="agent, senior, editor, supervisor or admin.")] = "agent",
     team: Annotated[list[str] | None, typer.Option(help="A team of topics.yml; may be repeated.")] = None,
     level: Annotated[str, typer.Option(help="L1, L2, L3 or supervisor.")] = "L1",
-    lang: Annotated[list[str] | None, typer.Option(help="Answers in these languages alone.")] = None,
+    lang: Annotated[
+        list[str] | None,
+        typer.Option(help="Answers in these languages; others only while nobody who speaks them is there."),
+    ] = None,
     url: Annotated[str, typer.Option(help="Where the desk is reached.")] = "http://127.0.0.1:8080",
 ) -> None:
     """A link by which a person signs up at the web desk: once, and for a week."""
@@ -428,18 +490,19 @@ def agents_telegram(
 
 @agents_app.command("presence")
 def agents_presence(name: str, presence: str) -> None:
-    """auto (by the schedule), online, away or offline. Who leaves keeps nothing that has to be answered."""
+    """auto (by the schedule), online or away (until the shift ends), or offline (until it is changed). Who leaves keeps
+    nothing that has to be answered."""
 
     async def work(desk_: AgentDesk, session: AsyncSession) -> None:
         from handoff.records import Presence
-        from handoff.tickets import find_agent
+        from handoff.staff import find_agent
 
         if presence not in set(Presence):
             raise typer.BadParameter(f"expected one of {', '.join(Presence)}")
         agent = await find_agent(session, name)
         if agent is None:
             raise AgentNotFoundError(name)
-        agent.presence = Presence(presence)
+        agent.presence, agent.presence_at = Presence(presence), datetime.now(UTC)
         await session.flush()
         await desk_.tickets.give_out(session, now=datetime.now(UTC))
 
@@ -452,7 +515,8 @@ def agents_remove(name: str) -> None:
     """An agent who left: his tickets go back to the queue, his words stay."""
 
     async def work(desk_: AgentDesk, session: AsyncSession) -> None:
-        from handoff.tickets import find_agent, forget_agent
+        from handoff.staff import find_agent
+        from handoff.tickets import forget_agent
 
         agent = await find_agent(session, name)
         if agent is None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -35,6 +36,8 @@ from kb_index.errors import KnowledgeBaseError
 from nlu.errors import NluError
 
 if TYPE_CHECKING:
+    from bot.erasure.again import Erased
+    from bot.wiring import Installation
     from nlu.models import ModelVersion
 
 app = typer.Typer(
@@ -391,10 +394,42 @@ def restore(
     installation = _installation()
     settings = installation.settings
     data = installation.restored_data
+    erased = _run(_erased_since(installation, datetime.fromisoformat(backups.check(file).created_at)))
     summary = _run(backups.restore(file, database_url=settings.database, var=settings.var, data=data, force=force))
     _print_summary(summary, as_json, f"Restored {file}")
+    if erased:
+        _run(_erase_again(_installation(), erased))
     if data is None and summary.own_data:
         _progress(f"OTVET_DATA was left as it is; the data folder of the backup lies in {settings.var / 'data'}")
+
+
+async def _erased_since(installation: Installation, since: datetime) -> list[Erased]:
+    """Of the database that is going to be replaced."""
+    from bot.erasure.again import erased_since
+
+    try:
+        return await erased_since(installation.database.sessions, since)
+    finally:
+        await installation.close()
+
+
+async def _erase_again(installation: Installation, erased: list[Erased]) -> None:
+    """What the backup has brought back of them."""
+    from bot.erasure.again import erase_again
+
+    try:
+        await installation.migrate()
+        done, problems = await erase_again(
+            installation.database.sessions, installation.eraser, erased, by="restore", now=datetime.now(UTC)
+        )
+        left = await installation.finish_erasures()
+    finally:
+        await installation.close()
+    _progress(f"Of {len(erased)} erasures since the backup was made, {done} were done again")
+    for problem in problems:
+        _progress(f"  Erase by hand: {problem}")
+    if left:
+        _progress(f"  The files of {left} follow within minutes, while `otvet serve` runs")
 
 
 def _print_summary(summary: Any, as_json: bool, done: str) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from handoff.outcomes import Facts, Figures
 
 DAYS = 30
-PARTS = ("topic", "direction", "agent", "hour", "channel", "team", "lang", "reason", "day")
+PARTS = ("topic", "direction", "agent", "hour", "channel", "team", "lang", "reason", "day", "month")
 
 
 def report(
@@ -50,7 +50,7 @@ def _load(since: str, until: str) -> tuple[Facts, Any]:
     from handoff.reports import load_facts
 
     here = installation()
-    zone = here.hours.zone
+    zone = here.desk_policy.zone
     today = datetime.now(zone).date()
     last = _day(until, "--to") or today
     first = _day(since, "--from") or last - timedelta(days=DAYS - 1)
@@ -102,13 +102,25 @@ def _overview(of: Figures) -> list[tuple[str, str]]:
             f"{_share(of.satisfaction)} of {of.satisfaction_answers} answers; "
             f"{_share(of.satisfaction_answered)} of those asked answered",
         ),
+        ("recommendation (NPS)", _nps(of)),
         ("tickets opened again", _share(of.reopened)),
         ("topic to be clarified", _share(of.unclear)),
         ("at night (22 to 6), out of hours", f"{_share(of.night)}, {_share(of.out_of_hours)}"),
     ]
 
 
-_LINE = ("matters", "contained", "durable", "tickets", "of all", "response", "resolution", "on time", "satisfaction")
+_LINE = (
+    "matters",
+    "contained",
+    "durable",
+    "tickets",
+    "of all",
+    "response",
+    "resolution",
+    "on time",
+    "satisfaction",
+    "NPS",
+)
 
 
 def _line(name: str, of: Figures, whole: int) -> list[object]:
@@ -123,7 +135,19 @@ def _line(name: str, of: Figures, whole: int) -> list[object]:
         _span(of.resolution.p50),
         _share(of.on_time),
         _share(of.satisfaction),
+        "-" if of.nps.score is None else f"{of.nps.score:+.0f} of {of.nps.answers}",
     ]
+
+
+def _nps(of: Figures) -> str:
+    found = of.nps
+    if not found.asked:
+        return "- (nobody was asked: `nps` in desk.yml)"
+    asked = f"{found.answers} answers, {_share(found.answered)} of those asked"
+    if found.score is None:
+        return asked
+    parts = f"promoters {_share(found.promoters)}, passives {_share(found.passives)}"
+    return f"{found.score:+.0f} ± {found.margin:.0f}: {parts}, detractors {_share(found.detractors)}; {asked}"
 
 
 def _times(times: Any) -> str:

@@ -58,6 +58,8 @@ class SignedIn:
     """What every form of this session carries."""
     presence: Presence
     address: str
+    langs: frozenset[str] = frozenset()
+    """The languages in which he answers customers; empty: any."""
 
 
 def viewer_of(account: Account) -> Viewer:
@@ -152,7 +154,24 @@ class Accounts:
             csrf=csrf_of(token),
             presence=account.agent.presence,
             address=address,
+            langs=frozenset(account.agent.langs),
         )
+
+    async def lives(self, token: str) -> bool:
+        """Whether somebody has this session still, in whatever browser."""
+        now = self._clock()
+        found = (
+            select(SignIn.id)
+            .join(Account, Account.id == SignIn.account_id)
+            .where(
+                SignIn.token_hash == _digest(token),
+                SignIn.seen_at >= now - IDLE,
+                SignIn.created_at >= now - LONGEST,
+                Account.active,
+            )
+        )
+        async with self.sessions.reading() as session:
+            return await session.scalar(found) is not None
 
     async def sign_out(self, token: str) -> None:
         async with self.sessions.begin() as session:
@@ -273,7 +292,11 @@ class Accounts:
                 await session.execute(update(Account).where(Account.id == me.viewer.account_id).values(**of_account))
             if "presence" in wanted:
                 presence = Presence(wanted["presence"])
-                await session.execute(update(Agent).where(Agent.id == me.viewer.agent_id).values(presence=presence))
+                await session.execute(
+                    update(Agent)
+                    .where(Agent.id == me.viewer.agent_id)
+                    .values(presence=presence, presence_at=self._clock())
+                )
 
     async def change_password(self, me: SignedIn, old: str, new: str) -> None:
         """Ends every other session of the account. Raises SignInError."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import ledger
@@ -27,16 +28,20 @@ from bot.channels.base import (
     OutboundMessage,
     fit,
 )
+from bot.desk.nps import NpsSurvey
+from bot.desk.records import AuditEntry
+from bot.desk.silence import Silence
 from bot.errors import EditRefusedError, FileRefusedError
 from bot.language import DEFAULT
 from bot.models.shadow import settle
-from bot.notifications import Notices
+from bot.notifications import Notices, named_in
 from bot.replies import Replies
 from bot.timers import cancel_timer, set_timer
 from handoff import desk
 from handoff.customers import Customers, Way
-from handoff.errors import TicketStateError
-from handoff.lifecycle import LIVE, TicketStatus
+from handoff.errors import TicketHeldError, TicketStateError
+from handoff.hours import DAY_NAMES, WorkingHours
+from handoff.lifecycle import ACTS, LIVE, TicketStatus
 from handoff.packet import Packet, packet
 from handoff.records import (
     NOTE,
@@ -49,24 +54,29 @@ from handoff.records import (
     Delivery,
     Feedback,
     HistoryEntry,
+    Mention,
     Message,
+    Owner,
     Reason,
     Ticket,
 )
-from handoff.routing import route
-from handoff.tickets import ACTS, CUSTOMER, SYSTEM, Raised, Tickets
-from handoff.window import closes_at
+from handoff.routing import Route, route
+from handoff.second_look import heed
+from handoff.staff import seniors
+from handoff.tickets import CUSTOMER, SYSTEM, Followed, Raised, Tickets
+from handoff.window import MARGIN, closes_at
 
 log = structlog.get_logger()
 
 SURVEY = "survey"
-"""Kind of the timers that ask, remind and give up."""
+"""Kind of the timers that ask, remind and give up; in a conversation's state, the ticket that was asked about, until
+the customer's next turn."""
 SURVEY_HELPED, SURVEY_NOT_HELPED = "survey_yes", "survey_no"
+BACK = "assistant"
+"""The choice not to wait for a person."""
 ELSEWHERE = "elsewhere"
 """Kind of the timers that end what a person answered past the desk."""
 ELSEWHERE_FOR = timedelta(hours=12)
-WINDOW_MARGIN = timedelta(minutes=30)
-"""How long before the end of a platform's window the question is asked at the latest."""
 
 
 class AgentDesk:
@@ -90,6 +100,15 @@ class AgentDesk:
         self._replies = replies
         self._clock = clock
         self._capabilities = capabilities or {}
+        policy = tickets.policy
+        self.nps = NpsSurvey(
+            policy=policy.nps,
+            zone=policy.schedules["default"].zone,
+            replies=replies,
+            clock=clock,
+            capabilities=self._capabilities,
+        )
+        self.silence = Silence(tickets=tickets, say=self._tell, options=self._survey_options, asked=self._asked)
 
     def media(self, channel: str) -> Mapping[str, Medium]:
         """How a channel takes files, by kind, to tell the agent before he sends one. Empty: not at all."""
@@ -131,6 +150,7 @@ class AgentDesk:
         for file in files:
             self.check_file(conversation.channel, file)
         message = await self.tickets.reply(session, ticket, text, agent=agent, now=now)
+        await self._offer_nobody_else(session, ticket)
         await settle(session, ticket_id, text, by=agent, at=now)
         if files:
             await _attach(session, message, files)
@@ -142,6 +162,7 @@ class AgentDesk:
         if template:
             message.decision = {"template_id": template}
         await ledger.queue(session, conversation, message, guarded=False, now=now)
+        await self.silence.begin(session, ticket, now)
         return message
 
     async def ways(self, session: AsyncSession, ticket_id: int) -> list[Way]:
@@ -189,7 +210,7 @@ class AgentDesk:
                 ledger.OutboxRow.message_id == message.id, ledger.OutboxRow.is_edit.is_(False)
             )
         )
-        unsent = message.delivery is Delivery.HELD or (
+        unsent = (message.delivery is Delivery.HELD and not message.parts_sent) or (
             waiting is not None and waiting.claimed_at is None and not waiting.parts_sent
         )
         if not unsent:
@@ -259,23 +280,65 @@ class AgentDesk:
         if any(len(fit(OutboundMessage(each, attachments=files), capabilities)) > 1 for each in (message.text, text)):
             raise EditRefusedError("the message went out, or would go out, in several parts: send a correction")
 
-    async def assign(self, session: AsyncSession, ticket_id: int, to: Agent | None, *, by: str) -> Ticket:
-        """Give it to somebody, or back to the queue. A customer whom nobody has answered yet hears who took it."""
+    async def assign(
+        self, session: AsyncSession, ticket_id: int, to: Agent | None, *, by: str, why: str = ""
+    ) -> Ticket:
+        """Give it to somebody, or back to the queue. A customer whom nobody has answered yet hears who took it.
+
+        why: of a warm transfer (R74), a note for the colleague; the customer hears to whom he is passed, and that he
+        need not tell it again.
+        """
         ticket = await desk.get_ticket(session, ticket_id)
         await desk.lock_ticket(session, ticket)
         if to is not None and ticket.assignee_id == to.id and await self._given_by_hand(session, ticket):
             return ticket  # pressed twice
-        await self.tickets.assign(session, ticket, to.id if to else None, actor=by, now=self._clock())
-        if to is not None and ticket.first_reply_at is None:
+        now, why = self._clock(), " ".join(why.split())
+        await self.tickets.assign(session, ticket, to.id if to else None, actor=by, now=now)
+        if why:
+            note = f"→ {to.name if to else '…'}: {why}"
+            about = {"passed_to": to.name if to else None}
+            await desk.note(session, ticket.conversation_id, note, agent_name=by, about=about, now=now)
+        if to is not None and why and to.name != by:
+            await self._stop_survey(session, ticket)
+            await self.announce(session, ticket, "passed_to", {"agent_name": to.name})
+            await self._offer_nobody_else(session, ticket)
+        elif to is not None and ticket.first_reply_at is None:
             await self.announce(session, ticket, "agent_joined", {"agent_name": to.name})
+            await self._offer_nobody_else(session, ticket)
         return ticket
 
-    async def note(self, session: AsyncSession, ticket_id: int, text: str, *, agent: str) -> Message:
-        """Write what agents alone see. Whom it names with an @ is told."""
+    async def take(
+        self, session: AsyncSession, ticket_id: int, to: Agent, *, by: str, over: int | None = None, why: str = ""
+    ) -> Agent | None:
+        """Give it to somebody unless another who is there has it, whom `over` does not name; who had it before.
+
+        Raises TicketHeldError, which tells whom `over` has to name.
+        """
         ticket = await desk.get_ticket(session, ticket_id)
-        if self.notices is not None:
-            await self.notices.mention(session, ticket, text, agent)
-        return await desk.note(session, ticket.conversation_id, text, agent_name=agent, now=self._clock())
+        await desk.lock_ticket(session, ticket)
+        holder = await session.get(Agent, ticket.assignee_id) if ticket.assignee_id not in (None, to.id) else None
+        there = holder is not None and self.tickets.on_duty(holder, self._clock())
+        if holder is not None and there and holder.id != over and ticket.status in LIVE:
+            raise TicketHeldError(ticket_id, holder.id, holder.name)
+        await self.assign(session, ticket_id, to, by=by, why=why)
+        return holder
+
+    async def note(
+        self, session: AsyncSession, ticket_id: int, text: str, *, agent: str, calling: bool = True
+    ) -> Message:
+        """Write what agents alone see. Whom it names with an @ is told, and may look at the ticket from now on.
+
+        calling: whether it does; what repeats a customer's words calls nobody.
+        """
+        ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
+        message = await desk.note(session, ticket.conversation_id, text, agent_name=agent, now=now)
+        if calling:
+            for called in await named_in(session, text, agent):
+                session.add(Mention(agent_id=called.id, ticket_id=ticket_id, message_id=message.id, at=now))
+            if self.notices is not None:
+                await self.notices.mention(session, ticket, text, agent)
+            await session.flush()
+        return message
 
     async def hold(
         self, session: AsyncSession, ticket_id: int, *, task: str, until: datetime | None, agent: str
@@ -283,9 +346,9 @@ class AgentDesk:
         ticket = await desk.get_ticket(session, ticket_id)
         await self.tickets.hold(session, ticket, task=task, until=until, agent=agent, now=self._clock())
         await self._stop_survey(session, ticket)
-        await self.announce(
-            session, ticket, "on_hold", {"until": f"{until.astimezone(self.zone):%d.%m}" if until else None}
-        )
+        day = ticket.hold_until.astimezone(self.zone) if ticket.hold_until else None
+        shown = "%d.%m" if day and day.year == self._clock().astimezone(self.zone).year else "%d.%m.%Y"
+        await self.announce(session, ticket, "on_hold", {"until": day.strftime(shown) if day else None})
         return ticket
 
     async def resume(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
@@ -296,18 +359,19 @@ class AgentDesk:
     async def take_up(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
         """The last word was not the last: the matter goes on, and the customer is not asked whether it helped."""
         ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
-        await self.tickets.hold(session, ticket, task="", until=None, agent=agent, now=now)
-        await self.tickets.resume(session, ticket, actor=agent, now=now)
+        await self.tickets.take_up(session, ticket, agent=agent, now=now)
         await self._stop_survey(session, ticket)
         return ticket
 
     async def task_done(self, session: AsyncSession, task: str, *, outcome: str = "") -> Sequence[Ticket]:
-        """A linked task ended: the customers who wait for it are told in the chat they came from, however long ago.
+        """A linked task ended: the customers who wait for it are told in the chat they came from, however long ago,
+        and whatever was said meanwhile.
 
         outcome: what came of it, for the customers; empty: that work on it goes on.
         """
         found = await self.tickets.task_done(session, task, now=self._clock())
         for ticket in found:
+            await self._stop_survey(session, ticket)
             await self.announce(session, ticket, "task_done", {"outcome": outcome.strip() or None})
         return found
 
@@ -316,7 +380,8 @@ class AgentDesk:
         await self.tickets.transfer(session, ticket, topic_id, why=why, agent=agent, now=self._clock())
         await self._stop_survey(session, ticket)
         team = self.tickets.policy.team(ticket.team)
-        await self.announce(session, ticket, "transferred", {"team_title": team.title.get(ticket.lang)})
+        values = await self.expectation(session, ticket) | {"team_title": team.title.get(ticket.lang), "senior": False}
+        await self.announce(session, ticket, "transferred", values)
         return ticket
 
     async def escalate(
@@ -325,7 +390,10 @@ class AgentDesk:
         ticket = await desk.get_ticket(session, ticket_id)
         await self.tickets.escalate(session, ticket, details=details, urgency=urgency, agent=agent, now=self._clock())
         await self._stop_survey(session, ticket)
-        await self.announce(session, ticket, "transferred", {"team_title": None})
+        values = await self.expectation(session, ticket) | {"team_title": None}
+        await self.announce(
+            session, ticket, "transferred", values | {"senior": await self._has_senior(session, ticket, agent)}
+        )
         return ticket
 
     async def finish(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
@@ -339,11 +407,23 @@ class AgentDesk:
             await self._plan_survey(session, ticket, now + survey.give_up_after, "give_up")
         return ticket
 
+    async def settle(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
+        """Finish what another system calls resolved; where no person has answered here, there is nothing to ask about,
+        and it ends at once."""
+        ticket = await desk.get_ticket(session, ticket_id)
+        await desk.lock_ticket(session, ticket)
+        act = self.finish if ticket.first_reply_at is not None else self.resolve
+        return await act(session, ticket_id, agent=agent)
+
     async def resolve(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
         ticket = await desk.get_ticket(session, ticket_id)
         await self.tickets.resolve(session, ticket, agent=agent, now=self._clock())
         await self._stop_survey(session, ticket)
-        await self.announce(session, ticket, "resolved")
+        # Whoever sees that it is not settled opens it again with a button, or by saying so.
+        conversation = await desk.get_conversation(session, ticket.conversation_id)
+        options = [option for option in self._survey_options(ticket) if option.token.startswith(SURVEY_NOT_HELPED)]
+        await self._say(session, conversation, ticket, "resolved", {}, options)
+        self._asked(conversation, ticket, options)
         return ticket
 
     async def close(self, session: AsyncSession, ticket_id: int, *, why: str, agent: str) -> Ticket:
@@ -351,6 +431,14 @@ class AgentDesk:
         await self.tickets.close(session, ticket, why=why, agent=agent, now=self._clock())
         await self._stop_survey(session, ticket)
         await self.announce(session, ticket, "closed")
+        return ticket
+
+    async def merge(self, session: AsyncSession, ticket_id: int, into: int, *, agent: str) -> Ticket:
+        """Close it as a duplicate; the customer hears where it goes on."""
+        ticket = await desk.get_ticket(session, ticket_id)
+        await self.tickets.close(session, ticket, why=f"merged into {into}", agent=agent, now=self._clock())
+        await self._stop_survey(session, ticket)
+        await self.announce(session, ticket, "merged", {"into": into})
         return ticket
 
     async def return_to_assistant(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
@@ -379,35 +467,68 @@ class AgentDesk:
         return ticket
 
     async def reopen(self, session: AsyncSession, ticket_id: int, *, agent: str) -> Ticket:
+        """Take an ended ticket up again, whichever desk asks: the customer hears of it, and by when he is answered."""
         ticket = await desk.get_ticket(session, ticket_id)
         await self.tickets.reopen(session, ticket, agent=agent, now=self._clock())
+        await self.announce(session, ticket, "reopened", await self.expectation(session, ticket))
         return ticket
 
     # What customers do
 
     async def give_feedback(self, session: AsyncSession, ticket_id: int, feedback: Feedback) -> None:
-        """A button of the survey was pressed; the customer is told what follows from it."""
-        ticket = await desk.get_ticket(session, ticket_id)
-        await self._stop_survey(session, ticket)
-        if ticket.feedback is not None and ticket.status in (TicketStatus.RESOLVED, TicketStatus.CLOSED):
-            return  # pressed twice
-        try:
-            await self.tickets.give_feedback(session, ticket, feedback, now=self._clock())
-        except TicketStateError:
-            # Another ticket is live by now: its agent has the customer's word already.
-            log.info("survey.late", ticket=ticket_id)
-            return
-        helped = feedback is Feedback.HELPED
-        await self.announce(session, ticket, "survey_thanks" if helped else "survey_reopened")
+        """The customer said whether it helped, by a button or in words; he is told what follows from it."""
+        ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
+        await desk.lock_ticket(session, ticket)
+        followed = await self.tickets.give_feedback(session, ticket, feedback, now=now)
+        if ticket.status is not TicketStatus.AWAITING_FEEDBACK:
+            await self._stop_survey(session, ticket)
+        conversation = await desk.get_conversation(session, ticket.conversation_id)
+        match followed:
+            case Followed.ENDED:
+                await self.announce(session, ticket, "survey_thanks")
+                if conversation.owner is Owner.ASSISTANT:
+                    await self.nps.ended_well(session, conversation, topic=ticket.topic, ticket=ticket)
+            case Followed.REOPENED:
+                senior = await self._has_senior(session, ticket, "")
+                await self.announce(session, ticket, "survey_reopened", {"senior": senior})
+            case Followed.STILL_OPEN:
+                await self.announce(session, ticket, "survey_still_open", {"helped": feedback is Feedback.HELPED})
+            case Followed.ELSEWHERE:
+                live = await desk.open_ticket(session, conversation.id)
+                assert live is not None  # noqa: S101 - its conversation is locked
+                note = self._replies.render("note_not_helped", DEFAULT, {"ticket_number": ticket.id})
+                await desk.note(session, conversation.id, note, about={"not_helped": ticket.id}, now=now)
+                await self.customer_wrote(session, conversation, courtesy=False)
+                await self.announce(session, live, "survey_elsewhere", {"about": ticket.id})
 
-    async def customer_wrote(self, session: AsyncSession, conversation: Conversation, *, courtesy: bool) -> None:
-        """Something was said in a conversation that a person has. A word of thanks after the agent's last word
-        changes nothing."""
+    async def is_his(self, session: AsyncSession, conversation: Conversation, ticket_id: int) -> bool:
+        """Whether a ticket is of this conversation, or of another one of the same customer, where it went on."""
+        ticket = await session.get(Ticket, ticket_id)
+        if ticket is None or ticket.conversation_id == conversation.id:
+            return ticket is not None
+        other = await desk.get_conversation(session, ticket.conversation_id)
+        return other.customer_id is not None and other.customer_id == conversation.customer_id
+
+    async def customer_wrote(
+        self,
+        session: AsyncSession,
+        conversation: Conversation,
+        *,
+        courtesy: bool,
+        said: Sequence[str] = (),
+        route: Route | None = None,
+    ) -> None:
+        """Something was said in a conversation that a person has. A word of thanks changes nothing where the next
+        word is not ours. said, route: as `handoff.second_look.heed` has them."""
         ticket = await desk.open_ticket(session, conversation.id)
-        if ticket is None or (courtesy and ticket.status is TicketStatus.AWAITING_FEEDBACK):
+        if ticket is None or (courtesy and ticket.status not in ACTS):
             return
-        await self.tickets.customer_wrote(session, conversation, now=self._clock())
+        now, keeps = self._clock(), await self._is_known_to_holder(session, ticket)
+        otherwise = await heed(self.tickets, session, ticket, said, route, keeps=keeps, now=now)
+        await self.tickets.customer_wrote(session, conversation, now=now)
         await self._stop_survey(session, ticket)
+        if otherwise:
+            await self.announce(session, ticket, "promise_changed", await self.expectation(session, ticket))
 
     async def customer_ends(self, session: AsyncSession, conversation: Conversation) -> None:
         """The customer needs nobody any more (`/end`)."""
@@ -418,12 +539,13 @@ class AgentDesk:
             await self.announce(session, ticket, "ended")
 
     async def customer_goes_back(self, session: AsyncSession, conversation: Conversation) -> None:
-        """The customer would rather go on with the assistant than wait. Only while nobody has answered: an agent who
-        is in the conversation is not cut off."""
+        """The customer would rather go on with the assistant than wait. Only while nobody has joined or answered: an
+        agent who is in the conversation is not cut off."""
         ticket = await desk.open_ticket(session, conversation.id)
         if ticket is None:
             return
-        if ticket.status is not TicketStatus.NEW:
+        joined = ticket.assignee_id is not None and await self._given_by_hand(session, ticket)
+        if joined or ticket.status is not TicketStatus.NEW:
             await self.announce(session, ticket, "agent_is_here")
             return
         await self.tickets.close(session, ticket, why="back to the assistant", agent=CUSTOMER, now=self._clock())
@@ -434,7 +556,7 @@ class AgentDesk:
         now, agent = self._clock(), message.agent_name or SYSTEM
         ticket = await desk.open_ticket(session, conversation.id)
         if ticket is None:
-            texts = await desk.customer_texts(session, conversation.id)
+            texts = await desk.customer_texts(session, conversation.id, now=now)
             chosen = route(self.tickets.topics, None, texts)
             ticket = await self.tickets.hand_off(
                 session, conversation, reason=Reason.ANSWERED_ELSEWHERE, route=chosen, texts=texts, now=now
@@ -443,8 +565,25 @@ class AgentDesk:
         await self._stop_survey(session, ticket)
         if ticket.reason is Reason.ANSWERED_ELSEWHERE:
             await set_timer(session, f"elsewhere:{ticket.id}", ELSEWHERE, now + ELSEWHERE_FOR, {"ticket_id": ticket.id})
+        else:
+            await self.silence.begin(session, ticket, message.created_at)
 
     # What happens by itself
+
+    async def undelivered(self, session: AsyncSession, message: Message) -> None:
+        """What an agent wrote did not arrive: whoever has the ticket is told, and it waits for no customer."""
+        found = await session.scalars(
+            select(Ticket)
+            .where(Ticket.conversation_id == message.conversation_id, Ticket.created_at <= message.created_at)
+            .order_by(Ticket.id.desc())
+            .limit(1)
+        )
+        ticket = found.first()
+        if ticket is None or message.kind == "reaction":
+            return
+        await self.tickets.not_delivered(session, ticket, message, now=self._clock())
+        if ticket.status in ACTS:
+            await self._stop_survey(session, ticket)
 
     async def fire_elsewhere(self, session: AsyncSession, payload: Mapping[str, Any], now: datetime) -> None:
         """Nobody went on with what was answered past the desk: the assistant has the customer again."""
@@ -457,7 +596,9 @@ class AgentDesk:
     async def tick(self, session: AsyncSession) -> list[Raised]:
         """Whatever is due at desks: holds that ended, tickets to give out, clocks to speak of."""
         now = self._clock()
-        await self.tickets.wake_held(session, now=now)
+        await self.tickets.follow_policy(session, now=now)
+        for ticket in await self.tickets.wake_held(session, now=now):
+            await self.announce(session, ticket, "hold_over")
         raised = await self.tickets.raise_clocks(session, now=now)
         await self.tickets.give_out(session, now=now)
         return raised
@@ -474,24 +615,45 @@ class AgentDesk:
             session, channel=conversation.channel, account=conversation.account, chat_id=conversation.chat_id
         )
         if stage == "give_up" or (closes is not None and now >= closes):  # a timer may come late
+            newest = conversation.state.get(SURVEY)
             await self.tickets.resolve(session, ticket, agent=SYSTEM, now=now)
+            if newest == ticket.id:
+                conversation.state = {**conversation.state, SURVEY: ticket.id}
             return
-        options = [
-            Option(f"{token}:{ticket.id}", self._replies.render(label, ticket.lang))
-            for token, label in ((SURVEY_HELPED, "label_survey_yes"), (SURVEY_NOT_HELPED, "label_survey_no"))
-        ]
+        if self._survey_moment(now, stage, closes) > now:  # late: it was day when it was planned for
+            await self._plan_survey(session, ticket, now, stage)
+            return
+        options = self._survey_options(ticket)
         await self._say(session, conversation, ticket, "survey" if stage == "ask" else "survey_reminder", {}, options)
-        conversation.state = {
-            **conversation.state,
-            "options": {option.token: option.label for option in options},
-        }
+        self._asked(conversation, ticket, options)
         if stage == "ask":
             ticket.asked_at = now
             await self._plan_survey(session, ticket, now + survey.remind_after, "remind")
         else:
             await self._plan_survey(session, ticket, now + survey.give_up_after - survey.remind_after, "give_up")
 
+    def _asked(self, conversation: Conversation, ticket: Ticket, options: Sequence[Option]) -> None:
+        """The question whether it helped is the newest thing in the chat: a yes or no may be typed."""
+        options_now = {option.token: option.label for option in options}
+        conversation.state = {**conversation.state, "options": options_now, SURVEY: ticket.id}
+
+    def _survey_options(self, ticket: Ticket) -> list[Option]:
+        return [
+            Option(f"{token}:{ticket.id}", self._replies.render(label, ticket.lang))
+            for token, label in ((SURVEY_HELPED, "label_survey_yes"), (SURVEY_NOT_HELPED, "label_survey_no"))
+        ]
+
     # Words
+
+    async def _tell(
+        self,
+        session: AsyncSession,
+        conversation: Conversation,
+        ticket: Ticket,
+        template: str,
+        options: Sequence[Option],
+    ) -> Message:
+        return await self._say(session, conversation, ticket, template, {}, options)
 
     async def announce(
         self, session: AsyncSession, ticket: Ticket, template: str, values: Mapping[str, Any] | None = None
@@ -501,17 +663,14 @@ class AgentDesk:
         return await self._say(session, conversation, ticket, template, values or {}, ())
 
     async def expectation(self, session: AsyncSession, ticket: Ticket) -> dict[str, Any]:
-        """What the customer may expect: number, topic, hours, time, place in the queue."""
+        """What the customer may expect: number, topic, hours, time, place in the queue. The time is so many minutes,
+        and where these are not all of this working day's, or of this morning's, the moment itself."""
         now, policy = self._clock(), self.tickets.policy
         hours, topic = policy.hours_of(ticket.team), self.tickets.topics.get(ticket.topic)
         in_hours = hours.contains(now)
-        target = policy.target(topic, ticket.priority, ticket.segment)
-        minutes = int((target.first_response or timedelta(minutes=topic.expected_minutes)).total_seconds()) // 60
-        before = await session.scalar(
-            select(func.count()).where(
-                Ticket.team == ticket.team, Ticket.status.in_(ACTS), Ticket.assignee_id.is_(None), Ticket.id < ticket.id
-            )
-        )
+        due = await self.tickets.answer_due(session, ticket, now)
+        minutes = max(1, ceil(hours.between(now, due).total_seconds() / 60))
+        far = due - now > timedelta(minutes=minutes + 1)
         return {
             "ticket_number": ticket.id,
             "topic_title": topic.title_in(ticket.lang),
@@ -519,14 +678,45 @@ class AgentDesk:
             "in_hours": in_hours,
             "hours": hours.describe(ticket.lang),
             "expected_minutes": minutes,
+            "answer_at": self._moment(due, now, hours, ticket.lang) if far else None,
+            "zone": hours.zone_name(ticket.lang),
             "next_opening": None if in_hours else f"{hours.next_opening(now):%d.%m %H:%M}",
-            "place": (before or 0) + 1,
+            "place": await self.tickets.place(session, ticket),
             "nobody": in_hours and await self._nobody(session, ticket.team, now),
         }
+
+    def _moment(self, at: datetime, now: datetime, hours: WorkingHours, lang: str) -> str:
+        """As people name it: the day as that of the hours' zone."""
+        local, today = at.astimezone(hours.zone), now.astimezone(hours.zone).date()
+        values = {
+            "days": (local.date() - today).days,
+            "weekday": DAY_NAMES["ru" if lang == "ru" else "en"][local.weekday()],
+            "date": f"{local:%d.%m}",
+            "time": f"{local:%H:%M}",
+        }
+        return self._replies.render("answer_at", lang, values)
 
     async def packet(self, session: AsyncSession, ticket_id: int) -> Packet:
         """Everything about a ticket as it is now."""
         return await packet(session, ticket_id, self.tickets, now=self._clock())
+
+    async def _is_known_to_holder(self, session: AsyncSession, ticket: Ticket) -> bool:
+        """Whether he who has it has opened it, or a person gave it to him."""
+        holder = await session.get(Agent, ticket.assignee_id) if ticket.assignee_id else None
+        if holder is None:
+            return False
+        acts = await session.scalar(
+            select(AuditEntry.id).where(AuditEntry.ticket_id == ticket.id, AuditEntry.who == holder.name).limit(1)
+        )
+        return acts is not None or await self._given_by_hand(session, ticket)
+
+    async def _offer_nobody_else(self, session: AsyncSession, ticket: Ticket) -> None:
+        """A person is there: the choice not to wait is over. Its button may still stand in the chat."""
+        conversation = await desk.lock_conversation(session, ticket.conversation_id)
+        options = conversation.state.get("options", {})
+        if BACK in options:
+            left = {token: label for token, label in options.items() if token != BACK}
+            conversation.state = {**conversation.state, "options": left}
 
     async def _given_by_hand(self, session: AsyncSession, ticket: Ticket) -> bool:
         """Whether a person gave it to whoever has it, and not the queue: the customer was told then."""
@@ -538,10 +728,14 @@ class AgentDesk:
         )
         return actor is not None and actor != SYSTEM
 
+    async def _has_senior(self, session: AsyncSession, ticket: Ticket, giver: str) -> bool:
+        """Whether anybody but the giver is of the level that it asks for, on duty or not: only then is one promised."""
+        return any(one.name != giver for one in await seniors(session, self.tickets.policy, ticket))
+
     async def _nobody(self, session: AsyncSession, team: str, now: datetime) -> bool:
-        """Whether the team has agents, and none of them is there now."""
+        """Whether no agent of the team is there now."""
         agents = [agent for agent in await session.scalars(select(Agent).where(Agent.active)) if team in agent.teams]
-        return bool(agents) and not any(self.tickets.on_duty(agent, now) for agent in agents)
+        return not any(self.tickets.on_duty(agent, now) for agent in agents)
 
     async def _say(
         self,
@@ -570,13 +764,19 @@ class AgentDesk:
         closes = await closes_at(
             session, channel=conversation.channel, account=conversation.account, chat_id=conversation.chat_id
         )
-        if closes is not None and stage != "give_up" and at > closes - WINDOW_MARGIN:
-            earlier = closes - WINDOW_MARGIN
-            if stage == "ask" and earlier > self._clock():
-                at = earlier
-            else:
+        if stage != "give_up":
+            latest = closes - MARGIN if closes is not None else at
+            if stage == "ask" and self._clock() < latest < at:
+                at = latest
+            at = self._survey_moment(at, stage, closes)
+            if closes is not None and at > latest:
                 stage, at = "give_up", max(at, closes)
         await set_timer(session, _key(ticket), SURVEY, at, {"ticket_id": ticket.id, "stage": stage})
+
+    def _survey_moment(self, at: datetime, stage: str, closes: datetime | None) -> datetime:
+        """The reminder is left out rather than sent at night."""
+        until = closes - MARGIN if closes is not None and stage == "ask" else None
+        return self.tickets.policy.survey.moment(at, self.tickets.policy.zone, until)
 
     async def _stop_survey(self, session: AsyncSession, ticket: Ticket) -> None:
         await cancel_timer(session, _key(ticket))

@@ -17,6 +17,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.ledger import Sessions
+from bot.notifications import calls
 from handoff.access import EVERYWHERE, Viewer
 from handoff.lifecycle import LIVE
 from handoff.records import NOTE, Author, Conversation, HistoryEntry, Message, Ticket
@@ -44,7 +45,8 @@ class Change:
     text: str
 
     def concerns(self, viewer: Viewer) -> bool:
-        return viewer.role in EVERYWHERE or self.team in viewer.teams or self.assignee_id == viewer.agent_id
+        mine = viewer.role in EVERYWHERE or self.team in viewer.teams or self.assignee_id == viewer.agent_id
+        return mine or (self.kind == "note" and calls(self.text, viewer.name))
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from sqlalchemy import distinct, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from handoff.access import Permission, Viewer
-from handoff.lifecycle import LIVE
+from handoff.lifecycle import ACTS, LIVE
 from handoff.outcomes import Facts, Figures
 from handoff.records import ClockRow, Presence, Ticket
 from handoff.reports import load_facts
-from handoff.tickets import ACTS, Tickets, list_agents
+from handoff.staff import list_agents
+from handoff.tickets import Tickets
 
 
 @dataclass
@@ -128,6 +129,8 @@ class Chart(StrEnum):
     """Tickets by the hour of the day."""
     AGENTS = "agents"
     """Tickets by who has or had them."""
+    NPS = "nps"
+    """Answers by how likely the customer is to recommend the company, 0 to 10."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,9 @@ def series(chart: Chart, facts: Facts, days: Sequence[str]) -> Series:
             return Series(days, {"on time": daily(lambda f: f.on_time)}, "shares")
         case Chart.SATISFACTION:
             return Series(days, {"satisfaction": daily(lambda f: f.satisfaction)}, "shares")
+        case Chart.NPS:
+            counts = [float(count) for count in facts.figures().nps.by_score]
+            return Series([str(score) for score in range(len(counts))], {"answers": counts}, "bars")
         case _:
             key = {Chart.TOPICS: "topic", Chart.HOURS: "hour", Chart.AGENTS: "agent"}[chart]
             parts = {name: float(len(part.tickets)) for name, part in facts.by(key).items() if part.tickets}
@@ -205,10 +211,22 @@ TICKET_COLUMNS = (
 
 def tickets_csv(facts: Facts) -> str:
     """A line for each ticket of the period."""
+    return _lines(TICKET_COLUMNS, facts.tickets)
+
+
+NPS_COLUMNS = ("asked_at", "answered_at", "score", "comment", "channel", "lang", "topic", "ticket_id", "agent")
+
+
+def nps_csv(facts: Facts) -> str:
+    """A line for each customer who was asked in the period how likely he is to recommend the company."""
+    return _lines(NPS_COLUMNS, facts.nps)
+
+
+def _lines(columns: Sequence[str], rows: Sequence[object]) -> str:
     out = io.StringIO()
     write = csv.writer(out)
-    write.writerow(TICKET_COLUMNS)
-    for ticket in facts.tickets:
-        values = [getattr(ticket, name) for name in TICKET_COLUMNS]
+    write.writerow(columns)
+    for row in rows:
+        values = (getattr(row, name) for name in columns)
         write.writerow([_harmless(str("" if value is None else value)) for value in values])
     return out.getvalue()

@@ -15,7 +15,8 @@ from bot.errors import SignInError
 from handoff.access import Permission, Role, Viewer
 from handoff.policy import LEVELS
 from handoff.records import Agent
-from handoff.tickets import Tickets, forget_agent, list_agents
+from handoff.staff import list_agents
+from handoff.tickets import Tickets, forget_agent
 
 AUDIT_PAGE = 100
 

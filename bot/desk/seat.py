@@ -19,16 +19,24 @@ from bot.desk.accounts import Accounts
 from bot.desk.agent_desk import AgentDesk
 from bot.desk.macros import check_macro
 from bot.desk.records import AuditEntry, Macro, Outgoing, OutgoingState, SavedView
-from bot.errors import EditRefusedError, FileRefusedError, MacroError, StaleReplyError
+from bot.erasure.erasing import Eraser
+from bot.erasure.person import Holdings, holdings, person_of
+from bot.errors import EditRefusedError, FileRefusedError, MacroError, StaleReplyError, UnseenWordsError
 from bot.models.records import ShadowDraft
 from bot.models.shadow import draft_of
-from bot.notifications import calls
 from bot.timers import cancel_timer, set_timer
 from handoff import queue
 from handoff.access import Permission, Viewer, reach
 from handoff.customers import Way
 from handoff.desk import get_conversation, lock_conversation, lock_tickets
-from handoff.errors import AccessError, CustomerError, HandoffError, TicketNotFoundError, TicketStateError
+from handoff.errors import (
+    AccessError,
+    CustomerError,
+    HandoffError,
+    StrangersError,
+    TicketNotFoundError,
+    TicketStateError,
+)
 from handoff.lifecycle import LIVE
 from handoff.packet import Packet
 from handoff.records import (
@@ -43,7 +51,7 @@ from handoff.records import (
     Message,
     Ticket,
 )
-from handoff.tickets import get_agent, list_agents
+from handoff.staff import get_agent, list_agents
 
 OUTGOING = "desk_reply"
 """Kind of the timers that send what can be taken back no more."""
@@ -115,16 +123,16 @@ class Seat:
     # Looking
 
     async def find(self, query: queue.Query) -> queue.Found:
-        return await queue.find(self._session, self.viewer, query)
+        return await queue.find(self._session, self.viewer, query, self._now)
 
     async def counts(self) -> Mapping[queue.View, int]:
         piles = await self._tally.read(self._session, self._now)
-        mentions = await queue.mentioned(self._session, self.viewer)
+        mentions = await queue.mentioned(self._session, self.viewer, self._now)
         return {**queue.counts(piles, self.viewer), queue.View.MENTIONS: mentions}
 
     async def look(self, ticket_id: int) -> Packet:
         """Everything about a ticket; that it was seen is recorded. Raises TicketNotFoundError."""
-        await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        await reach(self._session, self.viewer, ticket_id, Permission.READ, self._now)
         lately = await self._session.scalar(
             select(AuditEntry.id)
             .where(
@@ -146,12 +154,18 @@ class Seat:
 
     async def refresh(self, ticket_id: int) -> Packet:
         """The same for a page that shows it already: nothing is written."""
-        await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        await reach(self._session, self.viewer, ticket_id, Permission.READ, self._now)
         return await self._packet(ticket_id)
 
     async def _packet(self, ticket_id: int) -> Packet:
-        """The packet, its other tickets cut to those that the viewer may see."""
+        """The packet, its other tickets and conversations cut to those that the viewer may see."""
         packet = await self._desk.packet(self._session, ticket_id)
+        places = {message.conversation_id for message in packet.elsewhere}
+        if places:
+            others = await self._session.scalars(select(Ticket).where(Ticket.conversation_id.in_(places)))
+            hidden = {row.conversation_id for row in others if not self.viewer.sees(row)}
+            said = [message for message in packet.elsewhere if message.conversation_id not in hidden]
+            packet = packet.model_copy(update={"elsewhere": said})
         ids = [ticket.ticket_id for ticket in packet.customer.tickets]
         if not ids:
             return packet
@@ -164,17 +178,17 @@ class Seat:
 
     async def chat_of(self, ticket_id: int) -> Conversation:
         """Where a ticket's customer writes."""
-        ticket = await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        ticket = await reach(self._session, self.viewer, ticket_id, Permission.READ, self._now)
         return await get_conversation(self._session, ticket.conversation_id)
 
     async def ways(self, ticket_id: int) -> Sequence[Way]:
         """Where else the customer can be answered."""
-        await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        await reach(self._session, self.viewer, ticket_id, Permission.READ, self._now)
         return await self._desk.ways(self._session, ticket_id)
 
     async def file(self, ticket_id: int, attachment_id: int) -> Attachment:
         """A stored file of a ticket's conversation. Raises TicketNotFoundError where there is none."""
-        ticket = await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        ticket = await reach(self._session, self.viewer, ticket_id, Permission.READ, self._now)
         moves = await self._session.scalars(
             select(HistoryEntry.details).where(HistoryEntry.ticket_id == ticket_id, HistoryEntry.event == "moved")
         )
@@ -202,12 +216,12 @@ class Seat:
 
     async def shadow_draft(self, ticket_id: int) -> ShadowDraft | None:
         """The answer that the assistant has drafted, while nobody has answered."""
-        await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        await reach(self._session, self.viewer, ticket_id, Permission.READ, self._now)
         return await draft_of(self._session, ticket_id)
 
     async def under_way(self, ticket_id: int) -> Sequence[Outgoing]:
         """Replies to this ticket that can still be taken back, and the viewer's own that were refused lately."""
-        await reach(self._session, self.viewer, ticket_id, Permission.READ)
+        await reach(self._session, self.viewer, ticket_id, Permission.READ, self._now)
         rows = await self._session.scalars(
             select(Outgoing)
             .where(Outgoing.ticket_id == ticket_id, Outgoing.state == OutgoingState.WAITING)
@@ -382,6 +396,28 @@ class Seat:
         await self._desk.customers.unlink(self._session, conversation_id, actor=self.viewer.name, now=self._now)
         self._record("unlinked", ticket_id, conversation=conversation_id)
 
+    async def customer(self, ticket_id: int) -> int:
+        """The number of a ticket's customer, for whoever may see and erase all that is kept about him. Raises
+        CustomerError where there is none."""
+        ticket = await reach(self._session, self.viewer, ticket_id, Permission.PRIVACY, self._now)
+        conversation = await get_conversation(self._session, ticket.conversation_id)
+        if conversation.customer_id is None:
+            raise CustomerError(f"nobody is known by ticket {ticket_id}")
+        return int(conversation.customer_id)
+
+    async def kept(self, ticket_id: int) -> Holdings:
+        """What is kept about a ticket's customer, in numbers."""
+        customer_id = await self.customer(ticket_id)
+        self.viewer.require(Permission.PRIVACY)
+        return await holdings(self._session, await person_of(self._session, customer_id))
+
+    async def erase(self, ticket_id: int, eraser: Eraser) -> Holdings:
+        """Erase a ticket's customer for good; the eraser writes the line of the audit log. Raises LiveTicketsError
+        while a ticket of his is open."""
+        customer_id = await self.customer(ticket_id)
+        self.viewer.require(Permission.PRIVACY)
+        return await eraser.erase(self._session, customer_id, by=self.viewer.name, now=self._now, address=self._address)
+
     async def edit(self, ticket_id: int, message_id: int, text: str) -> None:
         """Change one's own reply. Raises EditRefusedError, which says why not."""
         await self._reach(ticket_id)
@@ -400,25 +436,29 @@ class Seat:
         return done is not None
 
     async def note(self, ticket_id: int, text: str) -> Message:
-        await self._reach(ticket_id)
+        """Write what agents alone see. Whom it names with an @ is told, and may look at the ticket and write notes."""
+        await reach(self._session, self.viewer, ticket_id, Permission.NOTE, self._now)
         message = await self._desk.note(self._session, ticket_id, text, agent=self.viewer.name)
-        for agent, _ in await list_agents(self._session):
-            if calls(text, agent.name) and agent.id != self.viewer.agent_id:
-                self._session.add(Mention(agent_id=agent.id, ticket_id=ticket_id, message_id=message.id, at=self._now))
-        self._record("noted", ticket_id)
+        called = await self._session.scalars(
+            select(Agent.name).join(Mention, Mention.agent_id == Agent.id).where(Mention.message_id == message.id)
+        )
+        names = ", ".join(sorted(called))
+        self._record("noted", ticket_id, **({"mentions": names} if names else {}))
         return message
 
     # Moving
 
-    async def take(self, ticket_id: int) -> None:
-        """Have it oneself."""
+    async def take(self, ticket_id: int, *, over: int | None = None) -> None:
+        """Have it oneself. over: the agent from whom, as the viewer was told by the TicketHeldError that is raised
+        when somebody else who is there has it."""
         await self._reach(ticket_id)
         me = await get_agent(self._session, self.viewer.agent_id)
-        await self._desk.assign(self._session, ticket_id, me, by=self.viewer.name)
-        self._record("took", ticket_id)
+        holder = await self._desk.take(self._session, ticket_id, me, by=self.viewer.name, over=over)
+        self._record("took", ticket_id, **({"before": holder.name} if holder else {}))
 
-    async def assign(self, ticket_id: int, name: str) -> None:
-        """Give it to a colleague, or back to the queue."""
+    async def assign(self, ticket_id: int, name: str, why: str = "") -> None:
+        """Give it to a colleague, or back to the queue. Whoever gives it to himself takes it, and is asked as then.
+        why: a note for the colleague; the customer hears that he is passed on."""
         ticket = await self._reach(ticket_id)
         if ticket.assignee_id != self.viewer.agent_id:
             self.viewer.require(Permission.DELEGATE)
@@ -427,7 +467,10 @@ class Seat:
             to = await self._session.scalar(select(Agent).where(Agent.name == name, Agent.active))
             if to is None:
                 raise TicketNotFoundError(ticket_id)
-        await self._desk.assign(self._session, ticket_id, to, by=self.viewer.name)
+            if to.id == self.viewer.agent_id:
+                await self.take(ticket_id)
+                return
+        await self._desk.assign(self._session, ticket_id, to, by=self.viewer.name, why=why)
         self._record("assigned", ticket_id, to=name)
 
     async def transfer(self, ticket_id: int, topic_id: str, why: str) -> None:
@@ -465,25 +508,27 @@ class Seat:
         )
         self._record("changed", ticket_id)
 
-    async def finish(self, ticket_id: int) -> None:
-        await self._reach(ticket_id)
+    async def finish(self, ticket_id: int, *, seen_id: int | None = None) -> None:
+        """seen_id, here and below: the newest message on the screen; None: whatever was said. Raises
+        UnseenWordsError."""
+        await self._require_read(await self._reach(ticket_id), seen_id)
         await self._desk.finish(self._session, ticket_id, agent=self.viewer.name)
         self._record("finished", ticket_id)
 
-    async def resolve(self, ticket_id: int) -> None:
+    async def resolve(self, ticket_id: int, *, seen_id: int | None = None) -> None:
         """End it at once; the assistant answers again."""
-        await self._reach(ticket_id)
+        await self._require_read(await self._reach(ticket_id), seen_id)
         await self._desk.resolve(self._session, ticket_id, agent=self.viewer.name)
         self._record("resolved", ticket_id)
 
-    async def close(self, ticket_id: int, why: str) -> None:
-        await self._reach(ticket_id)
+    async def close(self, ticket_id: int, why: str, *, seen_id: int | None = None) -> None:
+        await self._require_read(await self._reach(ticket_id), seen_id)
         await self._desk.close(self._session, ticket_id, why=why, agent=self.viewer.name)
         self._record("closed", ticket_id, why=why)
 
-    async def return_to_assistant(self, ticket_id: int) -> None:
+    async def return_to_assistant(self, ticket_id: int, *, seen_id: int | None = None) -> None:
         """The assistant goes on where it can; the ticket is closed without a resolution."""
-        await self._reach(ticket_id)
+        await self._require_read(await self._reach(ticket_id), seen_id)
         await self._desk.return_to_assistant(self._session, ticket_id, agent=self.viewer.name)
         self._record("returned", ticket_id)
 
@@ -494,19 +539,21 @@ class Seat:
         self._record("started_flow", ticket_id, flow=flow)
 
     async def merge(self, ticket_id: int, into: int) -> None:
-        """Close a ticket as a duplicate of another, which gets a note of it. Raises TicketNotFoundError and
-        TicketStateError: both must be live."""
+        """Close a ticket as a duplicate of another of the same customer, which gets a note of it. Raises
+        TicketNotFoundError, TicketStateError (both must be live) and StrangersError."""
         ticket, other = await self._reach(ticket_id), await self._reach(into)
         await lock_tickets(self._session, (ticket_id, into))
         for each in (ticket, other):
             if each.status not in LIVE or ticket.id == other.id:
                 raise TicketStateError(each.id, each.status, "merged")
+        chats = [await get_conversation(self._session, each.conversation_id) for each in (ticket, other)]
+        if chats[0].customer_id is None or chats[0].customer_id != chats[1].customer_id:
+            raise StrangersError(ticket_id, into)
         packet = await self._desk.packet(self._session, ticket_id)
         note = f"№ {ticket_id} → № {into}: {packet.subject}\n{packet.summary}"
-        await self._desk.note(self._session, into, note, agent=self.viewer.name)
-        await self._desk.note(self._session, ticket_id, f"→ № {into}", agent=self.viewer.name)
-        why = f"merged into {into}"
-        await self._desk.close(self._session, ticket_id, why=why, agent=self.viewer.name)
+        await self._desk.note(self._session, into, note, agent=self.viewer.name, calling=False)
+        await self._desk.note(self._session, ticket_id, f"→ № {into}", agent=self.viewer.name, calling=False)
+        await self._desk.merge(self._session, ticket_id, into, agent=self.viewer.name)
         self._record("merged", ticket_id, into=into)
 
     async def act_on_one_of_many(self, ticket_id: int, act: str, to: str) -> None:
@@ -534,7 +581,22 @@ class Seat:
     # Inside
 
     async def _reach(self, ticket_id: int) -> Ticket:
-        return await reach(self._session, self.viewer, ticket_id, Permission.ANSWER)
+        return await reach(self._session, self.viewer, ticket_id, Permission.ANSWER, self._now)
+
+    async def _require_read(self, ticket: Ticket, seen_id: int | None) -> None:
+        if seen_id is None:
+            return
+        await lock_conversation(self._session, ticket.conversation_id)
+        newest = await self._session.scalar(
+            select(func.max(Message.id)).where(
+                Message.conversation_id == ticket.conversation_id,
+                Message.author == Author.CUSTOMER,
+                Message.kind.not_in([NOTE, "reaction", "edit", "deletion"]),
+                Message.id > seen_id,
+            )
+        )
+        if newest is not None:
+            raise UnseenWordsError(ticket.id, newest)
 
     def _record(self, action: str, ticket_id: int | None = None, **details: Any) -> None:
         self._accounts.record(
@@ -572,7 +634,8 @@ async def send_outgoing(desk: AgentDesk, session: AsyncSession, outgoing: Outgoi
         outgoing.message_id, outgoing.state = message.id, OutgoingState.SENT
     except (HandoffError, FileRefusedError) as error:
         outgoing.state, outgoing.error = OutgoingState.REFUSED, str(error)
-        await desk.note(session, outgoing.ticket_id, f"✗ {outgoing.text}\n\n{error}", agent=outgoing.agent_name)
+        note = f"✗ {outgoing.text}\n\n{error}"
+        await desk.note(session, outgoing.ticket_id, note, agent=outgoing.agent_name, calling=False)
     await session.flush()
 
 

@@ -109,9 +109,12 @@ async def publish(session: AsyncSession, flow_id: str, number: int, *, at: datet
     return revision
 
 
-async def withdraw(session: AsyncSession, flow_id: str, *, at: datetime) -> None:
-    """Nobody begins it any more; who is in it goes on. Raises UnknownFlowError."""
+async def withdraw(session: AsyncSession, flow_id: str, *, expected: int, at: datetime) -> None:
+    """Nobody begins it any more; who is in it goes on. Raises UnknownFlowError, StaleFlowError where another revision
+    than `expected` is published."""
     row = await _row(session, flow_id)
+    if row.published != expected:
+        raise StaleFlowError(flow_id, expected, row.published)
     await _retire(session, row, at)
     row.published, row.updated_at = None, at
 
@@ -237,7 +240,7 @@ class FlowBase:
         self._zone = zone
         self._progress = progress
         self._book: FlowBook | None = None
-        self._mark: Any = None
+        self._mark: tuple[tuple[object, ...], ...] = ()
 
     @property
     def book(self) -> FlowBook:
@@ -268,8 +271,9 @@ class FlowBase:
     async def refresh(self, sessions: Sessions) -> bool:
         """Read them again if they have changed; whether they had."""
         async with sessions.reading() as session:
-            row = (await session.execute(select(func.max(FlowRow.updated_at), func.count(FlowRow.id)))).one()
-            mark = tuple(row)
+            # All of them, for the newest time alone would hide what a process with a slower clock has changed.
+            rows = await session.execute(select(FlowRow.id, FlowRow.updated_at).order_by(FlowRow.id))
+            mark = tuple(map(tuple, rows))
             if self._book is not None and mark == self._mark:
                 return False
             self._book = await read_book(session, self._common, self._clock(), self._zone, self._book)

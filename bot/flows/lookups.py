@@ -36,7 +36,7 @@ from bot.flows import words as flow_words
 from bot.flows.engine import Looked
 from bot.flows.format import words
 from bot.flows.lookup_format import CHECK_CODE, SEND_CODE, Lookup, LookupFile, with_secrets
-from bot.flows.proof import Proofs, Refusal
+from bot.flows.proof import MINUTES, Proofs, Refusal
 from bot.shared import Rate, Shared
 
 log = structlog.get_logger()
@@ -117,8 +117,6 @@ class Lookups:
         self._zone = zone
         self._proofs = proofs
         self._cache: OrderedDict[str, tuple[float, Any]] = OrderedDict()
-        self._codes: OrderedDict[str, Looked] = OrderedDict()
-        """The turns in which one was sent, of late."""
         self._lines = {
             name: self._line(name, server.address, server.headers, allowed, secrets, demo)
             for name, server in file.servers.items()
@@ -329,10 +327,11 @@ class Lookups:
         if name == CHECK_CODE:
             refusal = await self._proofs.check(asker.who, owned, _plain(slots.get(how.code)) or "", how.minutes)
             return Looked(False, reason=refusal) if refusal else Looked(True, data={"proved": True})
-        # A turn may be thought out again, because the database was away say: its code is on its way already.
-        again = _digest(asker.who, asker.turn, owned) if asker.turn else ""
-        if again in self._codes:
-            return self._codes[again]
+        # A turn may be thought out again, by another worker say: its code is on its way already.
+        turn = _digest(asker.who, asker.turn, owned) if asker.turn else ""
+        sent_already = Looked(True, data={"proved": False, "minutes": MINUTES})
+        if turn and await self._proofs.was_told(asker.who, owned, turn):
+            return sent_already
         made = await self._proofs.new_code(asker.who, owned)
         if isinstance(made, Refusal):
             return Looked(False, reason=made)
@@ -342,12 +341,9 @@ class Lookups:
         sent = await self._look_up(how.sent_by, {**slots, "text": text}, asker)
         if not sent.ok and sent.reason in REASONS:
             return Looked(False, reason=sent.reason, said=sent.said)
-        looked = Looked(True, data={"proved": False, "minutes": made.minutes})
-        if again:
-            self._codes[again] = looked
-            while len(self._codes) > CACHED:
-                self._codes.popitem(last=False)
-        return looked
+        if turn:
+            await self._proofs.told(asker.who, owned, turn)
+        return sent_already
 
 
 class _BarredError(Exception):

@@ -17,7 +17,8 @@ from enum import StrEnum
 from typing import Final
 
 import structlog
-from sqlalchemy import Index, String, delete, func, select, update
+from sqlalchemy import ColumnElement, Index, String, delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bot.work import Sessions
@@ -26,7 +27,8 @@ from handoff.records import Base
 log = structlog.get_logger()
 
 DIGITS: Final = 6
-GOOD_FOR: Final = timedelta(minutes=10)
+MINUTES: Final = 10
+GOOD_FOR: Final = timedelta(minutes=MINUTES)
 TRIES: Final = 5
 """Of one code."""
 CODES_AN_HOUR: Final = 3
@@ -62,6 +64,8 @@ class ProofRow(Base):
     replaced: Mapped[bool] = mapped_column(default=False)
     """A newer code was sent."""
     proved_until: Mapped[datetime | None]
+    told_in: Mapped[str | None] = mapped_column(String(40))
+    """The turn in which it was sent, once it was: the same turn, done again, sends no other."""
 
 
 @dataclass(frozen=True)
@@ -109,41 +113,63 @@ class Proofs:
                     replaced=False,
                 )
             )
-        return NewCode(code, int(GOOD_FOR.total_seconds() // 60))
+        return NewCode(code, MINUTES)
+
+    async def was_told(self, who: str, subject: str, turn: str) -> bool:
+        """Whether this turn has sent a code that is good still."""
+        sent = select(ProofRow.id).where(*self._newest(who, subject), ProofRow.told_in == turn)
+        async with self._sessions.reading() as session:
+            return await session.scalar(sent.limit(1)) is not None
+
+    async def told(self, who: str, subject: str, turn: str) -> None:
+        """The newest code is on its way, because of this turn."""
+        newest = select(ProofRow.id).where(*self._newest(who, subject)).order_by(ProofRow.id.desc()).limit(1)
+        async with self._sessions.begin() as session:
+            await session.execute(
+                update(ProofRow).where(ProofRow.id == newest.scalar_subquery()).values(told_in=turn[:40])
+            )
 
     async def check(self, who: str, subject: str, code: str, minutes: int) -> Refusal | None:
-        """Take a code; None: it is right, and the proof holds for so many minutes. A try is counted before
-        anything is compared, in one statement: many at the same moment are no more than many."""
-        now, who = self._clock(), _hashed(who)
+        """Take a code; None: it is right, and the proof holds for so many minutes."""
         async with self._sessions.begin() as session:
-            # Everything that was tried, not only what was wrong: a right code ends the matter anyway.
-            guesses = select(func.sum(ProofRow.tries)).where(
-                ProofRow.subject == subject, ProofRow.sent_at > now - timedelta(days=1)
-            )
-            newest = select(ProofRow.id).where(
-                ProofRow.who == who,
-                ProofRow.subject == subject,
-                ProofRow.sent_at > now - GOOD_FOR,
-                ProofRow.proved_until.is_(None),
-                ProofRow.replaced.is_(False),
-            )
-            tried = (
-                update(ProofRow)
-                .where(ProofRow.id == newest.order_by(ProofRow.id.desc()).limit(1).scalar_subquery())
-                .where(ProofRow.tries < TRIES)
-                .values(tries=ProofRow.tries + 1)
-                .returning(ProofRow)
-            )
-            if (await session.scalar(guesses) or 0) >= GUESSES_A_DAY:
-                log.warning("proof.too_many_guesses")
-                return Refusal.TOO_MANY
-            row = await session.scalar(tried)
-            if row is None:
-                return Refusal.EXPIRED
-            if not hmac.compare_digest(row.code_hash, _hashed(row.salt + code.strip())):
-                return Refusal.WRONG if row.tries < TRIES else Refusal.EXPIRED
-            row.proved_until, row.tries = now + timedelta(minutes=minutes), 0
+            return await self.check_in(session, who, subject, code, minutes)
+
+    async def check_in(self, session: AsyncSession, who: str, subject: str, code: str, minutes: int) -> Refusal | None:
+        """The same in a transaction of the caller, who commits it whatever comes of it. A try is counted before
+        anything is compared, in one statement: many at the same moment are no more than many."""
+        now = self._clock()
+        # Everything that was tried, not only what was wrong: a right code ends the matter anyway.
+        guesses = select(func.sum(ProofRow.tries)).where(
+            ProofRow.subject == subject, ProofRow.sent_at > now - timedelta(days=1)
+        )
+        newest = select(ProofRow.id).where(*self._newest(who, subject)).order_by(ProofRow.id.desc()).limit(1)
+        tried = (
+            update(ProofRow)
+            .where(ProofRow.id == newest.scalar_subquery())
+            .where(ProofRow.tries < TRIES)
+            .values(tries=ProofRow.tries + 1)
+            .returning(ProofRow)
+        )
+        if (await session.scalar(guesses) or 0) >= GUESSES_A_DAY:
+            log.warning("proof.too_many_guesses")
+            return Refusal.TOO_MANY
+        row = await session.scalar(tried)
+        if row is None:
+            return Refusal.EXPIRED
+        if not hmac.compare_digest(row.code_hash, _hashed(row.salt + code.strip())):
+            return Refusal.WRONG if row.tries < TRIES else Refusal.EXPIRED
+        row.proved_until, row.tries = now + timedelta(minutes=minutes), 0
         return None
+
+    def _newest(self, who: str, subject: str) -> tuple[ColumnElement[bool], ...]:
+        """What the codes are that can be used now."""
+        return (
+            ProofRow.who == _hashed(who),
+            ProofRow.subject == subject,
+            ProofRow.sent_at > self._clock() - GOOD_FOR,
+            ProofRow.proved_until.is_(None),
+            ProofRow.replaced.is_(False),
+        )
 
     async def holds(self, who: str, subject: str) -> bool:
         """Whether this conversation has proved it, and not too long ago."""
@@ -152,6 +178,11 @@ class Proofs:
         )
         async with self._sessions() as session:
             return await session.scalar(proved.limit(1)) is not None
+
+
+def who_of(who: str) -> str:
+    """`ProofRow.who` of a conversation's address."""
+    return _hashed(who)
 
 
 def _hashed(text: str) -> str:

@@ -16,6 +16,7 @@ from bot.desk.seat import Draft, Seat
 from bot.forum.text import buttons
 from bot.forum.words import COMMANDS, words
 from handoff import queue
+from handoff.errors import TicketHeldError
 from handoff.packet import Packet
 
 MAX_BUTTONS = 30
@@ -64,7 +65,10 @@ class Acts:
         lang = seat.viewer.lang
         match name:
             case "take":
-                await seat.take(ticket_id)
+                try:
+                    await seat.take(ticket_id)
+                except TicketHeldError as error:
+                    return Done(say=_held(error, lang), buttons=_take_over(error, lang))
             case "assign":
                 await seat.assign(ticket_id, await self._colleague(seat, rest))
             case "note":
@@ -130,7 +134,13 @@ class Acts:
                 return Done(menu=await self._macros(seat, ticket_id))
             case "macro", number if number.isdecimal():
                 return await self._show_macro(seat, ticket_id, int(number))
-            case (("take" | "resume" | "finish" | "resolve" | "return" | "reopen"), _):
+            case "take", holder:
+                try:
+                    await seat.take(ticket_id, over=int(holder) if holder.isdecimal() else None)
+                except TicketHeldError as error:
+                    menu = [*_take_over(error, self._lang), self._menu_button(ticket_id, self._lang)]
+                    return Done(toast=_held(error, lang), menu=menu)
+            case (("resume" | "finish" | "resolve" | "return" | "reopen"), _):
                 await self.command(seat, ticket_id, act, "")
             case _:
                 return Done()
@@ -250,3 +260,13 @@ class Acts:
             return words("empty", lang)
         lines = [f"№ {row.ticket_id} · {row.subject[:60]}" for row in rows]
         return "\n".join([words("queue", lang, n=len(lines)), *lines])
+
+
+def _held(error: TicketHeldError, lang: str) -> str:
+    return words("taken", lang, who=error.holder)
+
+
+def _take_over(error: TicketHeldError, lang: str) -> list[list[tuple[str, str]]]:
+    """The button that takes it nevertheless, from him and from nobody else."""
+    label = words("b_take_over", lang, who=error.holder[:LABEL_CHARS])
+    return [[(label, f"f:take:{error.ticket_id}:{error.holder_id}")]]

@@ -29,7 +29,17 @@ SILENT_KINDS = frozenset({"edit", "deletion"})
 TOLD = frozenset(
     {
         *("assigned", "unassigned", "held", "resumed", "feedback_asked", "helped", "not_helped", "resolved", "closed"),
-        *("reopened", "transferred", "escalated", "warned", "breached", "moved"),
+        *(
+            "not_delivered",
+            "reopened",
+            "transferred",
+            "rerouted",
+            "escalated",
+            "warned",
+            "breached",
+            "moved",
+            "wrote_elsewhere",
+        ),
     }
 )
 """Events of the history that have a line of their own."""

@@ -23,7 +23,7 @@ from kb_index.articles import Article
 from kb_index.errors import StaleArticleError
 from kb_index.library import Library, Stored
 from nlu import library
-from nlu.errors import UnknownExample
+from nlu.errors import StaleExample, UnknownExample
 from nlu.library import Added, NewExample
 from nlu.training_data import OUT_OF_SCOPE_INTENTS
 
@@ -80,7 +80,7 @@ class GapActs:
         if added.elsewhere and not added.added and not added.already:
             raise elsewhere(gap_id, added)
         details = {"intent": intent, "examples": len(added.added)}
-        self._settle(gap, Settlement.EXAMPLES, details, {"examples": [each.id for each in added.added]})
+        self._settle(gap, Settlement.EXAMPLES, details, {"examples": taught(added)})
         return added
 
     async def out_of_scope(self, gap_id: int, texts: Sequence[Text] = ()) -> None:
@@ -88,15 +88,16 @@ class GapActs:
 
         Raises UnknownIntent where the training data has no intent for what is out of scope."""
         gap = await self._open(gap_id)
-        ids: list[int] = []
+        examples: list[tuple[int, str]] = []
         intent = ""
         if texts:
             names = {each.name for each in await library.find_intents(self._session)}
             intent = next(iter(sorted(names & OUT_OF_SCOPE_INTENTS)), "out_of_scope")
             if not names & OUT_OF_SCOPE_INTENTS:
                 await library.create_intent(self._session, intent, metadata={}, by=self._by, at=self._now)
-            ids = [each.id for each in (await self._teach(intent, texts)).added]
-        self._settle(gap, Settlement.OUT_OF_SCOPE, {"intent": intent, "examples": len(ids)}, {"examples": ids})
+            examples = taught(await self._teach(intent, texts))
+        details = {"intent": intent, "examples": len(examples)}
+        self._settle(gap, Settlement.OUT_OF_SCOPE, details, {"examples": examples})
 
     async def dismiss(self, gap_id: int, reason: str) -> None:
         """Nothing is to be done, for a reason that others can read. What comes like it later is dismissed too."""
@@ -218,9 +219,7 @@ class GapActs:
     async def _unteach(self, before: dict[str, Any]) -> None:
         """Take back what a settlement taught, as far as nobody has changed it since."""
         articles = Library(self._session, author=self._by, now=self._now)
-        for example_id in before.get("examples", ()):
-            with suppress(UnknownExample):  # an editor has removed it already
-                await library.remove_example(self._session, example_id, by=self._by, at=self._now)
+        await untaught(self._session, before.get("examples", ()), by=self._by, at=self._now)
         if made := before.get("article"):
             article_id, lang, revision = made
             with suppress(StaleArticleError):  # somebody has worked on it: it is his now
@@ -274,6 +273,20 @@ class GapActs:
         if gap.state is not GapState.OPEN:
             raise GapActError(gap_id, "settled", "somebody has dealt with it already: look at it again")
         return gap
+
+
+def taught(added: Added) -> list[tuple[int, str]]:
+    """What was added, as it is kept for `untaught`."""
+    return [(each.id, each.stamp) for each in added.added]
+
+
+async def untaught(session: AsyncSession, examples: Sequence[Any], *, by: str, at: datetime) -> None:
+    """Remove what `taught` named. What an editor has removed, moved or reworded since is his."""
+    for each in examples:
+        # Acts of earlier versions know the number alone.
+        example_id, stamp = (each, None) if isinstance(each, int) else each
+        with suppress(UnknownExample, StaleExample):
+            await library.remove_example(session, example_id, by=by, at=at, stamp=stamp)
 
 
 def elsewhere(gap_id: int, added: Added) -> GapActError:

@@ -17,13 +17,13 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.desk.records import AuditEntry
-from bot.gaps.acts import Text, elsewhere, give_questions, take_questions, teachable
+from bot.gaps.acts import Text, elsewhere, give_questions, take_questions, taught, teachable, untaught
 from bot.gaps.records import Ended, Gap, GapState, Label, Question
 from bot.models.corrections import as_example
 from handoff.corrections import corrections
 from kb_index.library import Library
 from nlu import library
-from nlu.errors import UnknownExample, UnknownIntent
+from nlu.errors import StaleExample, UnknownExample, UnknownIntent
 from nlu.features import fold
 from nlu.label_doubts import LabelDoubt
 from nlu.library import NewExample
@@ -177,8 +177,8 @@ class Reviewer:
                 await library.remove_example(self._session, example.id, by=self._by, at=self._now)
                 before = {"removed": example.id}
             elif choice.startswith(INTENT):
-                await library.move_example(self._session, example.id, choice.removeprefix(INTENT), **at)  # type: ignore[arg-type]
-                before = {"moved": [example.id, example.intent]}
+                moved = await library.move_example(self._session, example.id, choice.removeprefix(INTENT), **at)  # type: ignore[arg-type]
+                before = {"moved": [example.id, example.intent, moved.stamp]}
         elif choice.startswith(INTENT):
             added = await library.add_examples(
                 self._session,
@@ -189,7 +189,7 @@ class Reviewer:
             )
             if added.elsewhere and not added.added:
                 raise elsewhere(0, added)
-            before = {"added": [each.id for each in added.added]}
+            before = {"added": taught(added)}
         elif choice.startswith(ARTICLE):
             articles = Library(self._session, author=self._by, now=self._now)
             article_id = choice.removeprefix(ARTICLE)
@@ -209,11 +209,11 @@ class Reviewer:
         if last is None:
             return None
         before = last.before
-        with suppress(UnknownExample, UnknownIntent):  # another editor has removed it, or its intent, meanwhile
-            for example_id in before.get("added", ()):
-                await library.remove_example(self._session, example_id, by=self._by, at=self._now)
+        await untaught(self._session, before.get("added", ()), by=self._by, at=self._now)
+        with suppress(UnknownExample, UnknownIntent, StaleExample):  # what another editor did meanwhile stays
             if moved := before.get("moved"):
-                await library.move_example(self._session, moved[0], moved[1], by=self._by, at=self._now)
+                example_id, back, stamp = (*moved, None)[:3]  # those of earlier versions have no stamp
+                await library.move_example(self._session, example_id, back, by=self._by, at=self._now, stamp=stamp)
             if removed := before.get("removed"):
                 await library.restore_example(self._session, removed, by=self._by, at=self._now)
         if given := before.get("questions"):

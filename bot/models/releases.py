@@ -34,9 +34,14 @@ MOST_REASON: Final = 1000
 
 
 def save_report(version: ModelVersion, report: Report) -> None:
-    part = version.path / f".{_REPORT}"
+    write_report(version.path, report)
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Into a version's folder, in place of the one that is there."""
+    part = path / f".{_REPORT}"
     part.write_bytes(REPORT.dump_json(report, indent=1))
-    part.replace(version.path / _REPORT)
+    part.replace(path / _REPORT)
 
 
 def load_report(path: Path) -> Report | None:

@@ -248,17 +248,17 @@ def train(
     topic_of = topics_of(outcomes, seed.articles.articles)
     topics: TopicModel | None = None
     stage("routing")
+    live = store.live()
     if classifier:
         topics = TopicModel.train(
             [*seed.tickets, *corrections],
             topics=seed.topics,
-            intents=classifier,
             taught=taught,
-            unseen=classifier.cross_predict(),
             outcomes=outcomes,
             topic_of=topic_of,
             encoder=encoder,
             seed=random_seed,
+            earlier=live.path / "topics" if live else None,
             progress=progress,
         )
     ranker, searches = learning.result() if learning else (None, [])

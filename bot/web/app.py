@@ -26,7 +26,7 @@ from bot.monitor import readiness
 from bot.web.chat_api import MAX_TEXT_CHARS, create_router
 from bot.web.desk import add_desk
 from bot.web.desk_base import PREFIX, STUDIO, DeskWeb
-from bot.web.doors import EVENTS_A_MINUTE, REQUESTS_A_MINUTE, RateLimits, doors
+from bot.web.doors import EVENTS_A_MINUTE, REQUESTS_A_MINUTE, RateLimits, doors, nobody
 from bot.web.guards import BodyLimit, SecurityHeaders, on_http_error, pick_language, refuse
 from bot.web.studio import add_studio
 from bot.web.studio_base import StudioWeb
@@ -99,6 +99,7 @@ def create_app(
         RateLimits,
         shared=site.shared,
         doors=doors(events_a_minute),
+        lives=desk.accounts.lives if desk else nobody,
         requests_a_minute=requests_a_minute,
         platforms=WEBHOOKS,
     )

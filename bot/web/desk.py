@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from bot.errors import EditRefusedError, FileRefusedError
+from bot.errors import EditRefusedError, FileRefusedError, UnseenWordsError
 from bot.web import desk_help, desk_live, desk_people, desk_queue, desk_sign_in, desk_team, desk_ticket
 from bot.web.desk_base import (
     POLICY,
@@ -25,8 +25,13 @@ from handoff.errors import (
     AgentNotFoundError,
     CustomerError,
     HandoffError,
+    HoldDateError,
+    LiveTicketsError,
+    StrangersError,
+    TicketHeldError,
     TicketNotFoundError,
     TicketStateError,
+    UnansweredError,
 )
 
 
@@ -38,6 +43,7 @@ def add_desk(app: FastAPI, web: DeskWeb) -> None:
     app.add_exception_handler(HandoffError, _on_handoff_error)
     app.add_exception_handler(FileRefusedError, _on_refused_file)
     app.add_exception_handler(EditRefusedError, _on_refused_edit)
+    app.add_exception_handler(UnseenWordsError, _on_unseen)
     app.add_exception_handler(HTTPException, _on_http_error)
 
 
@@ -52,6 +58,10 @@ async def _on_refused_file(request: Request, error: Exception) -> Response:
     assert isinstance(error, FileRefusedError)  # noqa: S101 - registered for this class alone
     most = f"{error.max_bytes / 2**20:.3g}"
     return refuse(request, "file_refused" if error.max_bytes else "no_files", values={"most": most})
+
+
+async def _on_unseen(request: Request, _error: Exception) -> Response:
+    return problem(request, "unseen")
 
 
 async def _on_refused_edit(request: Request, _error: Exception) -> Response:
@@ -71,7 +81,15 @@ async def _on_handoff_error(request: Request, error: Exception) -> Response:
     elif isinstance(error, AccessError):
         code = "forbidden"
     elif isinstance(error, TicketStateError):
-        code = "state"
+        code = "unanswered" if isinstance(error, UnansweredError) else "state"
+    elif isinstance(error, HoldDateError):
+        code = "past"
+    elif isinstance(error, TicketHeldError):
+        code = "held"
+    elif isinstance(error, StrangersError):
+        code = "strangers"
+    elif isinstance(error, LiveTicketsError):
+        code = "open_tickets"
     elif isinstance(error, CustomerError):
         code = "no_customer"
     elif isinstance(error, AgentNotFoundError):

@@ -32,6 +32,8 @@ from bot.desk.accounts import Accounts, SignedIn
 from bot.desk.agent_desk import AgentDesk
 from bot.desk.feed import DeskFeed
 from bot.desk.seat import Seat, Tally
+from bot.erasure.erasing import Eraser
+from bot.erasure.export import Exporter
 from bot.forum.people import ForumPeople
 from bot.ledger import Sessions
 from bot.message_templates import MessageTemplates
@@ -83,6 +85,7 @@ class DeskWeb:
     shared: Shared
     clock: Callable[[], datetime]
     shop: Mapping[str, str]
+    exporter: Exporter
     zone: ZoneInfo = field(default_factory=lambda: ZoneInfo("Europe/Moscow"))
     templates: MessageTemplates = field(default_factory=MessageTemplates)
     articles: SearchArticles = _no_articles
@@ -92,6 +95,7 @@ class DeskWeb:
     """Who is who in the agents' groups in Telegram; None: there are none."""
     forum_bot: Callable[[], Awaitable[str]] | None = None
     """The name of the bot in them; empty while Telegram can't be reached."""
+    eraser: Eraser = field(default_factory=Eraser)
     max_streams: int = 1000
     tally: Tally = field(default_factory=Tally)
 
@@ -178,6 +182,7 @@ TOLD = {
     "colleague_answers": N_("Not sent yet: %(name)s is answering this customer right now."),
     "gone_already": N_("Too late: it has been sent."),
     "taken": N_("The ticket is yours."),
+    "held_by": N_("It is %(name)s's. Take it over? Then press once more."),
     "assigned": N_("Passed on."),
     "moved": N_("Transferred, with your note."),
     "escalated": N_("Escalated."),
@@ -194,6 +199,7 @@ TOLD = {
     "returned": N_("The customer is with the assistant again."),
     "started_flow": N_("The assistant goes on with these steps."),
     "reopened": N_("Open again."),
+    "erased": N_("Erased. The figures stay as they were."),
 }
 
 
@@ -210,6 +216,8 @@ EVENTS = {
     "created": N_("made the ticket"),
     "agent_replied": N_("replied"),
     "customer_wrote": N_("wrote"),
+    "wrote_elsewhere": N_("wrote in another channel"),
+    "not_delivered": N_("noted that a reply did not arrive"),
     "held": N_("put it on hold"),
     "resumed": N_("went on"),
     "feedback_asked": N_("finished"),
@@ -221,6 +229,7 @@ EVENTS = {
     "assigned": N_("gave it to"),
     "unassigned": N_("put it back into the queue"),
     "transferred": N_("transferred it to"),
+    "rerouted": N_("routed it by what the customer added, to"),
     "escalated": N_("escalated it"),
     "changed": N_("changed it"),
     "linked": N_("joined customers"),
@@ -252,6 +261,8 @@ ACTIONS: dict[str, str] = {
     "started_flow": N_("started steps"),
     "merged": N_("merged it"),
     "reopened": N_("opened it again"),
+    "exported": N_("exported a customer's data"),
+    "erased": N_("erased a customer"),
     "signed_in": N_("signed in"),
     "sign_in_refused": N_("was refused at the sign-in"),
     "session_elsewhere": N_("had a session turn up in another browser"),

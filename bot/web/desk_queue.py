@@ -17,6 +17,8 @@ from handoff.errors import HandoffError
 from handoff.queue import Query, View
 
 MAX_WORDS_CHARS = 200
+MOST_AT_ONCE = 200
+"""Tickets that one bulk action takes: each is a transaction of its own."""
 
 
 def read_query(params: Mapping[str, str]) -> Query:
@@ -79,6 +81,8 @@ def create_router(web: DeskWeb) -> APIRouter:
     async def act_on_many(request: Request, me: Me, act: Annotated[str, Form()]) -> Response:
         form = await request.form()
         ids = [int(value) for value in form.getlist("ticket") if isinstance(value, str) and value.isdecimal()]
+        if len(set(ids)) > MOST_AT_ONCE:
+            raise Refusal("too_many_chosen")
         to = str(form.get("to", ""))
         problems: list[str] = []
         done = 0

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from bot.desk.accounts import SignedIn
-from bot.desk.figures import Chart, as_csv, facts_of, live, series, tickets_csv
+from bot.desk.figures import Chart, as_csv, facts_of, live, nps_csv, series, tickets_csv
 from bot.web.desk_base import N_, PREFIX, DeskWeb, is_partial, translations
 from bot.web.guards import Refusal
 from handoff.access import Permission
@@ -31,7 +32,10 @@ TITLES = {
     Chart.TOPICS: N_("Tickets by topic"),
     Chart.HOURS: N_("Tickets by hour of the day"),
     Chart.AGENTS: N_("Tickets by agent"),
+    Chart.NPS: N_("Would recommend, 0 to 10: answers"),
 }
+COMMENTS = 20
+"""How many of the newest are shown."""
 NOBODY = N_("nobody")
 NAMES = {"half": N_("half are faster"), "nine of ten": N_("nine of ten are faster"), "nothing": N_("nothing to show")}
 
@@ -42,9 +46,13 @@ def create_router(web: DeskWeb) -> APIRouter:
     kept: dict[tuple[date, date], tuple[datetime, Facts]] = {}
     reading = asyncio.Lock()
 
+    def zone() -> ZoneInfo:
+        """That in which the reports count days, whatever the pages show moments in."""
+        return web.desk.tickets.policy.zone
+
     def period(params: Mapping[str, str]) -> tuple[date, date]:
         """The first and the last day. Raises Refusal for what is none."""
-        today = web.clock().astimezone(web.zone).date()
+        today = web.clock().astimezone(zone()).date()
         try:
             last = date.fromisoformat(params["to"]) if params.get("to") else today
             first = date.fromisoformat(params["from"]) if params.get("from") else last - timedelta(days=DAYS - 1)
@@ -65,8 +73,8 @@ def create_router(web: DeskWeb) -> APIRouter:
                         session,
                         web.desk.tickets,
                         me.viewer,
-                        since=datetime.combine(first, time(), web.zone).astimezone(UTC),
-                        until=datetime.combine(last + timedelta(days=1), time(), web.zone).astimezone(UTC),
+                        since=datetime.combine(first, time(), zone()).astimezone(UTC),
+                        until=datetime.combine(last + timedelta(days=1), time(), zone()).astimezone(UTC),
                         now=web.clock(),
                     )
                 found = web.clock(), read
@@ -98,13 +106,19 @@ def create_router(web: DeskWeb) -> APIRouter:
         chosen: dict[str, Any] = {key: request.query_params.get(key, "") for key in FILTERS}
         query = urlencode({"from": first, "to": last, **{k: v for k, v in chosen.items() if v}})
         words = translations(me.viewer.lang).gettext
+        figures = found.figures()
+        asks = web.desk.nps.policy.ask
+        shown = [chart for chart in Chart if chart is not Chart.NPS or asks or figures.nps.asked]
+        told = sorted((each for each in found.nps if each.comment), key=lambda each: each.asked_at, reverse=True)
         return web.page(
             request,
             "team.html",
             me,
             live=now,
-            figures=found.figures(),
-            charts=[(chart.value, words(TITLES[chart])) for chart in Chart],
+            figures=figures,
+            asks=asks,
+            comments=told[:COMMENTS],
+            charts=[(chart.value, words(TITLES[chart])) for chart in shown],
             first=first,
             last=last,
             chosen=chosen,
@@ -114,6 +128,10 @@ def create_router(web: DeskWeb) -> APIRouter:
     @router.get("/tickets.csv")
     async def all_tickets(request: Request, me: Me) -> Response:
         return _file(tickets_csv(await facts(request, me)).encode("utf-8-sig"), "text/csv", "tickets.csv")
+
+    @router.get("/answers.csv")
+    async def all_answers(request: Request, me: Me) -> Response:
+        return _file(nps_csv(await facts(request, me)).encode("utf-8-sig"), "text/csv", "answers.csv")
 
     @router.get("/{chart}.{form}")
     async def picture(

@@ -1,12 +1,17 @@
 """A ticket's page: transcript and packet, and everything that can be done with it."""
 
 # No postponed annotations: FastAPI reads those of the routes below, and they name things of their function.
+import asyncio
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.background import BackgroundTask
 
 from bot.attachments import CHUNK_BYTES, StoredFile
 from bot.desk.accounts import SignedIn
@@ -17,6 +22,8 @@ from bot.shared import Rate
 from bot.web.desk_base import PREFIX, DeskWeb, is_partial
 from bot.web.desk_queue import list_values, read_query
 from bot.web.guards import Refusal
+from handoff.access import Viewer
+from handoff.errors import TicketHeldError
 from handoff.lifecycle import LIVE
 from handoff.packet import Packet, PacketMessage
 from handoff.routing import PRIORITIES
@@ -31,7 +38,7 @@ REPLIES_A_MINUTE = 60
 INLINE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 
 
-def ticket_values(packet: Packet, web: DeskWeb) -> dict[str, Any]:
+def ticket_values(packet: Packet, web: DeskWeb, viewer: Viewer) -> dict[str, Any]:
     shown = packet.transcript[-FIRST_SHOWN:]
     spoken = [m for m in packet.transcript if m.kind not in ("note", "reaction")]
     attempts = [m for m in packet.transcript if m.author == "assistant" and (m.decision or {}).get("action")]
@@ -42,6 +49,7 @@ def ticket_values(packet: Packet, web: DeskWeb) -> dict[str, Any]:
         "newest_id": packet.transcript[-1].id if packet.transcript else 0,
         "newest_agent_id": max((m.id for m in spoken if m.author == "agent"), default=0),
         "live": packet.status in LIVE,
+        "acting": viewer.works_on(packet.team, packet.assignee),
         "attempts": attempts,
         "priorities": PRIORITIES,
         "flows": web.flows(packet.lang),
@@ -62,6 +70,7 @@ def ticket_values(packet: Packet, web: DeskWeb) -> dict[str, Any]:
 def create_router(web: DeskWeb) -> APIRouter:
     router = APIRouter(prefix=f"{PREFIX}/tickets/{{ticket_id}}", include_in_schema=False)
     Me = Annotated[SignedIn, Depends(web.signed_in)]  # noqa: N806 - a type
+    Seen = Annotated[int | None, Form(ge=0)]  # noqa: N806
 
     def news_since(packet: Packet, newest_id: int) -> dict[str, Any]:
         """What a page does not show that has everything up to a message."""
@@ -75,7 +84,7 @@ def create_router(web: DeskWeb) -> APIRouter:
 
     async def everything(seat: Seat, packet: Packet) -> dict[str, Any]:
         return {
-            **ticket_values(packet, web),
+            **ticket_values(packet, web, seat.viewer),
             "under_way": await seat.under_way(packet.ticket_id),
             "colleagues": await seat.colleagues(),
             "ways": await seat.ways(packet.ticket_id) if len(packet.customer.conversations) > 1 else (),
@@ -96,11 +105,22 @@ def create_router(web: DeskWeb) -> APIRouter:
         )
 
     @router.get("/news")
-    async def news(request: Request, ticket_id: int, me: Me, after: int = 0, card: bool = False) -> Response:
-        """What came after a message, and the ticket's state. card: also the customer's side, which changes seldom."""
+    async def news(
+        request: Request,
+        ticket_id: int,
+        me: Me,
+        after: int = 0,
+        card: bool = False,
+        over: Annotated[int | None, Query(ge=1)] = None,
+    ) -> Response:
+        """What came after a message, and the ticket's state. card: also the customer's side, which changes seldom.
+        over: the colleague from whom the page offers to take it."""
         async with web.seat(me, writing=False) as seat:
             packet = await seat.refresh(ticket_id)
-            values = {**ticket_values(packet, web), "under_way": await seat.under_way(ticket_id), "card": card}
+            values = ticket_values(packet, web, me.viewer)
+            values |= {"under_way": await seat.under_way(ticket_id), "card": card}
+            if over and packet.assignee and packet.assignee != me.viewer.name:
+                values["held"] = TicketHeldError(ticket_id, over, packet.assignee)
         return web.page(request, "_news.html", me, **{**values, **news_since(packet, after)})
 
     @router.get("/earlier")
@@ -108,7 +128,7 @@ def create_router(web: DeskWeb) -> APIRouter:
         async with web.seat(me, writing=False) as seat:
             packet = await seat.refresh(ticket_id)
         known: list[PacketMessage] = [message for message in packet.transcript if message.id < before]
-        values = ticket_values(packet, web)
+        values = ticket_values(packet, web, me.viewer)
         values |= {"messages": known[-FIRST_SHOWN:], "earlier": max(len(known) - FIRST_SHOWN, 0)}
         return web.page(request, "_earlier.html", me, **values)
 
@@ -233,9 +253,15 @@ def create_router(web: DeskWeb) -> APIRouter:
     async def act(
         request: Request, ticket_id: int, me: SignedIn, work: Callable[[Seat], Awaitable[object]], said: str
     ) -> Response:
-        """Do it, and show the ticket as it is then."""
-        async with web.seat(me) as seat:
-            await work(seat)
+        """Do it, and show the ticket as it is then; or, where a colleague has it, the question whether to go on."""
+        held: TicketHeldError | None = None
+        try:
+            async with web.seat(me) as seat:
+                await work(seat)
+        except TicketHeldError as error:
+            if not is_partial(request):
+                raise
+            held = error
         if not is_partial(request):
             return RedirectResponse(f"{PREFIX}/tickets/{ticket_id}", 303)
         async with web.seat(me, writing=False) as seat:
@@ -243,19 +269,26 @@ def create_router(web: DeskWeb) -> APIRouter:
                 values = await everything(seat, await seat.refresh(ticket_id))
             except LookupError:
                 values = {}
-        query = read_query({})
-        answer = web.page(request, "_ticket.html", me, **{"query": query, **values, "ticket_id": ticket_id})
-        return web.told(answer, me, said)
+        values |= {"query": read_query({}), "ticket_id": ticket_id, "held": held}
+        answer = web.page(request, "_ticket.html", me, **values)
+        return web.told(answer, me, "held_by", name=held.holder) if held else web.told(answer, me, said)
 
     @router.post("/take")
-    async def take(request: Request, ticket_id: int, me: Me) -> Response:
-        return await act(request, ticket_id, me, lambda seat: seat.take(ticket_id), "taken")
+    async def take(
+        request: Request, ticket_id: int, me: Me, over: Annotated[int | None, Form(ge=1)] = None
+    ) -> Response:
+        """over: the colleague from whom it is taken, as the page said that he has it."""
+        return await act(request, ticket_id, me, lambda seat: seat.take(ticket_id, over=over), "taken")
 
     @router.post("/assign")
     async def assign(
-        request: Request, ticket_id: int, me: Me, to: Annotated[str, Form(max_length=200)] = ""
+        request: Request,
+        ticket_id: int,
+        me: Me,
+        to: Annotated[str, Form(max_length=200)] = "",
+        why: Annotated[str, Form(max_length=2000)] = "",
     ) -> Response:
-        return await act(request, ticket_id, me, lambda seat: seat.assign(ticket_id, to), "assigned")
+        return await act(request, ticket_id, me, lambda seat: seat.assign(ticket_id, to, why.strip()), "assigned")
 
     @router.post("/transfer")
     async def transfer(
@@ -293,8 +326,8 @@ def create_router(web: DeskWeb) -> APIRouter:
         if not task.strip():
             raise Refusal("invalid")
         when = datetime.combine(until, time(9), web.zone).astimezone(UTC) if until else None
-        if when is not None and when < web.clock() - timedelta(days=1):
-            raise Refusal("past")
+        if until == web.clock().astimezone(web.zone).date():
+            when = web.clock() + timedelta(hours=1)
         return await act(request, ticket_id, me, lambda seat: seat.hold(ticket_id, task.strip(), when), "held")
 
     @router.post("/resume")
@@ -344,23 +377,65 @@ def create_router(web: DeskWeb) -> APIRouter:
     async def not_same(request: Request, ticket_id: int, me: Me, conversation: Annotated[int, Form(ge=1)]) -> Response:
         return await act(request, ticket_id, me, lambda seat: seat.not_same_person(ticket_id, conversation), "unlinked")
 
+    @router.get("/kept")
+    async def kept(request: Request, ticket_id: int, me: Me) -> Response:
+        """What would go, in numbers."""
+        async with web.seat(me, writing=False) as seat:
+            found = await seat.kept(ticket_id)
+        return web.page(request, "_kept.html", me, kept=found)
+
+    @router.get("/customer.zip")
+    async def export(ticket_id: int, me: Me) -> Response:
+        """All that is kept about the ticket's customer."""
+        async with web.seat(me, writing=False) as seat:
+            customer_id = await seat.customer(ticket_id)
+        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="otvet-export-"))
+        try:
+            await web.exporter.write(
+                folder / "customer.zip", customer_id=customer_id, by=me.viewer.name, address=me.address
+            )
+        except BaseException:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            raise
+        return FileResponse(
+            folder / "customer.zip",
+            media_type="application/zip",
+            filename=f"customer-{customer_id}.zip",
+            headers={"Cache-Control": "no-store"},
+            background=BackgroundTask(shutil.rmtree, folder, ignore_errors=True),
+        )
+
+    @router.post("/erase")
+    async def erase(request: Request, ticket_id: int, me: Me, number: Annotated[str, Form(max_length=20)]) -> Response:
+        async with web.seat(me, writing=False) as seat:
+            customer_id = await seat.customer(ticket_id)
+        if number.strip() != str(customer_id):
+            raise Refusal("wrong_number")
+        return await act(request, ticket_id, me, lambda seat: seat.erase(ticket_id, web.eraser), "erased")
+
     @router.post("/finish")
-    async def finish(request: Request, ticket_id: int, me: Me) -> Response:
-        return await act(request, ticket_id, me, lambda seat: seat.finish(ticket_id), "finished")
+    async def finish(request: Request, ticket_id: int, me: Me, seen: Seen = None) -> Response:
+        return await act(request, ticket_id, me, lambda seat: seat.finish(ticket_id, seen_id=seen), "finished")
 
     @router.post("/resolve")
-    async def resolve(request: Request, ticket_id: int, me: Me) -> Response:
-        return await act(request, ticket_id, me, lambda seat: seat.resolve(ticket_id), "resolved")
+    async def resolve(request: Request, ticket_id: int, me: Me, seen: Seen = None) -> Response:
+        return await act(request, ticket_id, me, lambda seat: seat.resolve(ticket_id, seen_id=seen), "resolved")
 
     @router.post("/close")
-    async def close(request: Request, ticket_id: int, me: Me, why: Annotated[str, Form(max_length=500)]) -> Response:
+    async def close(
+        request: Request, ticket_id: int, me: Me, why: Annotated[str, Form(max_length=500)], seen: Seen = None
+    ) -> Response:
         if not why.strip():
             raise Refusal("invalid")
-        return await act(request, ticket_id, me, lambda seat: seat.close(ticket_id, why.strip()), "closed")
+        return await act(
+            request, ticket_id, me, lambda seat: seat.close(ticket_id, why.strip(), seen_id=seen), "closed"
+        )
 
     @router.post("/return")
-    async def give_back(request: Request, ticket_id: int, me: Me) -> Response:
-        return await act(request, ticket_id, me, lambda seat: seat.return_to_assistant(ticket_id), "returned")
+    async def give_back(request: Request, ticket_id: int, me: Me, seen: Seen = None) -> Response:
+        return await act(
+            request, ticket_id, me, lambda seat: seat.return_to_assistant(ticket_id, seen_id=seen), "returned"
+        )
 
     @router.post("/flow")
     async def flow(request: Request, ticket_id: int, me: Me, flow: Annotated[str, Form(max_length=64)]) -> Response:

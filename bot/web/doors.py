@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -19,10 +21,20 @@ from bot.metrics import RATE_LIMITED
 from bot.shared import LocalShared, Rate, Shared
 from bot.web.desk_base import COOKIE, PREFIX, STUDIO
 from bot.web.guards import caller, refuse
+from bot.work import DATABASE_AWAY
 
 REQUESTS_A_MINUTE = 3000
 EVENTS_A_MINUTE = 300
 MINUTE = 60.0
+KNOWN = 10_000
+"""Sessions that are remembered as live, each for a minute."""
+Lives = Callable[[str], Awaitable[bool]]
+"""Whether the token of a cookie is of a session that somebody has."""
+
+
+async def nobody(_token: str) -> bool:
+    """Where nobody can sign in."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -61,13 +73,18 @@ class RateLimits:
         *,
         shared: Shared,
         doors: Sequence[Door],
+        lives: Lives = nobody,
         requests_a_minute: int = REQUESTS_A_MINUTE,
         platforms: str = "/webhooks/",
     ) -> None:
-        """requests_a_minute: of one address over all doors; 0: without end. platforms: paths that this leaves out."""
+        """lives: who counts by his session; everybody else does by his address. requests_a_minute: of one address
+        over all doors; 0: without end. platforms: paths that this leaves out."""
         self._app, self._shared, self._doors, self._platforms = app, shared, doors, platforms
         self._all = requests_a_minute
         self._here = LocalShared()
+        self._lives = lives
+        self._known: OrderedDict[str, float] = OrderedDict()
+        """Digest of a live session's token → until when that is believed."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -80,14 +97,34 @@ class RateLimits:
             name, wait = "all", await self._here.take(Rate(f"all:{who}", MINUTE / self._all, self._all))
         if not wait and (door := self._door(scope)) is not None:
             # Colleagues behind one address are told apart by their sessions.
-            session = request.cookies.get(COOKIE, "") if door.posts else ""
-            key = f"door:{door.name}:{who}:{hashlib.sha256(session.encode()).hexdigest()[:16]}"
+            session = await self._session(request) if door.posts else ""
+            key = f"door:{door.name}:{who}:{session}"
             name, wait = door.name, await self._shared.take(Rate(key, MINUTE / door.a_minute, door.a_minute))
         if wait:
             RATE_LIMITED.labels(f"door:{name}").inc()
             await refuse(request, "too_many_requests", {"Retry-After": str(int(wait) + 1)})(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    async def _session(self, request: Request) -> str:
+        """Digest of the caller's session; empty without one. A made-up cookie is none, and opens no count of its
+        own."""
+        token = request.cookies.get(COOKIE, "")
+        if not token:
+            return ""
+        digest, now = hashlib.sha256(token.encode()).hexdigest()[:32], time.monotonic()
+        if self._known.get(digest, 0.0) > now:
+            return digest
+        self._known.pop(digest, None)
+        try:
+            if not await self._lives(token):
+                return ""
+        except DATABASE_AWAY:
+            return ""  # whatever is asked for fails in its turn, and says so
+        self._known[digest] = now + MINUTE
+        while len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+        return digest
 
     def _door(self, scope: Scope) -> Door | None:
         changes = scope["method"] not in ("GET", "HEAD", "OPTIONS")

@@ -39,15 +39,50 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         "Такого обращения нет, или оно в другой команде.",
         "There is no such ticket, or it belongs to another team.",
     ),
+    "unanswered": (
+        409,
+        "Клиенту ещё никто не ответил, спрашивать его не о чем. Ответьте, или решите либо закройте обращение.",
+        "Nobody has answered the customer yet, so there is nothing to ask him about. Reply, or resolve or close it.",
+    ),
     "state": (
         409,
         "Пока вы смотрели, обращение изменилось, и сделать это уже нельзя. Обновите страницу.",
         "The ticket has changed meanwhile, and this can't be done any more. Reload the page.",
     ),
+    "unseen": (
+        409,
+        "Клиент тем временем написал. Прочтите его сообщение; если обращение всё же окончено, нажмите ещё раз.",
+        "The customer has written meanwhile. Read it; if the ticket is done all the same, press once more.",
+    ),
+    "held": (
+        409,
+        "Обращение у коллеги, и он на месте. Откройте его и заберите там.",
+        "A colleague has this ticket, and is there. Open it, and take it over there.",
+    ),
+    "too_many_chosen": (
+        422,
+        "За один раз можно выбрать не больше 200 обращений. С ними ничего не сделано: выберите меньше.",
+        "At most 200 tickets can be chosen at once. Nothing was done with them: choose fewer.",
+    ),
     "no_customer": (
         409,
         "С этим клиентом так сделать нельзя. Обновите страницу.",
         "This can't be done with this customer. Reload the page.",
+    ),
+    "strangers": (
+        409,
+        "Это обращения разных клиентов. Если клиент один, сначала свяжите его чаты в карточке.",
+        "These tickets are two customers'. If it is one, link his chats on the card first.",
+    ),
+    "open_tickets": (
+        409,
+        "У клиента есть открытые обращения. Сначала решите или закройте их.",
+        "This customer has open tickets. Resolve or close them first.",
+    ),
+    "wrong_number": (
+        422,
+        "Это не номер этого клиента. Ничего не стёрто.",
+        "That is not this customer's number. Nothing was erased.",
     ),
     "no_agent": (404, "Такого сотрудника нет.", "There is no such colleague."),
     "empty": (422, "Сначала напишите что-нибудь или приложите файл.", "Write something or attach a file first."),

@@ -3,6 +3,7 @@
 # No postponed annotations: FastAPI reads those of the routes below, and they name things of their function.
 import asyncio
 import io
+import re
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -269,16 +270,16 @@ def create_router(web: StudioWeb) -> APIRouter:
                     plain = value in ("published", EVERYONE) or not value
                     text = change_text(present.text, **{act: None if plain else value})
                     async with session.begin_nested():
-                        await shelf.save(
+                        stored = await shelf.save(
                             article_id, lang, text, expected_revision=present.number, note=f"{act}: {value}"
                         )
-                    back.append(f"{article_id}:{lang}:{present.number}")
+                    back.append(_place(stored, str(present.number)))
                     done += 1
                 except (ArticleError, LibraryError):
                     failed += 1
             web.record(session, me, "articles_changed", what=act, to=value, number=done)
         means.show()
-        undo = f"{PREFIX}/articles/back?to={','.join(back)}" if back and len(back) <= 20 else ""
+        undo = _undo(back) if len(back) <= 20 else ""
         target = f"{PREFIX}/articles?{request.url.query}"
         return web.go(
             request, target, me, N_("Done: %(done)d. Not possible: %(failed)d."), undo=undo, done=done, failed=failed
@@ -286,22 +287,37 @@ def create_router(web: StudioWeb) -> APIRouter:
 
     @router.post("/back")
     async def back(request: Request, me: Me, to: str = "") -> Response:
-        """Undo: each of `ID:LANG:REVISION` is made the present one again, of `ID:LANG:draft-REVISION` the draft; none
-        has the number 0."""
+        """Undo: each of `ID:LANG:REVISION@SEEN` is made the present one again, of `ID:LANG:draft-REVISION@SEEN` the
+        draft; none has the number 0. SEEN is what there was when it was offered, `REVISION.DRAFT`: what somebody has
+        changed since stays as it is."""
+        places: dict[tuple[str, str], list[tuple[str, str]]] = {}
+        for each in to.split(",")[:PAGE]:
+            if found := _PLACE.fullmatch(each):
+                article_id, lang, place, seen = found.groups()
+                places.setdefault((article_id, lang), []).append((place, seen))
+        stale: list[str] = []
         async with web.writing() as session:
             shelf = library(session, me)
-            for each in to.split(",")[:PAGE]:
-                key, _, place = each.rpartition(":")
-                article_id, _, lang = key.rpartition(":")
-                number, pending = place.removeprefix(DRAFT), place.startswith(DRAFT)
-                if not number.isdecimal():
+            for (article_id, lang), asked in places.items():
+                revision, draft = map(int, asked[0][1].split("."))
+                try:
+                    await shelf.require(article_id, lang, revision=revision, draft=draft or None)
+                except (StaleArticleError, UnknownArticleError):
+                    stale.append(f"{article_id} ({lang})")
                     continue
-                if int(number):
-                    await shelf.restore(article_id, lang, int(number), pending=pending)
-                elif pending:
-                    await shelf.discard_draft(article_id, lang)
-                web.record(session, me, "article_restored", article=article_id, lang=lang, revision=int(number))
-        means.show()
+                for place, _ in asked:
+                    number, pending = int(place.removeprefix(DRAFT)), place.startswith(DRAFT)
+                    if number:
+                        await shelf.restore(article_id, lang, number, pending=pending)
+                    elif pending:
+                        await shelf.discard_draft(article_id, lang)
+                    web.record(session, me, "article_restored", article=article_id, lang=lang, revision=number)
+        if len(stale) < len(places):
+            means.show()
+        if stale or not places:
+            said = N_("Not taken back, because it has been changed since: %(which)s. Its history has every revision.")
+            which = ", ".join(stale[:5]) + (" …" if len(stale) > 5 else "")
+            return web.go(request, f"{PREFIX}/articles", me, said, which=which or "–")
         return web.go(request, f"{PREFIX}/articles", me, N_("Taken back."))
 
     # One article
@@ -520,7 +536,7 @@ def create_router(web: StudioWeb) -> APIRouter:
                             raise StaleArticleError(article_id, lang, fields.revision, known.newest)
                         if present and text == present.text and not (publishing and known and known.draft):
                             continue
-                        await shelf.save(
+                        stored = await shelf.save(
                             article_id,
                             lang,
                             text,
@@ -541,9 +557,9 @@ def create_router(web: StudioWeb) -> APIRouter:
                     saved += 1
                     waiting += pending
                     if known and not pending:
-                        back.append(f"{article_id}:{lang}:{known.revision}")
+                        back.append(_place(stored, str(known.revision)))
                     if known and (pending or known.draft):
-                        back.append(f"{article_id}:{lang}:{DRAFT}{known.draft or 0}")
+                        back.append(_place(stored, f"{DRAFT}{known.draft or 0}"))
                     status = "draft" if pending else wanted.status
                     web.record(session, me, "article_saved", article=article_id, lang=lang, status=status)
                 if wrong:
@@ -551,7 +567,7 @@ def create_router(web: StudioWeb) -> APIRouter:
         except _NothingSavedError:
             return await page_of(request, me, article_id, shown, is_new=is_new, status=409 if _stale(shown) else 422)
         means.show()
-        undo = f"{PREFIX}/articles/back?to={','.join(back)}" if back else ""
+        undo = _undo(back)
         said = N_("Saved.") if saved else N_("Nothing was changed.")
         if waiting:
             said = N_("Saved as a draft: customers are answered with the published text until you publish it.")
@@ -588,28 +604,28 @@ def create_router(web: StudioWeb) -> APIRouter:
             shelf = library(session, me)
             before = await shelf.get(article_id, lang)
             pending = before.article.status == "published"
-            await shelf.restore(article_id, lang, number, pending=pending)
+            stored = await shelf.restore(article_id, lang, number, pending=pending)
             web.record(session, me, "article_restored", article=article_id, lang=lang, revision=number)
         means.show()
         place = f"{DRAFT}{before.draft or 0}" if pending else str(before.revision)
         said = N_("Revision %(number)d is back.")
         if pending:
             said = N_("Revision %(number)d is the draft now. Customers get it when you publish it.")
-        undo = f"{PREFIX}/articles/back?to={article_id}:{lang}:{place}"
+        undo = _undo([_place(stored, place)])
         return web.go(request, f"{PREFIX}/articles/{article_id}", me, said, undo=undo, number=number)
 
     @router.post("/{article_id}/{lang}/discard")
     async def discard(request: Request, article_id: str, lang: str, me: Me) -> Response:
         """Give up the draft; the published text stays."""
-        form = await request.form()
+        form, undo = await request.form(), ""
         async with web.writing() as session:
             shelf = library(session, me)
             draft = (await shelf.get(article_id, lang)).draft
             if draft is not None:
                 seen = read_fields(form, _lang_of(lang)).revision
-                await shelf.discard_draft(article_id, lang, expected_revision=seen)
+                stored = await shelf.discard_draft(article_id, lang, expected_revision=seen)
+                undo = _undo([_place(stored, f"{DRAFT}{draft}")])
                 web.record(session, me, "article_discarded", article=article_id, lang=lang, revision=draft)
-        undo = f"{PREFIX}/articles/back?to={article_id}:{lang}:{DRAFT}{draft}" if draft else ""
         return web.go(request, f"{PREFIX}/articles/{article_id}", me, N_("The draft was thrown away."), undo=undo)
 
     @router.post("/{article_id}/{lang}/current")
@@ -629,6 +645,19 @@ def create_router(web: StudioWeb) -> APIRouter:
         return lang
 
     return router
+
+
+_PLACE = re.compile(rf"(.+):(\w+):((?:{DRAFT})?\d{{1,9}})@(\d{{1,9}}\.\d{{1,9}})")
+
+
+def _place(now: Stored, place: str) -> str:
+    """A revision to go back to, with what there is now."""
+    return f"{now.article.id}:{now.article.lang}:{place}@{now.revision}.{now.draft or 0}"
+
+
+def _undo(places: Sequence[str]) -> str:
+    """Where such are gone back to; empty for none."""
+    return f"{PREFIX}/articles/back?to={','.join(places)}" if places else ""
 
 
 class _NothingSavedError(Exception):

@@ -192,10 +192,14 @@ def create_router(web: StudioWeb) -> APIRouter:
         return web.go(request, f"{FLOWS}/{flow.id}", me, said)
 
     @router.post("/{flow_id}/withdraw")
-    async def take_out(request: Request, flow_id: str, me: Me) -> Response:
-        async with web.writing() as session:
-            await _known(withdraw(session, flow_id, at=web.clock()))
-            web.record(session, me, "withdrew_flow", flow=flow_id)
+    async def take_out(request: Request, flow_id: str, me: Me, published: Annotated[int, Form(ge=1)]) -> Response:
+        try:
+            async with web.writing() as session:
+                await _known(withdraw(session, flow_id, expected=published, at=web.clock()))
+                web.record(session, me, "withdrew_flow", flow=flow_id, revision=published)
+        except StaleFlowError:
+            said = N_("Nothing was done: somebody has published another revision since, or taken the flow out of use.")
+            return web.go(request, f"{FLOWS}/{flow_id}", me, said)
         await means().changed(web.desk.sessions)
         return web.go(request, f"{FLOWS}/{flow_id}", me, N_("Out of use. Who is in it goes on to its end."))
 

@@ -22,7 +22,15 @@ from bot.web.studio_base import PREFIX, Part, StudioWeb, Waiting, fault, words
 from kb_index.errors import ImportSourceError
 from kb_index.library import Library
 from nlu import library
-from nlu.errors import ExampleRefused, IntentNameRefused, StaleIntent, TrainingDataError
+from nlu.errors import (
+    ExampleRefused,
+    IntentNameRefused,
+    StaleExample,
+    StaleIntent,
+    TrainingDataError,
+    UnknownExample,
+    UnknownIntent,
+)
 from nlu.library import NewExample, StoredExample
 from nlu.library_files import plan_data, take_data
 from nlu.training_checks import Finding
@@ -96,6 +104,10 @@ def create_router(web: StudioWeb) -> APIRouter:
             "address_of": address_of,
             "langs": LANGUAGES,
         }
+
+    def not_back(request: Request, me: SignedIn) -> Response:
+        said = N_("Not taken back, because it has been changed since.")
+        return web.go(request, f"{PREFIX}/intents", me, said)
 
     def by_intent(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
         found: dict[str, list[Finding]] = {}
@@ -310,16 +322,19 @@ def create_router(web: StudioWeb) -> APIRouter:
     @router.post("/remove")
     async def remove(request: Request, me: Me, name: Annotated[str, Form(max_length=200)]) -> Response:
         async with web.writing() as session:
-            await library.remove_intent(session, name, **who(me))
+            revision = await library.remove_intent(session, name, **who(me))
             web.record(session, me, "intent_removed", intent=name)
-        undo = f"{PREFIX}/intents/restore?name={quote(name, safe='')}"
+        undo = f"{PREFIX}/intents/restore?name={quote(name, safe='')}&revision={revision}"
         return web.go(request, f"{PREFIX}/intents", me, N_("The intent was removed."), undo=undo)
 
     @router.post("/restore")
-    async def restore(request: Request, me: Me, name: str = "") -> Response:
-        async with web.writing() as session:
-            await library.restore_intent(session, name, **who(me))
-            web.record(session, me, "intent_restored", intent=name)
+    async def restore(request: Request, me: Me, name: str = "", revision: int = 0) -> Response:
+        try:
+            async with web.writing() as session:
+                await library.restore_intent(session, name, expected_revision=revision, **who(me))
+                web.record(session, me, "intent_restored", intent=name)
+        except StaleIntent:
+            return not_back(request, me)
         return web.go(request, address_of(name), me, N_("Taken back."))
 
     # Its examples
@@ -358,18 +373,21 @@ def create_router(web: StudioWeb) -> APIRouter:
     async def move(request: Request, example_id: int, me: Me, to: Annotated[str, Form(max_length=200)]) -> Response:
         async with web.writing() as session:
             before = await library.get_example(session, example_id)
-            await library.move_example(session, example_id, to, **who(me))
+            moved = await library.move_example(session, example_id, to, **who(me))
             web.record(session, me, "example_moved", text=before.text[:80], out_of=before.intent, to=to)
-        undo = f"{PREFIX}/intents/example/{example_id}/back?to={quote(before.intent, safe='')}"
+        undo = f"{PREFIX}/intents/example/{example_id}/back?to={quote(before.intent, safe='')}&seen={moved.stamp}"
         if "hx-request" not in request.headers:
             return web.go(request, address_of(to), me, N_("Moved to %(to)s."), undo=undo, to=to)
         return web.told(Response(""), me, N_("Moved to %(to)s."), undo=undo, to=to)
 
     @router.post("/example/{example_id}/back")
-    async def move_back(request: Request, example_id: int, me: Me, to: str = "") -> Response:
-        async with web.writing() as session:
-            example = await library.move_example(session, example_id, to, **who(me))
-            web.record(session, me, "example_moved", text=example.text[:80], to=to)
+    async def move_back(request: Request, example_id: int, me: Me, to: str = "", seen: str = "") -> Response:
+        try:
+            async with web.writing() as session:
+                example = await library.move_example(session, example_id, to, stamp=seen, **who(me))
+                web.record(session, me, "example_moved", text=example.text[:80], to=to)
+        except (StaleExample, UnknownExample, UnknownIntent):
+            return not_back(request, me)
         return web.go(request, address_of(to), me, N_("Taken back."))
 
     @router.post("/example/{example_id}/change")
@@ -398,9 +416,12 @@ def create_router(web: StudioWeb) -> APIRouter:
 
     @router.post("/example/{example_id}/restore")
     async def restore_example(request: Request, example_id: int, me: Me) -> Response:
-        async with web.writing() as session:
-            example = await library.restore_example(session, example_id, **who(me))
-            web.record(session, me, "example_restored", intent=example.intent, text=example.text[:80])
+        try:
+            async with web.writing() as session:
+                example = await library.restore_example(session, example_id, **who(me))
+                web.record(session, me, "example_restored", intent=example.intent, text=example.text[:80])
+        except StaleExample:
+            return not_back(request, me)
         return web.go(request, address_of(example.intent), me, N_("Taken back."))
 
     return router

@@ -71,6 +71,15 @@ class TestEveryStore:
             await store.store(chunks(LARGE, LARGE))
         assert [path for path in store.folder.rglob("*") if path.is_file()] == []
 
+    async def test_what_is_removed_is_gone_for_all_unless_it_came_just_now(self, make_store: MakeStore) -> None:
+        first, second = make_store("a"), make_store("b")
+        stored = await first.store(chunks(uuid4().bytes))
+        assert not await second.remove(stored.sha256, older_than_seconds=60)
+        assert await second.remove(stored.sha256, older_than_seconds=-60)
+        assert await second.remove(stored.sha256, older_than_seconds=60), "twice does no harm"
+        with pytest.raises(FileGoneError):
+            await second.local(stored.sha256)
+
 
 class TestTheBucket:
     async def test_the_folder_is_a_cache_that_forgets(self, s3: str, tmp_path: Path) -> None:

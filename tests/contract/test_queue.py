@@ -101,7 +101,7 @@ async def make(
 
 async def shown(sessions: Sessions, viewer: Viewer, **query: object) -> list[int]:
     async with sessions.reading() as session:
-        found = await find(session, viewer, Query(**query))  # type: ignore[arg-type]
+        found = await find(session, viewer, Query(**query), NOW)  # type: ignore[arg-type]
     return [row.ticket_id for row in found.rows]
 
 
@@ -156,7 +156,7 @@ async def test_a_mention_counts_until_it_was_seen(opened: tuple[AsyncEngine, Ses
         for message_id in (1, 1):
             session.add(Mention(agent_id=1, ticket_id=ticket, message_id=message_id, at=NOW))
     async with sessions.reading() as session:
-        assert await mentioned(session, ANNA) == 1
+        assert await mentioned(session, ANNA, NOW) == 1
     assert await shown(sessions, ANNA, view=View.MENTIONS) == [ticket]
     assert await shown(sessions, CHIEF, view=View.MENTIONS) == []
 
@@ -165,7 +165,7 @@ async def test_pages_follow_one_another(opened: tuple[AsyncEngine, Sessions]) ->
     _, sessions = opened
     made = [await make(sessions, minutes=1000 - number) for number in range(PAGE + 3)]
     async with sessions.reading() as session:
-        one, two = [await find(session, CHIEF, Query(View.ALL, page=page)) for page in (0, 1)]
+        one, two = [await find(session, CHIEF, Query(View.ALL, page=page), NOW) for page in (0, 1)]
     assert [row.ticket_id for row in (*one.rows, *two.rows)] == made
     assert (one.more, two.more) == (True, False)
 

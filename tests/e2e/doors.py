@@ -241,6 +241,7 @@ class House:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self.shop.close()
             await self.engine.dispose()
 
     def lookups(self, *, at: str = "", file: LookupFile | None = None) -> Lookups:

@@ -219,6 +219,16 @@ class ForumBotApi(BotApi):
     async def _reopenForumTopic(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
         return self._set_closed(form, closed=False)
 
+    async def _deleteForumTopic(self, form: dict[str, Any]) -> web.Response:  # noqa: N802
+        found = self._topic(form)
+        if isinstance(found, web.Response):
+            return found
+        group, topic = found
+        topic.gone = True
+        for number in [number for number, each in group.messages.items() if each.thread == form["message_thread_id"]]:
+            del group.messages[number]
+        return succeeded(True)
+
     def _set_closed(self, form: dict[str, Any], *, closed: bool) -> web.Response:
         found = self._topic(form)
         if isinstance(found, web.Response):

@@ -152,6 +152,7 @@ def test_a_wrong_setting_stops_the_start_and_is_named(otvet: Run) -> None:
 def test_the_doctor_finds_a_healthy_demo(otvet: Run) -> None:
     checks = json.loads(otvet("doctor", "--json").stdout)
     assert {check["name"] for check in checks} >= {"data", "replies", "database", "encoder", "model", "telegram"}
+    assert all(check["ok"] for check in checks if check["name"] == "teams"), "there is nobody yet"
 
 
 def test_models_are_listed_and_rolled_back_only_where_there_is_one_before(otvet: Run) -> None:

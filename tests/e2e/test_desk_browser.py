@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from desk_harness import PASSWORD, Agent, Customer, newest_ticket, ticket_of, transcript, wait_until
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import APIResponse, Browser, BrowserContext, Page, Route, expect, sync_playwright
 from site_harness import Running, Site, running
 from sqlalchemy import select, update
 from test_site_chat_browser import CHROMIUM, FLAGS, PNG, say, theirs
@@ -28,7 +28,7 @@ from handoff.access import Role
 from handoff.clocks import ClockKind
 from handoff.lifecycle import TicketStatus
 from handoff.records import Agent as AgentRow
-from handoff.records import ClockRow, Conversation, Delivery, Feedback, Reason, Ticket
+from handoff.records import ClockRow, Conversation, Delivery, Feedback, Presence, Reason, Ticket
 
 pytestmark = pytest.mark.e2e
 PICTURES = os.environ.get("OTVET_PICTURES", "")
@@ -196,6 +196,81 @@ def test_two_agents_see_each_other_and_the_second_reply_waits(desk: Open, server
     wait_until(lambda: [m.text for m in transcript(server, ticket) if m.author == "agent"][1:] == ["I write too"], 15)
 
 
+def test_a_colleagues_ticket_takes_two_presses_and_a_mention_lets_another_team_write_a_note(
+    desk: Open, server: Running, people: dict[str, Agent]
+) -> None:
+    ticket, zoya = Customer(server).calls_a_person(), Agent(server, "Zoya", teams=("nowhere",))
+
+    async def be_there() -> None:
+        async with server.site.sessions.begin() as session:
+            await session.execute(
+                update(AgentRow).where(AgentRow.name == "Boris Ivanov").values(presence=Presence.ONLINE)
+            )
+
+    server.call(be_there())
+    people["Boris Ivanov"].post(f"/tickets/{ticket}/take")
+    people["Boris Ivanov"].post(f"/tickets/{ticket}/note", {"text": "@Zoya please look"})
+    before = ticket_of(server, ticket).assignee_id
+    anna = desk(path=f"/tickets/{ticket}")
+    anna.get_by_role("button", name="Take", exact=True).click()
+    offer = anna.get_by_role("button", name="Take it over from Boris Ivanov")
+    expect(offer).to_be_visible()
+    assert ticket_of(server, ticket).assignee_id == before
+    offer.click()
+    expect(anna.locator("#head")).to_contain_text("Anna Orlova")
+    assert ticket_of(server, ticket).assignee_id != before
+
+    page = desk(zoya.name, f"/tickets/{ticket}")
+    expect(page.get_by_role("button", name="Transfer")).to_have_count(0)
+    page.locator("#text").fill("Seen")
+    page.locator("#text").press("Control+Enter")
+    expect(page.locator("#log")).to_contain_text("Seen")
+    assert (transcript(server, ticket)[-1].kind, transcript(server, ticket)[-1].text) == ("note", "Seen")
+
+
+def test_a_slow_answer_takes_nothing_from_under_the_hands(desk: Open, server: Running) -> None:
+    """What the answer says, the news said before it."""
+    ticket, other = Customer(server).calls_a_person(), Customer(server).calls_a_person()
+    anna = desk(path=f"/tickets/{ticket}?view=all")
+    slow: list[tuple[Route, APIResponse]] = []
+    anna.route("**/take", lambda route: slow.append((route, route.fetch())))
+
+    def take() -> None:
+        anna.get_by_role("button", name="Take", exact=True).click()
+        expect(anna.locator("#head")).to_contain_text("Anna Orlova", timeout=15_000)
+        wait_until(lambda: anna.evaluate("true") and bool(slow))
+
+    def answer() -> None:
+        route, response = slow.pop()
+        with anna.expect_response("**/take") as answered:
+            route.fulfill(response=response)
+        answered.value.finished()
+        anna.wait_for_timeout(100)
+
+    take()
+    anna.keyboard.press("t")
+    anna.get_by_label("Why: your colleague reads this first").fill("Half a reas")
+    answer()
+    expect(anna.get_by_label("Why: your colleague reads this first")).to_have_value("Half a reas")
+    anna.keyboard.press("Escape")
+    anna.locator(f'#rows li[data-id="{other}"] a').click()
+    expect(anna.locator("#talk")).to_have_attribute("data-ticket", str(other))
+    take()
+    anna.locator("#text").press_sequentially("Hello, I am lo")
+    answer()
+    expect(anna.locator("#text")).to_be_focused()
+    anna.get_by_role("button", name="Resolve").click()
+    expect(anna.get_by_role("button", name="Open again")).to_be_visible()
+    again = Customer(server).calls_a_person()
+    anna.locator(f'#rows li[data-id="{again}"] a').click()
+    expect(anna.locator("#talk")).to_have_attribute("data-ticket", str(again))
+    take()
+    anna.locator(f'#rows li[data-id="{ticket}"] a').click()
+    expect(anna.locator("#talk")).to_have_attribute("data-ticket", str(ticket))
+    answer()
+    expect(anna.locator("#talk")).to_have_attribute("data-ticket", str(ticket))
+
+
 def test_what_is_written_without_a_line_is_sent_once_when_it_is_back(desk: Open, server: Running) -> None:
     ticket = Customer(server).calls_a_person()
     anna = desk(path=f"/tickets/{ticket}")
@@ -301,6 +376,7 @@ def test_everything_is_done_from_the_keyboard_in_any_layout(desk: Open, server: 
     # On a Russian keyboard the same key says "ш".
     anna.evaluate("document.activeElement.blur()")
     anna.evaluate("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'ш', code: 'KeyI', bubbles: true}))")
+    expect(anna.locator("#toasts")).not_to_be_empty()  # the answer is there, and not the news of it alone
     expect(anna.locator("#head")).to_contain_text("Anna Orlova")
     assert ticket_of(server, ticket).status is TicketStatus.NEW
     anna.keyboard.press("t")

@@ -15,6 +15,8 @@ from forum_world import GROUP, IVAN, STRANGER, ForumWorld, at_work
 
 from bot.doctor import Check
 from bot.doctor import _forum as doctor_of_forum
+from bot.erasure.erasing import ERASE, Eraser
+from bot.erasure.leftovers import Leftovers
 from bot.errors import SettingsError
 from bot.settings import Settings
 from bot.wiring import Installation
@@ -97,6 +99,29 @@ def photo(number: int, album: str | None = None) -> dict[str, Any]:
 
 
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00" + b"\x00" * 2000 + b"\xff\xd9"
+
+
+async def test_the_topic_of_an_erased_customer_is_deleted_and_not_made_anew(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as world:
+        thread = await handed_off(world)
+        async with world.sessions.begin() as session:
+            await world.desk.resolve(session, 1, agent="Olga")
+        await world.when(lambda: world.group.topics[thread].closed)
+        leftovers = Leftovers(
+            engine=world.engine,
+            sessions=world.sessions,
+            attachments=world.store,
+            clock=world.clock,
+            models=tmp_path / "models",
+            topics=lambda: world.forum.api,
+        )
+        async with world.sessions.begin() as session:
+            await Eraser().erase(session, 1, by="Olga", now=world.clock())
+        world.timers.register_errand(ERASE, leftovers.do)
+        await world.when(lambda: world.group.topics[thread].gone)
+        assert world.said(thread) == []
+        await world.settled()
+        assert len(world.group.topics) == 1
 
 
 class TestHealing:
@@ -437,6 +462,7 @@ async def test_a_ticket_of_another_team_goes_on_in_that_teams_group(tmp_path: Pa
     other = GROUP - 1
     async with at_work(tmp_path, groups=f"{GROUP},{other}=payments") as world:
         thread = await handed_off(world)
+        await world.hire("Petr", IVAN, role=Role.AGENT, teams=("payments",))
         await world.forum_api.says(GROUP, thread, "/transfer payment charged twice")
         there = world.forum_api.group(other)
         await world.when(lambda: any("charged twice" in each.text for each in there.messages.values()))

@@ -428,6 +428,7 @@ class TestGroups:
         shutil.copy(empty_database, tmp_path / "otvet.sqlite3")
         other = GROUP - 1
         async with standing_still(tmp_path, groups=f"{GROUP},{other}=payments") as world:
+            await world.hire("Ivan", IVAN, teams=("payments",))
             waits, moves = await world.opened(), await world.opened(chat=8)
             await world.run()
             world.group.kicked = True

@@ -218,6 +218,7 @@ async def test_resolved_here_is_resolved_there_and_opened_there_is_opened_here(s
 
 async def test_taken_up_there_after_the_last_word_is_taken_up_here(story: Linked) -> None:
     await story.settle()
+    await story.act("reply", 1, "It left today", agent="Anna")
     await story.act("finish", 1, agent="Anna")
     await story.settle()
     assert (await story.remote())["status"] == 3
@@ -310,6 +311,23 @@ async def test_a_ticket_that_was_made_during_an_outage_is_made_once(story: Linke
     assert (await story.remote())["title"].startswith("№ 1: ")
 
 
+async def test_what_fails_while_the_desk_answers_keeps_its_growing_pauses(
+    story: Linked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await story.settle()
+    tried = 0
+
+    async def failing(remote_id: str) -> Any:
+        nonlocal tried
+        tried += 1
+        raise HelpDeskError("django-helpdesk answered 500")
+
+    monkeypatch.setattr(story.help_desk, "get", failing)
+    for _ in range(7):
+        await story.settle()
+    assert 5 <= tried <= 9  # in 21 minutes: after 10, 20, 40, 80, 160, 320 and 640 s
+
+
 async def test_an_answer_that_gets_lost_makes_no_second_ticket_and_no_second_comment(
     story: Linked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +385,38 @@ async def test_a_wrong_password_is_told_and_nothing_is_lost(story: Linked, site:
     await story.settle()
     assert (await story.remote())["title"].startswith("№ 1: ")
     await wrong.close()
+
+
+async def test_a_ticket_that_was_deleted_there_is_said_to_be_and_asked_for_no_more(story: Linked) -> None:
+    await story.hear("a person please")
+    await story.settle()
+    remote_id = (await story.remote())["id"]
+    (await asyncio.to_thread(story.agent.delete, f"tickets/{remote_id}/")).raise_for_status()
+
+    async def told() -> list[tuple[str, str]]:
+        async with story.sessions.begin() as session:
+            rows = await desk.transcript(session, 1)
+        return [(each.kind, each.author) for each in rows if "was deleted there" in each.text]
+
+    for _ in range(4):
+        await story.settle()
+        assert await told() == [], "minutes are not believed"
+    for _ in range(3):
+        story.clock.ahead += timedelta(minutes=40)
+        await story.settle()
+    assert await told() == [(NOTE, "system")]
+    assert await story.failing() == 0
+    assert not await story.sync.changed_there(str(remote_id))
+    await story.hear("are you there?")
+    await story.act("reply", 1, "Yes", agent="Anna")
+    asked: list[str] = []
+    story.help_desk._client.event_hooks["request"].append(lambda request: _keep(asked, request))
+    await story.settle()
+    assert [path for path in asked if f"/{remote_id}/" in path] == []
+
+
+async def _keep(asked: list[str], request: httpx.Request) -> None:
+    asked.append(request.url.path)
 
 
 async def test_a_ticket_that_was_undone_is_forgotten(story: Linked) -> None:

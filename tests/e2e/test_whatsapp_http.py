@@ -286,6 +286,7 @@ class TestWhatCanHappen:
         graph.statuses = ()
         await graph.say(ANNA, "where is my order")
         await graph.until(lambda: len(graph.to(ANNA)) >= 2)
+        await world.until(ANNA, lambda found: found[-1].external_id == graph.sent[-1]["wamid"])
         error = {"code": 131026, "title": "Message undeliverable"}
         status = {"id": graph.sent[-1]["wamid"], "status": "failed", "recipient_id": ANNA, "errors": [error]}
         await graph.deliver({"statuses": [status]})

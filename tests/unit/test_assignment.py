@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handoff.assignment import Candidate, Waiting, assign, choose
+from handoff.assignment import Candidate, Waiting, assign, choose, order, senior
 from handoff.policy import LEVELS
 
 NOW = datetime(2026, 11, 23, 9, tzinfo=UTC)
@@ -39,11 +39,27 @@ def test_among_equals_whoever_got_one_longest_ago() -> None:
     assert choose(ticket(1), [agent(1, last_assigned_at=before), agent(2)]) == 2, "and who never got one first of all"
 
 
-def test_a_level_is_a_floor_and_seniors_are_spared() -> None:
+def test_the_level_is_asked_for_and_seniors_are_spared() -> None:
     people = [agent(1, level="L3"), agent(2, level="L2"), agent(3)]
     assert choose(ticket(1), people) == 3
     assert choose(ticket(1, level="L2"), people) == 2
-    assert choose(ticket(1, level="supervisor"), people) is None
+    assert choose(ticket(1, level="supervisor"), people) == 1, "the highest who is there"
+
+
+def test_a_topics_level_is_waited_for_while_one_of_it_is_there_and_an_escalations_is_not() -> None:
+    people = [agent(1, level="L2", load=5), agent(2)]
+    assert choose(ticket(1, level="L2", least="L2"), people) is None
+    assert choose(ticket(1, level="L2"), people) == 2
+    assert choose(ticket(1, level="L2", least="L2"), [agent(1, level="L2", on_duty=False), agent(2)]) == 2
+
+
+def test_a_senior_is_the_nearest_to_the_level_and_then_in_the_nearest_team() -> None:
+    anna, olga, boris = agent(1), agent(2, level="L2"), agent(3, level="L3", teams={"service"})
+    way, asked = ["first-line", "service"], ticket(1, level="L3")
+    assert senior(asked, anna, way, [anna, olga, boris]) == ("service", 3)
+    assert senior(asked, anna, way, [anna, olga]) == ("first-line", 2), "higher than who has it"
+    assert senior(asked, olga, way, [anna, olga, agent(4, level="L2")]) is None
+    assert senior(asked, anna, way, [anna, agent(2, level="L3", langs={"en"}), agent(3, level="L3", load=5)]) is None
 
 
 def test_the_one_who_knows_the_customer_is_preferred_while_he_is_there() -> None:
@@ -51,12 +67,23 @@ def test_the_one_who_knows_the_customer_is_preferred_while_he_is_there() -> None
     assert choose(ticket(1, preferred=1), [agent(1, on_duty=False), agent(2)]) == 2
 
 
-def test_a_ticket_does_not_return_to_who_gave_it_away() -> None:
-    assert choose(ticket(1, not_to=frozenset({1})), [agent(1)]) is None
+def test_a_ticket_returns_to_who_gave_it_away_only_while_nobody_else_is_there() -> None:
+    given_away = ticket(1, not_to=frozenset({1}), preferred=1)
+    assert choose(given_away, [agent(1), agent(2, load=4)]) == 2
+    assert choose(given_away, [agent(1), agent(2, load=5)]) is None, "he is there, and will have room"
+    assert choose(given_away, [agent(1), agent(2, on_duty=False)]) == 1
+    assert choose(ticket(1, level="L3", not_to=frozenset({1})), [agent(1, level="L2"), agent(2)]) == 1
 
 
 def test_languages_count_where_they_are_named() -> None:
     assert choose(ticket(1, lang="en"), [agent(1, langs={"ru"}), agent(2, load=4)]) == 2
+    assert choose(ticket(1, lang="en"), [agent(1, langs={"ru"}), agent(2, load=5)]) is None, "he will have room"
+
+
+def test_a_language_that_nobody_who_is_there_speaks_is_not_waited_for() -> None:
+    assert choose(ticket(1, lang="en"), [agent(1, langs={"ru"}), agent(2, on_duty=False)]) == 1
+    anna, olga = agent(1, langs={"ru"}), agent(2, level="L2", langs={"ru"})
+    assert senior(ticket(1, level="L2", lang="en"), anna, ["first-line"], [anna, olga]) == ("first-line", 2)
 
 
 def test_the_urgent_and_then_the_oldest_come_first() -> None:
@@ -66,6 +93,12 @@ def test_the_urgent_and_then_the_oldest_come_first() -> None:
         ticket(3, priority="urgent", since=NOW + timedelta(minutes=1)),
     ]
     assert list(assign(queue, [agent(1, capacity=2)], NOW)) == [3, 2]
+
+
+def test_what_is_late_comes_first_whatever_its_priority() -> None:
+    late = ticket(1, priority="low", since=NOW - timedelta(days=5), late=True)
+    queue = [ticket(2), late, ticket(3, priority="urgent"), ticket(4, priority="urgent", late=True, since=NOW)]
+    assert [each.ticket_id for each in order(queue)] == [4, 1, 3, 2]
 
 
 agents = st.lists(
@@ -111,11 +144,6 @@ def test_what_is_given_out_fits_and_what_stays_could_not_be_given(
             assert waiting.team in person.teams
             assert load[person.agent_id] <= max(person.capacity, person.load)
         else:
-            assert not any(
-                person.on_duty
-                and waiting.team in person.teams
-                and LEVELS.index(person.level) >= LEVELS.index(waiting.level)
-                and (not person.langs or waiting.lang in person.langs)
-                and load[person.agent_id] < person.capacity
-                for person in people
-            )
+            there = [each for each in people if each.on_duty and waiting.team in each.teams]
+            speaking = [each for each in there if each.speaks(waiting.lang)] or there
+            assert not any(load[each.agent_id] < each.capacity for each in speaking)

@@ -105,11 +105,20 @@ def test_each_question_has_a_response_clock_of_its_own() -> None:
     assert story.clocks[ClockKind.NEXT_RESPONSE].due_at(OFFICE) == at("2026-11-23T11:30")
 
 
-def test_a_hold_before_the_first_word_does_not_end_its_clock() -> None:
+def test_a_hold_before_the_first_word_of_a_person_does_not_stop_its_clock() -> None:
     story = Story(at("2026-11-23T09:00")).then(TicketEvent.HELD, at("2026-11-23T09:04"))
-    assert story.clocks[ClockKind.FIRST_RESPONSE].due_at(OFFICE) is None
-    story.then(TicketEvent.RESUMED, at("2026-11-25T09:00"))
-    assert story.clocks[ClockKind.FIRST_RESPONSE].due_at(OFFICE) == at("2026-11-25T09:06")
+    assert story.clocks[ClockKind.FIRST_RESPONSE].due_at(OFFICE) == at("2026-11-23T09:10")
+    assert story.clocks[ClockKind.RESOLUTION].due_at(OFFICE) is None
+    story.then(TicketEvent.AGENT_REPLIED, at("2026-11-23T09:06"))
+    assert story.status is TicketStatus.ON_HOLD
+    assert story.clocks[ClockKind.FIRST_RESPONSE].done_at == at("2026-11-23T09:06")
+
+
+def test_what_a_customer_says_during_a_hold_wants_an_answer() -> None:
+    story = Story(at("2026-11-23T09:00")).then(TicketEvent.AGENT_REPLIED, at("2026-11-23T09:05"))
+    story.then(TicketEvent.HELD, at("2026-11-23T09:06")).then(TicketEvent.CUSTOMER_WROTE, at("2026-11-23T10:00"))
+    assert story.status is TicketStatus.OPEN
+    assert story.clocks[ClockKind.NEXT_RESPONSE].due_at(OFFICE) == at("2026-11-23T10:30")
 
 
 def test_a_reopened_ticket_goes_on_with_what_it_had_used() -> None:
@@ -153,7 +162,7 @@ def test_the_clocks_agree_with_a_list_of_what_happened(begins: datetime, events:
         later = now + timedelta(minutes=minutes)
         if story.status in (TicketStatus.NEW, TicketStatus.OPEN):
             resolution += OFFICE.between(now, later)
-        if story.status in (TicketStatus.NEW, TicketStatus.OPEN) and not answered:
+        if story.status in (TicketStatus.NEW, TicketStatus.OPEN, TicketStatus.ON_HOLD) and not answered:
             first += OFFICE.between(now, later)
         now = later
         if story.status in MOVES[event]:

@@ -6,16 +6,23 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
 from desk_harness import PASSWORD, Agent, Customer, ticket_of
 from site_harness import DATA, Running, Site, running
+from sqlalchemy import select
 
-from bot.desk.figures import Series, as_csv
+from bot.desk.figures import NPS_COLUMNS, Series, as_csv
 from bot.desk.macros import VARIABLES, check_macro, load_starters, render_macro
 from bot.errors import MacroError
 from handoff.access import Role
+from handoff.hours import WorkingHours
+from handoff.nps import NpsAnswer
+from handoff.records import Message, Ticket
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +43,9 @@ def agent(server: Running) -> Agent:
     return found
 
 
-@pytest.mark.parametrize("path", ["/team", "/team/tickets.svg", "/team/tickets.csv", "/people", "/audit", "/macros"])
+@pytest.mark.parametrize(
+    "path", ["/team", "/team/tickets.svg", "/team/tickets.csv", "/team/answers.csv", "/people", "/audit", "/macros"]
+)
 def test_an_agent_is_kept_out_of_what_is_not_his(agent: Agent, path: str) -> None:
     assert agent.get(path).status_code == 403
 
@@ -103,7 +112,66 @@ def test_the_teams_page_counts_and_draws(server: Running, admin: Agent, agent: A
     assert admin.get("/team?from=2020-01-01&to=2026-01-01").status_code == 422
     assert admin.get("/team?from=nonsense").status_code == 422
     assert admin.get("/team?topic=orders&agent=Anna&channel=site").status_code == 200
+    assert "nobody is asked: nps in desk.yml" in page
+    assert 'src="/desk/team/nps.svg' not in page
+    assert admin.get("/team/answers.csv").text.lstrip("\ufeff").splitlines() == [",".join(NPS_COLUMNS)]
     assert admin.get("/team/nothing.svg").status_code == 422
+
+
+def test_a_period_is_cut_where_its_days_are_counted(
+    server: Running, admin: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The desk's schedule is in another zone than the program."""
+    tickets, number = server.site.desk.tickets, Customer(server).calls_a_person()
+    schedules = {**tickets.policy.schedules, "default": WorkingHours(zone=ZoneInfo("Asia/Vladivostok"))}
+    monkeypatch.setattr(tickets, "policy", replace(tickets.policy, schedules=schedules))
+
+    async def put() -> None:
+        async with server.site.sessions.begin() as session:
+            ticket = await session.get_one(Ticket, number)
+            ticket.created_at = datetime(2026, 3, 10, 20, tzinfo=UTC)  # in Moscow the 10th, there the 11th
+
+    server.call(put())
+    shown = [
+        admin.get(f"/team/tickets.csv?from=2026-03-{day}&to=2026-03-{day}").text.count(f"\r\n{number},")
+        for day in (10, 11)
+    ]
+    assert shown == [0, 1]
+
+
+def test_what_customers_said_of_recommending_us_is_shown_with_their_reasons(server: Running, admin: Agent) -> None:
+    ticket_id = Customer(server).calls_a_person("person please")
+    conversation_id = ticket_of(server, ticket_id).conversation_id
+
+    async def answer() -> None:
+        async with server.site.sessions.begin() as session:
+            sent = Message.delivery.is_not(None)
+            question = select(Message.id).where(Message.conversation_id == conversation_id, sent).limit(1)
+            at = server.site.clock()
+            for number, (score, reason) in enumerate([(10, None), (9, None), (3, "<b>slow</b>"), (None, None)]):
+                row = NpsAnswer(
+                    conversation_id=conversation_id,
+                    ticket_id=ticket_id,
+                    message_id=await session.scalar(question),
+                    channel="site",
+                    lang="en",
+                    topic="orders",
+                    ended_at=at - timedelta(days=number),
+                    asked_at=at,
+                )
+                row.score, row.comment = score, reason
+                session.add(row)
+
+    server.call(answer())
+    page = admin.get(f"/team?from={server.site.clock().date()}").text  # a period that nobody has asked for yet
+    assert "+33<small> ± " in page
+    page = page.replace("\N{NO-BREAK SPACE}", " ")
+    assert "3 answers, 75 % of those asked; 9 and 10: 67 %, 0 to 6: 33 %" in page
+    assert "&lt;b&gt;slow&lt;/b&gt;" in page
+    assert f"/desk/tickets/{ticket_id}" in page
+    assert "/desk/team/nps.svg" in page
+    rows = list(csv.DictReader(io.StringIO(admin.get("/team/nps.csv").content.decode("utf-8-sig"))))
+    assert [row[""] for row in rows] == [str(score) for score in range(11)]
 
 
 def test_a_table_has_no_formulas() -> None:

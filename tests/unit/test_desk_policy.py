@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from bot.doctor import _teams as doctor_of_teams
+from bot.settings import Settings
+from bot.wiring import Installation
 from handoff.clocks import Target
 from handoff.errors import DeskFileError
-from handoff.hours import WorkingHours
-from handoff.policy import LEVELS, DeskPolicy, load_policy
+from handoff.hours import Daytime, WorkingHours
+from handoff.policy import LEVELS, DeskPolicy, Survey, load_policy
 from handoff.routing import load_topics
+from handoff.staff import put_agent
 
 DATA = Path(__file__).parents[2] / "data"
 TOPICS = load_topics(DATA / "topics.yml")
@@ -87,6 +91,37 @@ def test_schedules_are_read(tmp_path: Path) -> None:
     assert not night.contains(datetime(2026, 12, 30, 10, 0, tzinfo=berlin))
 
 
+BERLIN = ZoneInfo("Europe/Berlin")
+SURVEY = Survey(hours=Daytime(time(9), time(21)))
+NIGHT_OF_SUMMER = datetime(2027, 3, 27, 22, tzinfo=BERLIN)  # at 2 it is 3: ten hours to nine o'clock
+NIGHT_OF_WINTER = datetime(2027, 10, 30, 22, tzinfo=BERLIN)  # at 3 it is 2: twelve
+
+
+@pytest.mark.parametrize(("night", "hours"), [(NIGHT_OF_SUMMER, 10), (NIGHT_OF_WINTER, 12)])
+def test_who_would_be_asked_at_night_is_asked_when_the_day_begins(night: datetime, hours: int) -> None:
+    at = night.astimezone(UTC)
+    assert SURVEY.moment(at, BERLIN) == at + timedelta(hours=hours)
+    assert SURVEY.moment(at, BERLIN).astimezone(BERLIN).time() == time(9)
+    early = at + timedelta(hours=6)
+    assert SURVEY.moment(early, BERLIN) == at + timedelta(hours=hours)
+    evening, morning = at - timedelta(minutes=61), at + timedelta(hours=hours)
+    assert SURVEY.moment(evening, BERLIN) == evening
+    assert SURVEY.moment(morning, BERLIN) == morning
+    assert Survey().moment(at, BERLIN) == at, "no hours: as ever"
+
+
+@pytest.mark.parametrize(("night", "hours"), [(NIGHT_OF_SUMMER, 10), (NIGHT_OF_WINTER, 12)])
+def test_where_the_window_ends_before_the_day_the_nearest_moment_to_one_is_taken(night: datetime, hours: int) -> None:
+    at = night.astimezone(UTC)
+    day, hour = at + timedelta(hours=hours), timedelta(hours=1)
+    assert SURVEY.moment(at, BERLIN, day) == day
+    assert SURVEY.moment(at, BERLIN, day - hour / 2) == day - hour / 2, "8:30 rather than 22:00"
+    assert SURVEY.moment(at, BERLIN, day - 3 * hour) == at, "22:00 rather than 6:00"
+    asked = SURVEY.moment(at, BERLIN, day - 3 * hour)
+    assert SURVEY.moment(asked, BERLIN, day - 3 * hour) == asked, "its timer asks, and waits no more"
+    assert SURVEY.moment(at, BERLIN, at - hour) == at
+
+
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
@@ -112,6 +147,12 @@ def test_schedules_are_read(tmp_path: Path) -> None:
         ("promises: 5\n", 1, "needs a list"),
         ("segments: {vip: soon}\n", 1, "none of low"),
         ("survey: {after: soon}\n", 1, "no time such as"),
+        ("survey: {hours: 21:00-9:00}\n", 1, "no part of a day"),
+        ("waiting: {ask_after: 7d, end_after: 3d}\n", 1, "has to be longer"),
+        ("nps: {ask: perhaps}\n", 1, "not true or false"),
+        ("nps: {share: 2}\n", 1, "between 0 and 1"),
+        ("nps: {hours: 20:00-10:00}\n", 1, "no part of a day"),
+        ("nps: {every: often}\n", 1, "no time such as"),
         ("warn_at: 2\n", 1, "between 0 and 1"),
         ("teams: [\n", 2, "expected"),
     ],
@@ -120,3 +161,17 @@ def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, text: str, line: in
     with pytest.raises(DeskFileError, match=says) as caught:
         read(tmp_path, text)
     assert caught.value.line == line
+
+
+async def test_the_doctor_names_teams_without_agents_and_who_stands_in(tmp_path: Path) -> None:
+    installation = Installation(Settings(var=tmp_path, _env_file=None))
+    try:
+        assert (await doctor_of_teams(installation)).ok, "before anybody works there"
+        async with installation.database.sessions.begin() as session:
+            await put_agent(session, "Anna", now=datetime.now(UTC), teams=["first-line", "logistics"])
+        found = await doctor_of_teams(installation)
+        assert not found.ok
+        assert "payments (first-line stands in)" in found.detail
+        assert "logistics" not in found.detail
+    finally:
+        await installation.close()

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ from bot.web import desk_live
 from bot.web.chat_api import read_page
 from handoff.access import Role
 from handoff.lifecycle import TicketStatus
-from handoff.records import Conversation, Delivery
-from handoff.tickets import put_agent
+from handoff.records import Conversation, Delivery, Presence
+from handoff.staff import put_agent
 
 HTML = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 
@@ -185,7 +186,11 @@ def test_an_idle_session_ends(tmp_path_factory: pytest.TempPathFactory) -> None:
         agent = Agent(site, "Anna", teams=("first-line",))
         site.site.clock.advance(IDLE.total_seconds() - 60)
         assert agent.get("/queue").status_code == 200
+        token = agent.web.cookies["otvet_desk"]
+        assert site.call(site.site.accounts.lives(token))
+        assert not site.call(site.site.accounts.lives(token[:-1]))
         site.site.clock.advance(IDLE.total_seconds() + 60)
+        assert not site.call(site.site.accounts.lives(token))
         assert agent.get("/queue").status_code == 303
 
 
@@ -363,7 +368,6 @@ def test_what_can_be_done_with_a_ticket_is_done(anna: Agent, customer: Customer)
         ("resume", {}, TicketStatus.OPEN),
         ("transfer", {"topic": "returns", "why": "wants to return it"}, TicketStatus.OPEN),
         ("escalate", {"details": "tried everything", "urgency": "high"}, TicketStatus.OPEN),
-        ("finish", {}, TicketStatus.AWAITING_FEEDBACK),
         ("resolve", {}, TicketStatus.RESOLVED),
         ("reopen", {}, TicketStatus.OPEN),
         ("return", {}, TicketStatus.CLOSED),
@@ -378,8 +382,26 @@ def test_what_can_be_done_with_a_ticket_is_done(anna: Agent, customer: Customer)
     assert anna.reply(ticket, "too late").status_code == 409
 
 
+def test_a_ticket_is_not_resolved_over_words_that_are_not_on_the_page(anna: Agent, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+    newest = transcript(anna.server, ticket)[-1].id
+    refused = anna.post(f"/tickets/{ticket}/resolve", {"seen": 0})
+    assert refused.status_code == 409
+    assert "has written meanwhile" in refused.text
+    assert anna.post(f"/tickets/{ticket}/resolve", {"seen": newest}).status_code == 200
+
+
+async def link(server: Running, first: int, second: int) -> None:
+    async with server.site.sessions.begin() as session:
+        one = await session.get_one(Conversation, first)
+        (await session.get_one(Conversation, second)).customer_id = one.customer_id
+
+
 def test_a_ticket_is_merged_into_another(anna: Agent) -> None:
     first, second = (Customer(anna.server).calls_a_person() for _ in range(2))
+    assert anna.post(f"/tickets/{first}/merge", {"into": second}).status_code == 409, "two customers"
+    theirs = [ticket_of(anna.server, each).conversation_id for each in (first, second)]
+    anna.server.call(link(anna.server, *theirs))
     assert anna.post(f"/tickets/{first}/merge", {"into": second}).status_code == 200
     assert ticket_of(anna.server, first).status is TicketStatus.CLOSED
     assert f"№ {first} → № {second}" in transcript(anna.server, second)[-1].text
@@ -468,6 +490,16 @@ def test_several_are_acted_on_at_once(anna: Agent, boris: Agent) -> None:
     assert None not in {ticket_of(anna.server, each).assignee_id for each in tickets}
 
 
+def test_too_many_at_once_are_refused_and_none_is_changed(anna: Agent, boris: Agent, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+    form = {"act": "assign", "to": anna.name, "ticket": [ticket, *map(str, range(10**6, 10**6 + 200))]}
+    refused = boris.post("/queue/many", form)
+    assert (refused.status_code, "At most 200" in refused.json()["error"]["message"]) == (422, True)
+    assert ticket_of(boris.server, ticket).assignee_id is None
+    assert boris.post("/queue/many", {**form, "ticket": form["ticket"][:200]}).status_code == 200
+    assert ticket_of(boris.server, ticket).assignee_id is not None
+
+
 def test_a_view_is_kept_under_a_name(anna: Agent) -> None:
     assert anna.post("/views", {"name": "Returns", "query": "view=all&topic=returns"}).status_code == 303
     page = anna.get("/queue?view=all&topic=returns").text
@@ -513,6 +545,56 @@ def test_it_is_kept_who_saw_and_did_what(anna: Agent, customer: Customer) -> Non
     assert anna.server.call(entries()) == [("Anna", "saw"), ("Anna", "took")]
 
 
+def test_a_colleagues_ticket_is_taken_at_the_second_press(anna: Agent, boris: Agent, customer: Customer) -> None:
+    ticket = customer.calls_a_person()
+
+    async def be_there(presence: Presence) -> None:
+        async with boris.server.site.sessions.begin() as session:
+            await put_agent(session, "Boris", presence=presence, now=boris.server.site.clock())
+
+    boris.server.call(be_there(Presence.ONLINE))
+    boris.post(f"/tickets/{ticket}/take")
+    holder = ticket_of(anna.server, ticket).assignee_id
+    asked = anna.post(f"/tickets/{ticket}/take")
+    assert "It is Boris's. Take it over?" in asked.headers["HX-Trigger"]
+    assert "Take it over from Boris" in asked.text
+    assert f"hx-vals='{{\"over\": {holder}}}'" in asked.text
+    assert ticket_of(anna.server, ticket).assignee_id == holder
+    assert "is yours" in anna.post(f"/tickets/{ticket}/take", {"over": holder}).headers["HX-Trigger"]
+    assert ticket_of(anna.server, ticket).assignee_id not in (None, holder)
+    boris.server.call(be_there(Presence.AUTO))
+
+
+def test_the_ticket_says_that_its_language_is_not_the_agents(server: Running, customer: Customer) -> None:
+    ticket, rita = customer.calls_a_person(), Agent(server, "Rita", teams=("first-line",))
+    lang = ticket_of(server, ticket).lang
+    words = {"en": "writes in English", "ru": "writes in Russian"}[lang]
+    assert words not in rita.get(f"/tickets/{ticket}").text, "she answers in any"
+
+    async def speak(other: str) -> None:
+        async with server.site.sessions.begin() as session:
+            await put_agent(session, "Rita", langs=[other], now=server.site.clock())
+
+    server.call(speak({"en": "ru", "ru": "en"}[lang]))
+    assert words in rita.get(f"/tickets/{ticket}").text
+
+
+def test_whoever_is_only_mentioned_is_offered_nothing_but_a_note(
+    server: Running, anna: Agent, customer: Customer
+) -> None:
+    ticket, zoya = customer.calls_a_person(), Agent(server, "Zoya", teams=("payments",))
+    assert zoya.get(f"/tickets/{ticket}").status_code == 404
+    anna.post(f"/tickets/{ticket}/note", {"text": "@Zoya has it been paid?"})
+    page = zoya.get(f"/tickets/{ticket}").text
+    assert "has it been paid?" in page
+    assert "data-notes-only" in page
+    assert "/take" not in page
+    assert "data-notes-only" not in anna.get(f"/tickets/{ticket}").text
+    assert zoya.post(f"/tickets/{ticket}/note", {"text": "It has"}).status_code == 200
+    assert zoya.reply(ticket, "It has").status_code == 403
+    assert zoya.post(f"/tickets/{ticket}/resolve").status_code == 403
+
+
 def test_both_languages_stand_on_the_pages(anna: Agent, customer: Customer) -> None:
     ticket = customer.calls_a_person()
     assert anna.post("/me", {"lang": "ru"}).status_code == 303
@@ -521,3 +603,47 @@ def test_both_languages_stand_on_the_pages(anna: Agent, customer: Customer) -> N
     assert "Клиент попросил человека" in page
     assert anna.post("/me", {"lang": "en"}).status_code == 303
     assert "The customer asked for a person" in anna.get(f"/tickets/{ticket}").text
+
+
+# Personal data
+
+
+def test_a_supervisor_exports_and_erases_a_customer_from_his_card(
+    server: Running, customer: Customer, anna: Agent, tmp_path: Path
+) -> None:
+    olga = Agent(server, "Olga", Role.SUPERVISOR)
+    ticket_id = customer.calls_a_person("a person please, my name is Quagmire")
+    page = olga.get(f"/tickets/{ticket_id}").text
+    number = re.findall(r"type the number of the customer: (\d+)", page)[0]
+    assert "erase-customer" not in anna.get(f"/tickets/{ticket_id}").text
+    for refused in (
+        anna.get(f"/tickets/{ticket_id}/kept"),
+        anna.get(f"/tickets/{ticket_id}/customer.zip"),
+        anna.post(f"/tickets/{ticket_id}/erase", {"number": number}),
+    ):
+        assert refused.status_code == 403
+
+    assert f"First resolve or close: № {ticket_id}" in olga.get(f"/tickets/{ticket_id}/kept").text
+    refused = olga.post(f"/tickets/{ticket_id}/erase", {"number": number})
+    assert (refused.status_code, "open tickets" in refused.text) == (409, True)
+    anna.post(f"/tickets/{ticket_id}/resolve")
+
+    exported = olga.get(f"/tickets/{ticket_id}/customer.zip")
+    (tmp_path / "customer.zip").write_bytes(exported.content)
+    with zipfile.ZipFile(tmp_path / "customer.zip") as archive:
+        assert any(b"Quagmire" in archive.read(name) for name in archive.namelist())
+    assert olga.post(f"/tickets/{ticket_id}/erase", {"number": f"{number}1"}).status_code == 422
+    assert any("Quagmire" in message.text for message in transcript(server, ticket_id))
+
+    erased = olga.post(f"/tickets/{ticket_id}/erase", {"number": number})
+    assert "This customer was erased on" in erased.text
+    assert "Open again" not in erased.text
+    assert "Quagmire" not in erased.text + olga.get("/queue?view=all").text
+    assert not any(message.text for message in transcript(server, ticket_id))
+    lines = server.call(_audit(server, "Olga"))
+    assert [line.action for line in lines if line.action in ("exported", "erased")] == ["exported", "erased"]
+
+
+async def _audit(server: Running, who: str) -> list[AuditEntry]:
+    async with server.site.sessions() as session:
+        return list(await session.scalars(select(AuditEntry).where(AuditEntry.who == who).order_by(AuditEntry.id)))

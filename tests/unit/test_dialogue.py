@@ -259,3 +259,14 @@ def test_a_short_word_after_an_answer_is_no_reason_for_a_ticket() -> None:
     assert act(polite, state=after, text="ok").actions == (Say("thanks"),)
     unclear = act(understood(intent="thanks", confidence=0.3, outcome=Outcome(reply="thanks")), state=after, text="ok")
     assert [a.template for a in unclear.actions if isinstance(a, Say)] == ["rephrase"]
+
+
+def test_who_asks_whether_it_is_a_program_may_choose_between_it_and_a_person() -> None:
+    asked = act(understood(intent="bot_challenge", confidence=0.9, outcome=Outcome(reply="bot_challenge")))
+    (reply,) = asked.actions
+    assert isinstance(reply, Say)
+    assert list(reply.options) == [PERSON, "go_on"]
+    assert act(state=asked.state, kind="choice", choice="go_on").actions == (Say("go_on"),)
+    assert act(state=asked.state, text="2").actions == (Say("go_on"),), "by its number"
+    called = act(state=asked.state, kind="choice", choice=PERSON)
+    assert called.actions == (Handoff(Reason.ASKED_FOR_PERSON),)

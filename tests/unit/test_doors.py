@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import httpx
 import pytest
 from prometheus_client import REGISTRY
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -35,7 +36,15 @@ class House:
     def __init__(self, rules: Sequence[Door] = NARROW, a_minute: int = 0) -> None:
         self.clock, self.came = Clock(), 0
         inner = Starlette(routes=[Route("/{path:path}", self.take, methods=["GET", "POST"])])
-        self.app = RateLimits(inner, shared=LocalShared(now=self.clock), doors=rules, requests_a_minute=a_minute)
+        self.live, self.asked = {"mine"}, 0
+        shared = LocalShared(now=self.clock)
+        self.app = RateLimits(inner, shared=shared, doors=rules, lives=self.lives, requests_a_minute=a_minute)
+
+    async def lives(self, token: str) -> bool:
+        self.asked += 1
+        if token == "database away":
+            raise NoConnectionError
+        return token in self.live
 
     async def take(self, request: Request) -> PlainTextResponse:
         await request.body()
@@ -78,6 +87,17 @@ async def test_others_come_in_all_the_same() -> None:
         assert (await one.post("/narrow")).status_code == 429
         assert (await other.post("/narrow")).status_code == 200
         assert (await third.post("/narrow")).status_code == 200, "a colleague behind the same address"
+
+
+async def test_a_made_up_session_counts_with_its_address() -> None:
+    house, codes = House(), []
+    for made_up in ("a", "b", "database away", "c"):
+        async with house.visitor(session=made_up) as web:
+            codes.append((await web.post("/narrow")).status_code)
+    async with house.visitor(session="mine") as web:
+        codes += [(await web.post("/narrow")).status_code for _ in range(3)]
+    assert codes == [200, 200, 429, 429, 200, 200, 429]
+    assert house.asked == 5, "a live one is asked about once a minute"
 
 
 async def test_all_that_one_address_asks_for_has_a_limit_but_for_platforms() -> None:

@@ -171,6 +171,25 @@ async def test_a_code_is_good_for_its_chat_and_address_alone(story: Chats) -> No
     assert await story.customer(first) is None
 
 
+async def test_a_code_is_not_used_up_when_what_it_proves_could_not_be_kept(
+    story: Chats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation_id, here = await story.opens("a"), Address("site", "", "a")
+    await story.proof.ask(here, IVAN, "en")
+
+    async def away(*_: object) -> None:
+        raise ConnectionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(story.desk.customers, "prove_email", away)
+        with pytest.raises(ConnectionError):
+            await story.proof.confirm(here, conversation_id, IVAN, story.mail.code())
+    assert await story.proof.confirm(here, conversation_id, IVAN, story.mail.code()) is None
+    async with story.sessions.begin() as session:
+        (proved,) = await session.scalars(select(Contact))
+        assert (proved.value, proved.verified) == (IVAN, True)
+
+
 async def test_the_chat_of_the_site_asks_and_takes_the_code(story: Chats, tmp_path: Path) -> None:
     async def receive(_message: object) -> bool:
         return True

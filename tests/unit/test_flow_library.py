@@ -98,6 +98,16 @@ async def test_another_process_sees_what_was_published_and_who_is_inside_stays(p
         assert (await read_book(session, {}, place.clock())).earlier == {}
 
 
+async def test_what_a_process_with_a_slow_clock_publishes_is_seen_too(place: Place) -> None:
+    place.write(GOOD)
+    place.write(GOOD.replace("flow: good", "flow: second"), "second")
+    other = place.process()
+    assert len(other.book.flows) == 2
+    place.clock.advance(-5)
+    await place.publish(OTHER, 1)
+    assert await other.refresh(place.sessions)
+
+
 async def test_a_draft_is_met_by_nobody_and_a_withdrawn_flow_begins_no_more(place: Place) -> None:
     async with place.sessions.begin() as session:
         await save(session, GOOD, expected=None, by="Anna", at=place.clock())
@@ -106,7 +116,7 @@ async def test_a_draft_is_met_by_nobody_and_a_withdrawn_flow_begins_no_more(plac
     async with place.sessions.begin() as session:
         (flow,) = await stored(session)
         assert (flow.published, flow.newest, flow.author) == (2, 2, "Anna")
-        await withdraw(session, "good", at=place.clock())
+        await withdraw(session, "good", expected=2, at=place.clock())
         book = await read_book(session, {}, place.clock())
         assert book.flows == {}
         assert book.at(FlowState("good", flow.flow.version, "ask")) is not None
@@ -146,4 +156,6 @@ async def test_what_cannot_be_saved_is_refused_with_the_reason(place: Place) -> 
         with pytest.raises(UnknownFlowError):
             await publish(session, "good", 7, at=place.clock())
         with pytest.raises(UnknownFlowError):
-            await withdraw(session, "none", at=place.clock())
+            await withdraw(session, "none", expected=1, at=place.clock())
+        with pytest.raises(StaleFlowError):
+            await withdraw(session, "good", expected=2, at=place.clock())  # another is published

@@ -85,7 +85,11 @@ def test_a_flow_is_saved_as_a_draft_published_and_taken_out_of_use(server: Runni
     first = editor.edit("/flows/good?revision=1")
     assert "this is revision 1" in first.text
     assert "Dear" in first.text
-    assert editor.save("/flows/good/withdraw").is_redirect
+    late = editor.save("/flows/good/withdraw", {"published": 1})
+    assert "somebody has published another revision" in editor.web.get(late.headers["location"]).text
+    assert "good" in server.site.flows.book.flows
+    assert 'name="published" value="2"' in editor.edit("/flows/good").text
+    assert editor.save("/flows/good/withdraw", {"published": 2}).is_redirect
     assert "good" not in server.site.flows.book.flows
     audit = Agent(server, "Root", Role.ADMIN).get("/audit").text
     assert "published a flow" in audit

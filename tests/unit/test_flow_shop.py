@@ -70,6 +70,7 @@ class ShopWorld(World):
     async def stop_shop(self) -> None:
         self.running.cancel()
         await asyncio.gather(self.running, return_exceptions=True)
+        await self.shop.close()
 
     async def code(self) -> str:
         async with self.shop.sessions() as session:

@@ -453,6 +453,19 @@ async def test_messages_become_an_articles_questions_each_in_its_language(sessio
     assert (await articles.get("lockers", "en")).article.questions == ("locker?",)
 
 
+async def test_undoing_leaves_examples_that_an_editor_has_changed_since(session: AsyncSession, acts: GapActs) -> None:
+    for name in ("locker_terms", "lost"):
+        await library.create_intent(session, name, metadata={}, by="t", at=NOW)
+    gap = await grouped(session, PARCEL)
+    await acts.add_examples(gap, "locker_terms", [Text(text, "ru") for text in PARCEL[:3]])
+    moved, reworded, _ = await library.examples_of(session, "locker_terms")
+    await library.move_example(session, moved.id, "lost", by="t", at=NOW)
+    await library.change_example(session, reworded.id, "где ячейка", by="t", at=NOW)
+    await acts.undo(await last_act(session, gap))
+    assert [each.text for each in await library.examples_of(session, "lost")] == [moved.text]
+    assert [each.text for each in await library.examples_of(session, "locker_terms")] == ["где ячейка"]
+
+
 async def test_an_article_is_made_as_a_draft_and_undone_unless_somebody_worked_on_it(
     session: AsyncSession, acts: GapActs
 ) -> None:

@@ -236,6 +236,7 @@ async def test_a_comment_is_a_note_unless_it_says_that_it_is_public(story: Hooke
 
 
 async def test_a_status_from_elsewhere_moves_the_ticket(story: Hooked) -> None:
+    await story.act("reply", 1, "Sent again today", agent="Anna")
     await story.call("ticket.status", "a", ticket_id=1, status="resolved")
     assert (await story.ticket()).status is TicketStatus.AWAITING_FEEDBACK
     await story.call("ticket.status", "b", ticket_id=1, status="closed", why="duplicate")
@@ -248,6 +249,7 @@ async def test_a_status_from_elsewhere_moves_the_ticket(story: Hooked) -> None:
 
 
 async def test_what_is_opened_elsewhere_goes_on_whatever_it_waited_for(story: Hooked) -> None:
+    await story.act("reply", 1, "Sent again today", agent="Anna")
     await story.act("finish", 1, agent="Anna")
     assert (await story.call("ticket.status", "a", ticket_id=1, status="open")).status_code == 200
     assert (await story.ticket()).status is TicketStatus.OPEN

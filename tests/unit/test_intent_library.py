@@ -11,7 +11,15 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from nlu import library
-from nlu.errors import ExampleRefused, IntentNameRefused, StaleIntent, TrainingDataError, UnknownExample, UnknownIntent
+from nlu.errors import (
+    ExampleRefused,
+    IntentNameRefused,
+    StaleExample,
+    StaleIntent,
+    TrainingDataError,
+    UnknownExample,
+    UnknownIntent,
+)
 from nlu.library import NewExample, training_data
 from nlu.library_files import keep_written, plan_data, plan_files, read_files, take_data, take_files, written_files
 from nlu.records import Base
@@ -239,11 +247,47 @@ async def test_what_was_removed_can_be_brought_back(session: AsyncSession) -> No
     assert example.text not in await texts(session, "hello")
     await library.restore_example(session, example.id, **WHO)
     assert example.text in await texts(session, "hello")
-    await library.remove_intent(session, "hello", **WHO)
+    removed = await library.remove_intent(session, "hello", **WHO)
     with pytest.raises(UnknownIntent):
         await library.get_intent(session, "hello")
     assert "hello" not in (await training_data(session)).intents
-    assert (await library.restore_intent(session, "hello", **WHO)).counts == {"en": 2, "ru": 1}
+    back = await library.restore_intent(session, "hello", expected_revision=removed, **WHO)
+    assert back.counts == {"en": 2, "ru": 1}
+
+
+async def test_what_was_removed_does_not_come_back_over_what_somebody_made_since(session: AsyncSession) -> None:
+    example = (await library.examples_of(session, "hello"))[0]
+    await library.remove_example(session, example.id, **WHO)
+    await library.add_examples(session, "order_status", [NewExample(example.text.upper(), "en")], **WHO)
+    with pytest.raises(StaleExample):
+        await library.restore_example(session, example.id, **WHO)
+    removed = await library.remove_intent(session, "hello", **WHO)
+    made = await library.create_intent(session, "hello", metadata={"reply": "yo"}, **WHO)
+    with pytest.raises(StaleIntent):
+        await library.restore_intent(session, "hello", expected_revision=removed, **WHO)
+    again = await library.remove_intent(session, "hello", **WHO)
+    with pytest.raises(StaleIntent):
+        await library.restore_intent(session, "hello", expected_revision=removed, **WHO)
+    back = await library.restore_intent(session, "hello", expected_revision=again, **WHO)
+    assert back.metadata == made.metadata
+
+
+@pytest.mark.parametrize("change", ["moved", "reworded", "renamed"])
+async def test_a_stamp_tells_whether_an_example_is_still_what_it_was(session: AsyncSession, change: str) -> None:
+    seen = (await library.examples_of(session, "hello"))[0]
+    if change == "moved":
+        await library.move_example(session, seen.id, "order_status", **WHO)
+    elif change == "reworded":
+        await library.change_example(session, seen.id, "other words", **WHO)
+    else:
+        revision = (await library.get_intent(session, "hello")).revision
+        await library.change_intent(session, "hello", expected_revision=revision, new_name="greeting", **WHO)
+        await library.move_example(session, seen.id, "order_status", stamp=seen.stamp, **WHO)
+        return
+    with pytest.raises(StaleExample):
+        await library.move_example(session, seen.id, "hello", stamp=seen.stamp, **WHO)
+    with pytest.raises(StaleExample):
+        await library.remove_example(session, seen.id, stamp=seen.stamp, **WHO)
 
 
 async def test_two_editors_do_not_overwrite_each_other(session: AsyncSession) -> None:

@@ -409,6 +409,18 @@ class Shop:
             return ["".join(each for each in text.split(".")[0] if each.isdigit()) for text in texts]
 
 
+def worker(demo: DemoShop, proofs: Proofs, clock: Clock) -> Lookups:
+    return Lookups(
+        read_lookups(DATA / "lookups.yml"),
+        allowed=Allowed.of(private=[demo.host]),
+        secrets={"OTVET_LOOKUP_SHOP_TOKEN": demo.token},
+        shared=LocalShared(now=lambda: clock.now.timestamp()),
+        clock=clock,
+        proofs=proofs,
+        demo=demo.url,
+    )
+
+
 @pytest.fixture
 async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
     clock = Clock()
@@ -418,19 +430,12 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
     demo = DemoShop(DATA / "shop" / "demo.yml", tmp_path / "shop.sqlite3", clock=clock)
     running = asyncio.create_task(demo.run())
     proofs = Proofs(sessions, clock)
-    lookups = Lookups(
-        read_lookups(DATA / "lookups.yml"),
-        allowed=Allowed.of(private=[demo.host]),
-        secrets={"OTVET_LOOKUP_SHOP_TOKEN": demo.token},
-        shared=LocalShared(now=lambda: clock.now.timestamp()),
-        clock=clock,
-        proofs=proofs,
-        demo=demo.url,
-    )
+    lookups = worker(demo, proofs, clock)
     yield Shop(lookups, demo, proofs, sessions, clock)
     await lookups.close()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+    await demo.close()  # a task that was cancelled before it began has closed nothing
     await engine.dispose()
 
 
@@ -507,6 +512,17 @@ async def test_a_turn_that_is_thought_out_again_sends_no_second_code(shop: Shop)
     assert twice[0].ok
     [code] = await shop.codes()
     assert (await shop.run("check-code", order="4521", code=code)).ok
+
+
+async def test_a_turn_that_another_worker_takes_over_sends_no_second_code_but_a_later_one_does(shop: Shop) -> None:
+    before = await shop.lookups.run("send-code", {"order": "4521"}, ANNA)
+    other = replace(shop, lookups=worker(shop.shop, shop.proofs, shop.clock))
+    assert await other.lookups.run("send-code", {"order": "4521"}, ANNA) == before
+    [code] = await shop.codes()
+    await other.lookups.run("send-code", {"order": "4521"}, replace(ANNA, turn="asked again"))
+    assert len(await shop.codes()) == 2
+    assert (await other.run("check-code", order="4521", code=code)).reason == "wrong_code"
+    await other.lookups.close()
 
 
 async def test_guessing_comes_to_an_end_over_all_conversations(shop: Shop) -> None:

@@ -33,8 +33,10 @@ from bot.notifications import (
     shown_address,
 )
 from bot.timers import Timer, Timers
-from handoff.records import Agent, TeamNotify
-from handoff.tickets import put_agent
+from handoff.clocks import ClockKind
+from handoff.lifecycle import TicketStatus
+from handoff.records import Agent, ClockRow, Delivery, Message, TeamNotify
+from handoff.staff import put_agent
 
 MOSCOW = ZoneInfo("Europe/Moscow")
 
@@ -107,6 +109,10 @@ class Watched(Story):
         await self.timers.fire_due()
         await self.timers.run_errands()
 
+    async def clock_of(self, kind: ClockKind) -> ClockRow:
+        async with self.sessions.begin() as session:
+            return await session.get_one(ClockRow, (1, kind))
+
     async def states(self) -> list[tuple[str, NoticeState]]:
         async with self.sessions.begin() as session:
             rows = await session.scalars(select(Notice).order_by(Notice.id))
@@ -147,6 +153,25 @@ async def test_a_team_hears_of_a_new_ticket_and_of_one_that_nobody_takes(story: 
     await story.later(minutes=5)
     await story.later(seconds=30)
     assert ["новое обращение" in box.bodies[0], "никто не взял" in box.bodies[1]] == [True, True]
+
+
+async def test_a_team_hears_once_that_a_customer_writes_again_in_a_ticket_that_nobody_has(
+    story: Watched, box: Box
+) -> None:
+    await story.team("first-line", box.address("team"))
+    await story.hear("a person please")
+    await story.later(minutes=6)
+    await story.act("reply", 1, "A moment", agent="somebody without an account")
+    await story.later(minutes=6)
+    box.received.clear()
+    for number in range(10):
+        await story.hear(f"are you there? {number}")
+    await story.later(seconds=30)
+    assert [("клиент написал" in body, "ничьё" in body) for body in box.bodies] == [(True, True)]
+    box.received.clear()
+    await story.later(minutes=5)
+    await story.later(seconds=30)
+    assert ["никто не взял" in body for body in box.bodies] == [True]
 
 
 async def test_a_clock_warns_the_agent_and_its_breach_tells_the_team_too(story: Watched, box: Box) -> None:
@@ -294,3 +319,102 @@ def test_quiet_hours_reach_over_midnight(quiet: str, hour: int, until: int | Non
     found = quiet_until(quiet, MOSCOW, now)
     assert (found.hour if found else None) == until
     assert found is None or found > now
+
+
+async def test_who_has_a_ticket_hears_when_it_comes_back_to_him(story: Watched, box: Box) -> None:
+    await story.agent(notify=[box.address("anna")], langs=["en"], level="supervisor")
+    await story.hear("a person please")
+    await story.wait(seconds=1)
+    await story.act("reply", 1, "A moment", agent="Anna")
+    await story.act("hold", 1, task="DEV-1", until=None, agent="Anna")
+    await story.act("resume", 1, agent="Anna")
+    await story.later(seconds=30)
+    assert not any("goes on" in body for body in box.bodies), "she did it herself"
+    await story.act("hold", 1, task="DEV-1", until=None, agent="Anna")
+    await story.act("task_done", "DEV-1")
+    await story.later(seconds=30)
+    assert "it goes on" in box.bodies[-1]
+    await story.act("finish", 1, agent="Anna")
+    await story.wait(hours=1)
+    await story.press("No, the problem remains")
+    await story.later(seconds=30)
+    assert "it did not help" in box.bodies[-1]
+    await story.act("resolve", 1, agent="Anna")
+    await story.act("reopen", 1, agent="Olga")
+    await story.later(seconds=30)
+    assert "opened again" in box.bodies[-1]
+
+
+async def test_the_team_hears_of_what_comes_back_to_nobody(story: Watched, box: Box) -> None:
+    await story.team("first-line", box.address("team"))
+    await story.hear("a person please")
+    await story.act("resolve", 1, agent="Olga")
+    await story.later(minutes=6)
+    seen = len(box.bodies)
+    await story.act("reopen", 1, agent="Olga")
+    await story.later(minutes=1)
+    assert ["снова открыто, а обращение ничьё" in body for body in box.bodies[seen:]] == [True]
+    await story.later(minutes=6)
+    await story.later(seconds=30)
+    assert "никто не взял" in box.bodies[-1]
+
+
+async def test_who_gets_a_ticket_in_a_language_that_is_not_his_is_told(story: Watched, box: Box) -> None:
+    await story.agent(notify=[box.address("anna")], langs=["ru"])
+    await story.hear("a person please")
+    await story.wait(seconds=1)
+    await story.later(seconds=30)
+    assert "теперь у вас, на языке не из ваших (en)" in box.bodies[0]
+
+
+async def test_seniors_who_are_away_hear_of_an_escalation_by_name(story: Watched, box: Box) -> None:
+    await story.agent()
+    await story.agent("Olga", level="L2", notify=[box.address("olga")], presence="offline", langs=["en"])
+    await story.agent("Boss", level="supervisor", presence="offline", notify=[box.address("boss")], langs=["en"])
+    await story.hear("a person please")
+    for _ in range(12):
+        await story.later(minutes=5)
+    told = [text for text in "\n".join(box.bodies).split() if text in ("L2", "L3", "supervisor")]
+    assert told == ["L2", "L3", "supervisor"], "Olga, and twice Boss"
+
+
+async def test_a_reply_that_did_not_arrive_is_no_answer_and_its_author_hears_of_it(story: Watched, box: Box) -> None:
+    await story.agent(notify=[box.address("anna")], langs=["en"])
+    await story.hear("where is my order")
+    await story.hear("a person please")
+    await story.wait(seconds=1)
+    due = (await story.clock_of(ClockKind.FIRST_RESPONSE)).due_at
+    story.channel.refusals = [DeliveryError("403", permanent=True)]
+    assert await story.act("reply", 1, "Your code is 5", agent="Anna") == []
+    ticket = await story.ticket()
+    assert (ticket.status, ticket.first_reply_at) == (TicketStatus.OPEN, None)
+    clock = await story.clock_of(ClockKind.FIRST_RESPONSE)
+    assert (clock.done_at, clock.due_at, clock.look_at is not None) == (None, due, True)
+    await story.later(seconds=30)
+    assert "the reply did not arrive" in box.bodies[-1]
+    await story.act("reply", 1, "Your code is 5", agent="Anna")
+    ticket = await story.ticket()
+    assert (ticket.status, ticket.first_reply_at is not None) == (TicketStatus.WAITING, True)
+    await story.hear("and then? where is my order")
+    await story.act("reply", 1, "Then you wait", agent="Anna")
+    story.channel.refusals = [DeliveryError("403", permanent=True)]
+    await story.act("reply", 1, "Or call us", agent="Anna")
+    await story.act("finish", 1, agent="Anna")
+    assert (await story.ticket()).status is TicketStatus.AWAITING_FEEDBACK
+    assert (await story.ticket()).first_reply_at == ticket.first_reply_at
+
+
+async def test_a_later_reply_that_arrived_makes_up_for_one_that_did_not(story: Watched) -> None:
+    await story.hear("a person please")
+    async with story.sessions.begin() as session:
+        lost = await story.desk.reply(session, 1, "Your code is 5", agent="Anna")
+    await story.assistant.drain()
+    await story.act("reply", 1, "Your code is 6", agent="Anna")
+    async with story.sessions.begin() as session:
+        message = await session.get_one(Message, lost.id)
+        message.delivery = Delivery.FAILED  # says the platform, late
+        await story.assistant.on_failed(session, message, "131026")
+    ticket = await story.ticket()
+    assert ticket.status is TicketStatus.WAITING
+    assert ticket.first_reply_at is not None
+    assert ticket.first_reply_at > message.created_at

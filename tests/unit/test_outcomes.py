@@ -14,9 +14,9 @@ from test_agent_desk import Story
 
 from bot.database import migrate
 from handoff.outcomes import Facts, Outcome
-from handoff.records import Conversation, Feedback
+from handoff.records import Conversation, Delivery, Feedback, Message
 from handoff.reports import load_facts
-from handoff.tickets import put_agent
+from handoff.staff import put_agent
 
 HELPED, NOT_HELPED = "Yes, that helped", "No, it did not help"
 
@@ -217,3 +217,59 @@ async def test_load_is_shared_out_by_topic_agent_hour_and_channel(month: Month) 
     assert {name: len(part.episodes) for name, part in shop.by("direction").items()} == {"": 2, "retail": 1}
     assert len(shop.only(direction="retail").episodes) == 1
     assert (await month.facts(minutes=-1)).tickets == [], "a period of its own"
+
+
+async def test_words_of_a_person_that_never_arrived_are_no_answer(month: Month) -> None:
+    await month.hear("where is my order")
+    await month.hear("a person please")
+    async with month.sessions.begin() as session:
+        held = await month.desk.reply(session, 1, "Your refund is approved", agent="Anna")
+        await month.desk.finish(session, 1, agent="Anna")
+    await month.assistant.drain()
+    async with month.sessions.begin() as session:
+        (await session.get_one(Message, held.id)).delivery = Delivery.HELD
+    await month.wait(hours=1)
+    await month.act("resolve", 1, agent="Anna")
+    await month.pass_days(9)
+    assert await month.outcomes() == [Outcome.ABANDONED]
+    figures = (await month.facts()).figures()
+    assert (figures.durable, figures.first_response_on_time, figures.first_response.count) == (0, 0, 0)
+    async with month.sessions.begin() as session:
+        (await session.get_one(Message, held.id)).delivery = Delivery.DELIVERED
+    assert await month.outcomes() == [Outcome.ASSUMED], "it was said, if late"
+
+
+async def test_a_ticket_that_went_on_in_another_channel_counts_where_it_was_made(month: Month) -> None:
+    for chat in ("first", "second"):
+        await month.hear("where is my order", chat=chat, phone="+79161234567")
+        await month.pass_days(2)
+    await month.hear("where is my order", chat="first")
+    await month.hear("a person please", chat="first")
+    await month.act("reply_elsewhere", 1, 2, "It left today", agent="Anna")
+    await month.act("resolve", 1, agent="Anna")
+    await month.pass_days(2)
+    facts = await month.facts()
+    assert [(e.conversation_id, e.handed_off) for e in facts.episodes] == [(1, False), (2, False), (1, True)]
+
+
+async def test_a_yes_confirms_whatever_became_of_the_ticket_and_an_end_without_a_word_is_no_resolution(
+    month: Month,
+) -> None:
+    for chat in ("closed", "silent", "denied"):
+        await month.hear("a person please", chat=chat)
+    for number in (1, 3):
+        await month.act("reply", number, "Done", agent="Anna")
+        await month.act("finish", number, agent="Anna")
+        await month.act(
+            "close" if number == 1 else "resolve", number, agent="Anna", **{"why": "x"} if number == 1 else {}
+        )
+    await month.act("resolve", 2, agent="Anna")
+    async with month.sessions.begin() as session:
+        await month.desk.give_feedback(session, 1, Feedback.HELPED)
+    await month.hear("a person please", chat="denied")
+    async with month.sessions.begin() as session:
+        await month.desk.give_feedback(session, 3, Feedback.NOT_HELPED)
+    assert sorted(await month.outcomes()) == [
+        Outcome.ABANDONED, Outcome.CONFIRMED, Outcome.REOPENED, Outcome.RUNNING,
+    ]  # fmt: skip
+    assert (await month.facts()).figures().satisfaction == 0.5

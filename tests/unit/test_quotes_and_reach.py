@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,31 @@ class TestWhoCannotBeReached:
         assert await story.hear(kind="unblocked", key="back") == ["one", "two"]
         async with story.sessions.begin() as session:
             assert (await story.desk.packet(session, 1)).conversation.blocked_at is None
+
+    async def test_what_was_held_between_its_parts_goes_on_with_the_next_one(self, story: Story) -> None:
+        story.channel.capabilities = replace(story.channel.capabilities, max_text_chars=20)
+        words = "The first part here. The second part here. The third part here."
+        story.channel.failure = UnreachableError("Forbidden: bot was blocked by the user", permanent=True)
+        story.channel.fail_after = len(story.channel.sent) + 1
+        (first,) = await story.act("reply", 1, words, agent="Anna")
+        (held,) = [m for m in await story.transcript() if m.text == words]
+        assert (held.delivery, held.parts_sent) == (Delivery.HELD, 1)
+        async with story.sessions.begin() as session:
+            with pytest.raises(EditRefusedError):
+                await story.desk.edit(session, 1, held.id, "Another text", agent="Anna")
+        rest = await story.hear(kind="unblocked", key="back")
+        assert " ".join([first, *rest]) == words
+
+    async def test_what_is_blocked_before_it_goes_on_after_a_fault_keeps_its_place(self, story: Story) -> None:
+        story.channel.capabilities = replace(story.channel.capabilities, max_text_chars=20)
+        words = "The first part here. The second part here. The third part here."
+        story.channel.fail_after = len(story.channel.sent) + 2
+        sent = await story.act("reply", 1, words, agent="Anna")
+        assert len(sent) == 2
+        await story.hear("the customer blocked the bot", kind="blocked", key="blocked")
+        story.clock.advance(60)
+        await story.assistant.drain()
+        assert " ".join([*sent, *await story.hear(kind="unblocked", key="back")]) == words
 
     async def test_the_platforms_word_stops_the_sends_and_a_message_of_his_lets_them_go_on(self, story: Story) -> None:
         await story.hear("the customer blocked the bot", kind="blocked", key="blocked")

@@ -101,6 +101,17 @@ async def test_a_doubted_example_moves_stays_or_goes(session: AsyncSession) -> N
         assert DOUBT.text in await texts(session, "pay")
 
 
+async def test_undo_leaves_an_example_where_another_editor_has_moved_it(session: AsyncSession) -> None:
+    eva = Reviewer(session, by="Eva", now=NOW)
+    await library.create_intent(session, "bank", metadata={}, by="Max", at=NOW)
+    for kind in (Kind.SUSPECT, Kind.UNSURE):
+        await eva.label(of(await waiting(session, [DOUBT]), kind), "intent:refund")
+        example = (await library.examples_of(session, "refund"))[-1]
+        await library.move_example(session, example.id, "bank", by="Max", at=NOW)
+        await eva.undo()
+        assert example.text in await texts(session, "bank")
+
+
 async def test_an_article_gets_the_text_as_a_question(session: AsyncSession) -> None:
     eva = Reviewer(session, by="Eva", now=NOW)
     await eva.label(of(await waiting(session, []), Kind.DISAGREE), "article:refund-terms")

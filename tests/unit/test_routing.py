@@ -13,7 +13,7 @@ from test_tickets import TICKETS, Room, room  # noqa: F401 - a fixture
 
 from bot.masking import mask
 from bot.models.corrections import as_example
-from bot.models.topic_model import TopicModel, _fit, _kernel, _newest, _Rows, _together
+from bot.models.topic_model import TopicModel, _fit, _newest, _squared
 from bot.models.training import Seed, _taught, load_seed
 from bot.models.understanding import topics_of
 from bot.wiring import Installation
@@ -22,7 +22,6 @@ from handoff.corrections import Correction, corrections
 from handoff.records import Author, Message
 from handoff.routing import route
 from nlu.errors import ModelDamaged
-from nlu.intents import IntentClassifier
 from nlu.remembering import RememberingEncoder
 from nlu.training_data import Example
 
@@ -57,24 +56,19 @@ class School:
 def school(demo: Installation, tmp_path_factory: pytest.TempPathFactory) -> School:
     seed = load_seed(DATA, DATA)
     taught, outcomes = _taught(seed)
-    version = demo.store.live()
-    assert version is not None
     encoder = RememberingEncoder(demo.encoder, demo.settings.var / "encoder" / "training-vectors.npz")
-    assert demo.companion is not None
-    kept = demo.settings.var / "encoder" / "training-vectors-companion.npz"
-    companion = RememberingEncoder(demo.companion, kept)
-    intents = IntentClassifier.load(version.path / "intents", encoder, companion)
 
-    def train(more: Sequence[Example], tickets: Sequence[Example] = seed.tickets) -> TopicModel:
+    def train(
+        more: Sequence[Example], tickets: Sequence[Example] = seed.tickets[::4], earlier: Path | None = None
+    ) -> TopicModel:
         made = TopicModel.train(
             [*tickets, *more],
             topics=seed.topics,
-            intents=intents,
             taught=taught,
-            unseen=intents.cross_predict(),
             outcomes=outcomes,
             topic_of=topics_of(outcomes, seed.articles.articles),
             encoder=encoder,
+            earlier=earlier,
         )
         assert made is not None
         return made
@@ -111,15 +105,11 @@ def test_of_a_story_one_clause_tells_the_topic(school: School, model: TopicModel
     assert school.route(model, story) == "delivery"
 
 
-def test_a_text_counts_as_much_as_all_its_clauses() -> None:
-    whole, one, other = np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), np.array([0, 0, 1.0])
-    assert _together(np.stack([whole])) == pytest.approx(whole)
-    half = np.sqrt(0.5)
-    assert _together(np.stack([whole, one, other])) == pytest.approx([half, half * half, half * half])
-
-
 def test_all_that_was_said_counts_and_the_last_most(school: School, model: TopicModel) -> None:
-    late, hacked = "the courier is two hours late", "somebody broke into my account and changed the password"
+    late, hacked = (
+        "the courier was due at noon with my parcel and never came",
+        "somebody broke into my account and changed the password",
+    )
     assert school.route(model, "a human please", late) == "delivery", "the wish came after the matter"
     assert school.route(model, hacked, late) == "account"
     assert school.route(model, late, hacked) == "delivery"
@@ -137,32 +127,45 @@ def test_probabilities_of_unseen_tickets_can_be_believed(model: TopicModel) -> N
     assert sum(each.topic in each.named for each in model.rehearsed) / len(model.rehearsed) > 0.9, "or the runner-up"
     for lang in ("ru", "en"):
         figures = model.figures(lang)
-        assert (figures["tickets_routed_right"] or 0) > 0.8
+        assert (figures["tickets_routed_right"] or 0) > 0.7, "of a quarter of the tickets"
         assert (figures["tickets_to_be_clarified"] or 0) <= 0.1
 
 
 def test_a_left_out_ticket_is_judged_as_if_it_and_those_like_it_had_never_been_learnt() -> None:
     random = np.random.default_rng(0)
-    meaning = random.normal(size=(12, 30))
+    meaning = random.normal(size=(12, 30)).astype(np.float32)
     meaning[3] = meaning[7] + 0.05
     meaning /= np.linalg.norm(meaning, axis=1, keepdims=True)
     labels = np.arange(12) % 3
 
-    def rows(of: Sequence[int]) -> _Rows:
-        nothing = np.zeros((len(of), 1))
-        return _Rows(meaning[of], csr_matrix(nothing), nothing, nothing)
-
-    _, left_out = _fit(rows(range(12)), labels, 3)
-    for gone in ([0], [3, 7]):
+    words = csr_matrix(np.eye(12, dtype=np.float32))
+    tried = np.arange(2, 12)
+    ridge = np.linspace(0.05, 1, 12, dtype=np.float32)
+    _, left_out = _fit(meaning, words, labels, 3, ridge=ridge, tried=tried)
+    for gone in ([5], [3, 7]):
         kept = [row for row in range(12) if row not in gone]
-        coefficients, _ = _fit(rows(kept), labels[kept], 3)
-        expected = _kernel(rows(gone), rows(kept)) @ coefficients
-        assert left_out[gone] == pytest.approx(expected)
+        coefficients, _ = _fit(meaning[kept], words[kept], labels[kept], 3, ridge=ridge[kept], tried=np.arange(3))
+        expected = _squared(meaning[gone] @ meaning[kept].T, (words[gone] @ words[kept].T).toarray()) @ coefficients
+        assert left_out[np.isin(tried, gone)] == pytest.approx(expected, abs=1e-4)
 
 
 def test_of_too_many_tickets_of_a_topic_the_newest_are_learnt() -> None:
-    told = [("a1", "a", "en"), ("b1", "b", "en"), ("a2", "a", "en"), ("a3", "a", None)]
-    assert [text for text, _, _ in _newest(told, 2)] == ["b1", "a2", "a3"]
+    told = [Example(text, text[0], "en") for text in ("a1", "b1", "a2", "a3")]
+    assert [row.text for row in _newest(told, 2)] == ["b1", "a2", "a3"]
+
+
+def test_what_has_nothing_new_to_learn_is_not_learnt_again(school: School, model: TopicModel, tmp_path: Path) -> None:
+    model.save(tmp_path)
+    same = school.train((), earlier=tmp_path)
+    assert not same.rehearsed, "it was read, not made"
+    assert same.rank(["the courier is two hours late"]) == model.rank(["the courier is two hours late"])
+    assert (same.threshold, same.figures("en")) == (model.threshold, model.figures("en"))
+    assert school.train([Example(ODD[0], "business", "en")], earlier=tmp_path).rehearsed
+
+
+def test_a_bare_call_for_a_person_that_agents_moved_teaches_no_topic(school: School) -> None:
+    moved = [Example(text, "payment", "en") for text in ("a human please", "operator", "agent now", "a person please")]
+    assert school.route(school.train(moved), "a human please") == "unclear"
 
 
 def test_a_version_keeps_its_routing_and_says_when_it_is_damaged(demo: Installation, tmp_path: Path) -> None:
@@ -172,17 +175,10 @@ def test_a_version_keeps_its_routing_and_says_when_it_is_damaged(demo: Installat
         "each with its hash"
     )
     assert live.manifest["tickets"] > 800
-    understander = demo.understander()
-    assert isinstance(understander.topics, TopicModel)
+    assert isinstance(demo.understander().topics, TopicModel)
     (tmp_path / "routing.json").write_text("{}")
     with pytest.raises(ModelDamaged, match="Train again"):
-        TopicModel.load(
-            tmp_path,
-            topics=demo.topics,
-            intents=understander.classifier,  # type: ignore[arg-type]
-            outcomes={},
-            encoder=demo.encoder,
-        )
+        TopicModel.load(tmp_path, demo.encoder)
 
 
 def test_what_could_tell_who_wrote_it_is_taken_out() -> None:

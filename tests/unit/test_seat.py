@@ -12,22 +12,26 @@ from typing import Any
 
 import pytest
 from databases import MakeDatabase
-from sqlalchemy import select
+from sqlalchemy import select, update
 from test_agent_desk import Story
 
 from bot.database import migrate
 from bot.desk.accounts import Accounts
-from bot.desk.records import Account, OutgoingState
+from bot.desk.records import Account, AuditEntry, OutgoingState
 from bot.desk.seat import OUTGOING, Draft, Seat, Tally, fire_outgoing
+from bot.errors import UnseenWordsError
+from bot.forum.acts import Acts
+from bot.notifications import Notice, Notices
 from bot.shared import LocalShared
 from bot.timers import Timers
 from handoff.access import Role, Viewer
 from handoff.clocks import ClockKind
-from handoff.errors import TicketNotFoundError, TicketStateError
+from handoff.errors import AccessError, StrangersError, TicketHeldError, TicketNotFoundError, TicketStateError
 from handoff.lifecycle import TicketStatus
-from handoff.queue import View
-from handoff.records import Agent, ClockRow, Mention
-from handoff.tickets import history, put_agent
+from handoff.queue import Query, View
+from handoff.records import Agent, ClockRow, Conversation, Mention, Presence
+from handoff.staff import put_agent
+from handoff.tickets import history
 
 TEAMS = ("first-line",)
 
@@ -53,6 +57,10 @@ class Desk(Story):
             done = await work(seat)
         await self.assistant.drain()
         return done
+
+    async def make_one_customer(self) -> None:
+        async with self.sessions.begin() as session:
+            await session.execute(update(Conversation).values(customer_id=1))
 
     async def go_out(self) -> None:
         """Let the time pass in which a reply can be taken back."""
@@ -108,6 +116,57 @@ async def test_who_takes_twice_is_introduced_once(room: Desk) -> None:
         assert [entry.event for entry in await history(session, [1])].count("assigned") == 2, "by the queue, by her"
 
 
+async def test_a_colleagues_ticket_is_taken_by_whoever_says_so_and_he_is_told(room: Desk) -> None:
+    anna, boris, vera = [await room.join(name) for name in ("Anna", "Boris", "Vera")]
+    notices = Notices(tickets=room.desk.tickets, replies=room.desk._replies, clock=room.clock, sessions=room.sessions)
+    room.desk.tickets.listeners.append(notices.heard)
+    async with room.sessions.begin() as session:
+        for name in ("Anna", "Boris"):
+            await put_agent(session, name, now=room.clock(), langs=["en"], notify=[f"json://127.0.0.1/{name}"])
+    await room.sit(boris, lambda seat: seat.take(1))
+    with pytest.raises(TicketHeldError) as held:
+        await room.sit(anna, lambda seat: seat.take(1))
+    assert (held.value.holder, held.value.holder_id) == ("Boris", boris.agent_id)
+    with pytest.raises(TicketHeldError):
+        await room.sit(anna, lambda seat: seat.assign(1, "Anna"))
+    with pytest.raises(TicketHeldError):  # it was somebody else's by the time
+        await room.sit(anna, lambda seat: seat.take(1, over=vera.agent_id))
+    assert (await room.ticket()).assignee_id == boris.agent_id
+    await room.sit(anna, lambda seat: seat.take(1, over=boris.agent_id))
+    assert (await room.ticket()).assignee_id == anna.agent_id
+    async with room.sessions.begin() as session:
+        told = await session.execute(select(Notice.recipient, Notice.event, Notice.text).order_by(Notice.id))
+        (recipient, event, text), *more = told.all()
+        assert (recipient, event, more) == (f"agent:{boris.agent_id}", "taken_over", [])
+        assert "Anna has it now" in text
+        audit = await session.scalars(select(AuditEntry).where(AuditEntry.action == "took").order_by(AuditEntry.id))
+        assert [(entry.who, entry.details) for entry in audit] == [("Boris", {}), ("Anna", {"before": "Boris"})]
+
+
+async def test_a_button_in_a_telegram_topic_asks_before_it_takes_a_colleagues_ticket(room: Desk) -> None:
+    anna, boris = [await room.join(name) for name in ("Anna", "Boris")]
+    acts = Acts(desk=room.desk, lang="en", shop={}, clock=room.clock)
+    await room.sit(boris, lambda seat: seat.take(1))
+    asked = await room.sit(anna, lambda seat: acts.press(seat, 1, "take", ""))
+    assert asked.toast == "It is Boris’s. Take it over?"
+    typed = await room.sit(anna, lambda seat: acts.command(seat, 1, "take", ""))
+    assert (typed.say, typed.buttons[0]) == (asked.toast, asked.menu[0])
+    assert (await room.ticket()).assignee_id == boris.agent_id
+    ((label, data),) = asked.menu[0]
+    assert label == "Take it over from Boris"
+    await room.sit(anna, lambda seat: acts.press(seat, 1, "take", data.split(":")[3]))
+    assert (await room.ticket()).assignee_id == anna.agent_id
+
+
+async def test_the_ticket_of_a_colleague_who_is_off_duty_is_taken_at_once(room: Desk) -> None:
+    anna, boris = [await room.join(name) for name in ("Anna", "Boris")]
+    await room.sit(boris, lambda seat: seat.take(1))
+    async with room.sessions.begin() as session:
+        await put_agent(session, "Boris", now=room.clock(), presence=Presence.AWAY)
+    await room.sit(anna, lambda seat: seat.take(1))
+    assert (await room.ticket()).assignee_id == anna.agent_id
+
+
 async def test_only_whoever_is_named_in_full_is_mentioned(room: Desk) -> None:
     ann, anna, boris = [await room.join(name) for name in ("Ann", "Anna", "Boris")]
     await room.sit(boris, lambda seat: seat.note(1, "@Anna: look here"))
@@ -120,6 +179,7 @@ async def test_only_whoever_is_named_in_full_is_mentioned(room: Desk) -> None:
 async def test_nothing_is_merged_into_what_has_just_ended(room: Desk) -> None:
     anna, boris = [await room.join(name) for name in ("Anna", "Boris")]
     await room.hear("a person please", chat="second")
+    await room.make_one_customer()
     ended, seen = asyncio.Event(), asyncio.Event()
 
     async def end(seat: Seat) -> None:
@@ -138,13 +198,78 @@ async def test_nothing_is_merged_into_what_has_just_ended(room: Desk) -> None:
     assert (first.status, second.status) == (TicketStatus.NEW, TicketStatus.RESOLVED)
 
 
-async def test_a_mention_in_a_ticket_of_another_team_is_not_counted_for_ever(room: Desk) -> None:
-    boris = await room.join("Boris")
-    vera = await room.join("Vera")
+@pytest.mark.parametrize("act", ["finish", "resolve", "return_to_assistant"])
+async def test_nothing_ends_over_words_that_are_not_on_the_screen(room: Desk, act: str) -> None:
+    anna = await room.join("Anna")
+    await room.act("reply", 1, "Restart it", agent="Anna")
+    seen = (await room.sit(anna, lambda seat: seat.look(1))).transcript[-1].id
+    await room.hear("but it burns")
+    with pytest.raises(UnseenWordsError) as caught:
+        await room.sit(anna, lambda seat: getattr(seat, act)(1, seen_id=seen))
+    assert (await room.ticket()).status is TicketStatus.OPEN
+    await room.sit(anna, lambda seat: getattr(seat, act)(1, seen_id=caught.value.newest_id))
+    assert (await room.ticket()).status is not TicketStatus.OPEN
+
+
+async def test_tickets_of_two_customers_are_not_merged(room: Desk) -> None:
+    anna = await room.join("Anna")
+    await room.hear("a person please", chat="second")
+    with pytest.raises(StrangersError, match="link the customers first"):
+        await room.sit(anna, lambda seat: seat.merge(1, 2))
+    assert [ticket.status for ticket in await room.tickets()] == [TicketStatus.NEW, TicketStatus.NEW]
+
+
+async def test_a_mention_opens_another_teams_ticket_to_be_read_and_noted_in_and_no_more(room: Desk) -> None:
+    boris, vera, gleb = [await room.join(name) for name in ("Boris", "Vera", "Gleb")]
+    vera, gleb = [replace(each, role=Role.AGENT, teams=frozenset({"logistics"})) for each in (vera, gleb)]
+    with pytest.raises(TicketNotFoundError):
+        await room.sit(vera, lambda seat: seat.look(1))
     await room.sit(boris, lambda seat: seat.note(1, "@Vera: look here"))
     assert (await room.sit(vera, lambda seat: seat.counts()))[View.MENTIONS] == 1
-    elsewhere = replace(vera, role=Role.AGENT, teams=frozenset({"logistics"}))
-    assert (await room.sit(elsewhere, lambda seat: seat.counts()))[View.MENTIONS] == 0
+    found = await room.sit(vera, lambda seat: seat.find(Query(view=View.MENTIONS)))
+    assert [row.ticket_id for row in found.rows] == [1]
+    await room.sit(vera, lambda seat: seat.look(1))
+    assert (await room.sit(vera, lambda seat: seat.counts()))[View.MENTIONS] == 0, "she has looked"
+    packet = await room.sit(vera, lambda seat: seat.look(1))
+    assert packet.transcript[-1].text == "@Vera: look here"
+    await room.sit(vera, lambda seat: seat.note(1, "It left this morning"))
+    for act in (lambda seat: seat.take(1), lambda seat: seat.resolve(1)):
+        with pytest.raises(AccessError):
+            await room.sit(vera, act)
+    with pytest.raises(TicketNotFoundError):
+        await room.sit(gleb, lambda seat: seat.look(1))
+    async with room.sessions.begin() as session:
+        rows = await session.scalars(select(AuditEntry).order_by(AuditEntry.id))
+        lines = [(row.who, row.action, row.details) for row in rows]
+    assert lines == [("Boris", "noted", {"mentions": "Vera"}), ("Vera", "saw", {}), ("Vera", "noted", {})]
+
+
+async def test_a_mention_opens_a_ticket_until_a_week_after_its_end(room: Desk) -> None:
+    boris, vera = await room.join("Boris"), await room.join("Vera")
+    vera = replace(vera, role=Role.AGENT, teams=frozenset({"logistics"}))
+    await room.sit(boris, lambda seat: seat.note(1, "@Vera: look here"))
+    await room.sit(boris, lambda seat: seat.resolve(1))
+    room.clock.ahead += timedelta(days=6, hours=23)
+    assert (await room.sit(vera, lambda seat: seat.counts()))[View.MENTIONS] == 1
+    await room.sit(vera, lambda seat: seat.refresh(1))
+    room.clock.ahead += timedelta(hours=2)
+    assert (await room.sit(vera, lambda seat: seat.counts()))[View.MENTIONS] == 0
+    assert (await room.sit(vera, lambda seat: seat.find(Query(view=View.MENTIONS)))).rows == []
+    for act in (lambda seat: seat.look(1), lambda seat: seat.note(1, "Sorry, only now")):
+        with pytest.raises(TicketNotFoundError):
+            await room.sit(vera, act)
+    await room.sit(boris, lambda seat: seat.reopen(1))
+    await room.sit(vera, lambda seat: seat.look(1))
+
+
+async def test_a_customers_words_in_a_merged_ticket_call_nobody(room: Desk) -> None:
+    boris, vera = await room.join("Boris"), await room.join("Vera")
+    await room.hear("@Vera where is my order", chat="second")
+    await room.hear("a person please", chat="second")
+    await room.make_one_customer()
+    await room.sit(boris, lambda seat: seat.merge(2, 1))
+    assert "No. 2 goes on as No. 1" in room.channel.sent[-1].text
+    assert (await room.sit(vera, lambda seat: seat.counts()))[View.MENTIONS] == 0
 
 
 async def test_a_segment_that_is_set_while_an_agent_answers_starts_no_clock_again(room: Desk) -> None:

@@ -22,7 +22,7 @@ from handoff.clocks import ClockKind
 from handoff.hours import Interval, WorkingHours
 from handoff.records import TeamNotify
 from handoff.shifts import boundaries, clocks_of, last_night, shift_report
-from handoff.tickets import put_agent
+from handoff.staff import put_agent
 
 MOSCOW = ZoneInfo("Europe/Moscow")
 MONDAY = datetime(2027, 3, 1, tzinfo=MOSCOW)

@@ -127,6 +127,25 @@ def test_a_change_is_undone_and_a_revision_brought_back(server: Running, anna: A
     assert (back.article.status, back.revision, back.draft) == ("archived", 3, 4), "brought back as a draft"
 
 
+def test_nothing_is_taken_back_over_what_somebody_published_since(server: Running, anna: Agent, boris: Agent) -> None:
+    create(anna, "overtaken")
+    create(anna, "left-alone")
+    keys = ["overtaken:en", "left-alone:en"]
+    answer = anna.save("/articles/many", {"act": "status", "value_status": "archived", "key": keys})
+    undo = re.findall(r'action="(/studio/articles/back\?to=[^"]+)"', anna.web.get(answer.headers["location"]).text)[0]
+    form = form_of(boris, "overtaken") | {"en.body": "The words of Boris, for customers.", "en.status": "published"}
+    assert boris.save("/articles/overtaken", form).status_code == 303
+    refused = anna.web.post(undo, data={"csrf": anna.csrf})
+    assert (
+        "Not taken back, because it has been changed since: overtaken (en)."
+        in anna.web.get(refused.headers["location"]).text
+    )
+    assert stored(server, "overtaken")["en"].article.body == "The words of Boris, for customers."
+    assert stored(server, "left-alone")["en"].article.status == "published", "what nobody touched is"
+    again = anna.web.post(undo, data={"csrf": anna.csrf})
+    assert "left-alone" in anna.web.get(again.headers["location"]).text, "once"
+
+
 def test_customers_have_the_published_text_until_the_draft_is_published(server: Running, anna: Agent) -> None:
     create(anna, "priced")
 

@@ -7,7 +7,9 @@ import re
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from html import unescape
 
+import httpx
 import pytest
 from desk_harness import Agent, wait_until
 from site_harness import Running, Site, running
@@ -68,6 +70,12 @@ def examples(server: Running, name: str) -> dict[str, StoredExample]:
     return server.call(read())
 
 
+def undo_of(editor: Agent, done: httpx.Response) -> str:
+    """What the page after it offers, under /studio."""
+    page = editor.web.get(done.headers["location"]).text
+    return unescape(re.findall(r"/studio(/intents/(?:restore|example)[^\"' ]*(?:\?|restore)[^\"' ]*)", page)[0])
+
+
 def intent(server: Running, name: str) -> StoredIntent:
     async def read() -> StoredIntent:
         async with server.site.sessions.reading() as session:
@@ -125,10 +133,32 @@ def test_an_intent_is_made_led_somewhere_renamed_removed_and_brought_back(server
     form |= {"name": "send_back", "revision": intent(server, "send_back").revision}
     assert anna.save("/intents/change", form | {"reply": ""}).status_code == 422
     assert anna.save("/intents/change", form | {"outcome": "handoff", "handoff": "nowhere"}).status_code == 422
-    assert anna.save("/intents/remove", {"name": "send_back"}).status_code == 303
+    removed = anna.save("/intents/remove", {"name": "send_back"})
+    assert removed.status_code == 303
     assert anna.edit("/intents/of/send_back").status_code == 404
-    assert anna.save("/intents/restore?name=send_back").status_code == 303
+    undo = undo_of(anna, removed)
+    assert anna.save(undo).status_code == 303
     assert intent(server, "send_back").metadata == {"reply": "hello"}
+    again = anna.save(undo)
+    assert "Not taken back" in anna.web.get(again.headers["location"]).text
+
+
+def test_undo_leaves_what_another_editor_did_since(server: Running, anna: Agent) -> None:
+    """Anna moves an example, Vera moves it on; Anna removes another, Vera teaches its words again."""
+    vera = Agent(server, "Vera", Role.EDITOR)
+    example = examples(server, "order_status")["что с заказом"]
+    moved = anna.save(f"/intents/example/{example.id}/move", {"to": "delay"})
+    undo = undo_of(anna, moved)
+    vera.save("/intents", {"name": "lost"})
+    vera.save(f"/intents/example/{example.id}/move", {"to": "lost"})
+    answer = anna.save(undo)
+    assert "Not taken back" in anna.web.get(answer.headers["location"]).text
+    assert "что с заказом" in examples(server, "lost")
+    undo = undo_of(anna, anna.save(f"/intents/example/{example.id}/remove"))
+    vera.save("/intents/add", {"name": "delay", "texts": "что с заказом"})
+    answer = anna.save(undo)
+    assert "Not taken back" in anna.web.get(answer.headers["location"]).text
+    assert "что с заказом" not in examples(server, "lost")
 
 
 def test_two_editors_of_an_outcome_see_each_other(server: Running, anna: Agent) -> None:

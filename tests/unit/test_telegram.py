@@ -416,6 +416,17 @@ class TestSending:
         assert (sent.chat_id, sent.text) == (7, "Что из этого?")
         assert buttons(sent.reply_markup) == [("Возврат", "article:a"), ("Позвать человека", "person")]
 
+    async def test_a_scale_stands_side_by_side_and_the_rest_below(
+        self, channel: TelegramChannel, server: MockedSession
+    ) -> None:
+        scale = tuple(Option(f"nps:1:{score}", str(score)) for score in range(11))
+        (fitted,) = fit(OutboundMessage("0–10?", (*scale, Option("nps_stop:1", "Не спрашивать"))), channel.capabilities)
+        await channel.send(ADDRESS, fitted)
+        [sent] = sent_messages(server)
+        assert isinstance(sent.reply_markup, InlineKeyboardMarkup)
+        rows = [[button.text for button in row] for row in sent.reply_markup.inline_keyboard]
+        assert rows == [["0", "1", "2", "3", "4", "5"], ["6", "7", "8", "9", "10"], ["Не спрашивать"]]
+
     async def test_an_agents_message_has_the_name_in_front(
         self, channel: TelegramChannel, server: MockedSession
     ) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -13,13 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bot.database import migrate, open_database
 from handoff import desk
 from handoff.clocks import ClockKind
-from handoff.errors import AgentNotFoundError, OwnershipError, TicketStateError
-from handoff.hours import WorkingHours
+from handoff.errors import AgentNotFoundError, HoldDateError, OwnershipError, TicketStateError, UnansweredError
+from handoff.hours import Interval, WorkingHours
 from handoff.lifecycle import TicketStatus
 from handoff.policy import load_policy
 from handoff.records import ClockRow, Conversation, Customer, Feedback, Owner, Presence, Reason, Ticket
 from handoff.routing import load_topics, route
-from handoff.tickets import Alarm, Tickets, get_agent, history, put_agent
+from handoff.staff import get_agent, put_agent
+from handoff.tickets import Alarm, Tickets, forget_agent, history
 
 DATA = Path(__file__).parents[2] / "data"
 MOSCOW = ZoneInfo("Europe/Moscow")
@@ -133,12 +135,13 @@ async def test_no_reopens_and_goes_to_a_senior_but_only_while_nothing_else_is_li
     anna = await put_agent(room.session, "Anna", now=room.now, teams=["first-line"])
     ticket = await room.ticket()
     await TICKETS.assign(room.session, ticket, anna.id, actor="Olga", now=room.now)
-    await TICKETS.finish(room.session, ticket, agent="Anna", now=room.later(minutes=5))
+    await TICKETS.reply(room.session, ticket, "Sent again", agent="Anna", now=room.later(minutes=5))
+    await TICKETS.finish(room.session, ticket, agent="Anna", now=room.now)
     assert ticket.status is TicketStatus.AWAITING_FEEDBACK
     assert (await room.clock(ticket, ClockKind.RESOLUTION)).done_at == room.now
     await TICKETS.give_feedback(room.session, ticket, Feedback.NOT_HELPED, now=room.later(hours=1))
     assert (ticket.status, ticket.level, ticket.reopened) == (TicketStatus.OPEN, "L2", 1)
-    assert ticket.assignee_id is None, "Anna is no senior"
+    assert ticket.assignee_id == anna.id, "there is no senior"
     await TICKETS.resolve(room.session, ticket, agent="Olga", now=room.later(hours=1))
     await TICKETS.give_feedback(room.session, ticket, Feedback.NOT_HELPED, now=room.later(hours=1))
     assert await room.owner(ticket) is Owner.PERSON
@@ -150,6 +153,9 @@ async def test_no_reopens_and_goes_to_a_senior_but_only_while_nothing_else_is_li
 
 async def test_yes_is_a_confirmed_end(room: Room) -> None:
     ticket = await room.ticket()
+    with pytest.raises(UnansweredError, match="nobody has answered"):
+        await TICKETS.finish(room.session, ticket, agent="Anna", now=room.now)
+    await TICKETS.reply(room.session, ticket, "Sent again", agent="Anna", now=room.now)
     await TICKETS.finish(room.session, ticket, agent="Anna", now=room.later(minutes=5))
     await TICKETS.give_feedback(room.session, ticket, Feedback.HELPED, now=room.later(hours=1))
     assert (ticket.status, ticket.feedback) == (TicketStatus.RESOLVED, Feedback.HELPED)
@@ -167,15 +173,67 @@ async def test_a_linked_task_may_take_a_year(room: Room) -> None:
     assert other.status is TicketStatus.NEW
 
 
+async def test_what_a_customer_writes_on_hold_opens_the_ticket_and_the_task_stays_linked(room: Room) -> None:
+    ticket = await room.ticket()
+    await TICKETS.reply(room.session, ticket, "Передам разработчикам", agent="Anna", now=room.now)
+    await TICKETS.hold(room.session, ticket, task="DEV-17", until=None, agent="Anna", now=room.now)
+    await TICKETS.customer_wrote(room.session, await room.conversation(), now=room.later(days=30))
+    assert (ticket.status, ticket.hold_task) == (TicketStatus.OPEN, "DEV-17")
+    assert (await room.clock(ticket, ClockKind.NEXT_RESPONSE)).running_since == room.now
+    await TICKETS.reply(room.session, ticket, "Ещё в работе", agent="Anna", now=room.later(minutes=5))
+    assert await TICKETS.task_done(room.session, "DEV-17", now=room.later(days=60)) == [ticket]
+    assert (TicketStatus(ticket.status), ticket.hold_task) == (TicketStatus.OPEN, None)
+    assert await TICKETS.task_done(room.session, "DEV-17", now=room.now) == [], "once"
+    with pytest.raises(TicketStateError, match="can't be resumed"):
+        await TICKETS.resume(room.session, ticket, actor="Anna", now=room.now)
+
+
+async def test_a_hold_before_anybody_answered_is_raised_and_goes_to_whoever_is_there(room: Room) -> None:
+    await put_agent(room.session, "Anna", now=room.now, teams=["first-line"])
+    ticket = await room.ticket()
+    await TICKETS.give_out(room.session, now=room.now)
+    await TICKETS.hold(room.session, ticket, task="DEV-17", until=None, agent="Anna", now=room.now)
+    boris = await put_agent(room.session, "Boris", now=room.now, teams=["first-line"])
+    await put_agent(room.session, "Anna", now=room.now, presence=Presence.OFFLINE)
+    assert await TICKETS.give_out(room.session, now=room.later(minutes=11)) == {ticket.id: boris.id}
+    (raised,) = await TICKETS.raise_clocks(room.session, now=room.now)
+    assert (raised.kind, ticket.status) == (ClockKind.FIRST_RESPONSE, TicketStatus.ON_HOLD)
+
+
 async def test_a_hold_ends_by_itself_when_its_time_is_up(room: Room) -> None:
     ticket = await room.ticket()
     until = room.now + timedelta(days=2)
     await TICKETS.hold(room.session, ticket, task="call back", until=until, agent="Anna", now=room.now)
     assert await TICKETS.wake_held(room.session, now=room.later(days=1)) == []
     assert await TICKETS.wake_held(room.session, now=room.later(days=1)) == [ticket]
+    assert (ticket.status, ticket.hold_task, ticket.hold_until) == (TicketStatus.OPEN, "call back", None)
+    await TICKETS.reply(room.session, ticket, "Ещё чиним", agent="Anna", now=room.now)
+    assert await TICKETS.task_done(room.session, " Call Back ", now=room.later(days=20)) == [ticket], "still linked"
 
 
-async def test_a_transfer_leaves_a_note_and_does_not_come_back(room: Room) -> None:
+async def test_a_hold_ends_on_a_working_day_that_is_to_come(room: Room) -> None:
+    ticket = await room.ticket("товар сломался, гарантия")
+    assert ticket.team == "service", "Monday to Friday, from nine"
+    with pytest.raises(HoldDateError, match="2026-11-22 is past"):
+        await TICKETS.hold(
+            room.session, ticket, task="DEV-1", until=room.now - timedelta(days=1), agent="Anna", now=room.now
+        )
+    assert ticket.status is TicketStatus.NEW
+    saturday = datetime(2026, 11, 28, 12, 0, tzinfo=MOSCOW)
+    await TICKETS.hold(room.session, ticket, task="DEV-1", until=saturday, agent="Anna", now=room.now)
+    assert ticket.hold_until == datetime(2026, 11, 30, 9, 0, tzinfo=MOSCOW)
+
+
+async def test_an_answer_keeps_the_task_and_not_the_day(room: Room) -> None:
+    ticket = await room.ticket()
+    until = room.now + timedelta(days=2)
+    await TICKETS.hold(room.session, ticket, task="DEV-1", until=until, agent="Anna", now=room.now)
+    await TICKETS.customer_wrote(room.session, await room.conversation(), now=room.now)
+    await TICKETS.reply(room.session, ticket, "Уже готово", agent="Anna", now=room.now)
+    assert (ticket.hold_task, ticket.hold_until) == ("DEV-1", None)
+
+
+async def test_a_transfer_leaves_a_note_and_comes_back_only_where_nobody_else_is(room: Room) -> None:
     anna = await put_agent(room.session, "Anna", now=room.now, teams=["first-line", "logistics"])
     ticket = await room.ticket()
     await TICKETS.give_out(room.session, now=room.now)
@@ -185,8 +243,23 @@ async def test_a_transfer_leaves_a_note_and_does_not_come_back(room: Room) -> No
     )
     assert note.text == "→ Доставка: курьер потерял адрес"
     assert (ticket.topic, ticket.team, ticket.routed_by) == ("delivery", "logistics", "agent")
-    assert await TICKETS.give_out(room.session, now=room.now) == {}, "she gave it away"
     assert (await room.events(ticket))[-2:] == ["unassigned", "transferred"]
+    boris = await put_agent(room.session, "Boris", now=room.now, teams=["logistics"], presence=Presence.AWAY)
+    assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: anna.id}, "rather than nobody"
+    await TICKETS.assign(room.session, ticket, None, actor="Olga", now=room.now)
+    boris.presence = Presence.ONLINE
+    assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: boris.id}, "she gave it away"
+
+
+async def test_what_another_team_gives_back_is_for_whoever_gave_it_there(room: Room) -> None:
+    anna = await put_agent(room.session, "Anna", now=room.now, teams=["first-line"])
+    boris = await put_agent(room.session, "Boris", now=room.now, teams=["payments"])
+    ticket = await room.ticket()
+    for receiver, topic, giver in ((boris, "payment", "Anna"), (anna, "orders", "Boris"), (boris, "payment", "Anna")):
+        await TICKETS.give_out(room.session, now=room.now)
+        await TICKETS.transfer(room.session, ticket, topic, why="не наше", agent=giver, now=room.later(minutes=1))
+        assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: receiver.id}
+    assert ticket.given_away == [anna.id]
 
 
 async def test_an_escalation_has_what_its_template_asks_for(room: Room) -> None:
@@ -205,6 +278,16 @@ async def test_an_escalation_has_what_its_template_asks_for(room: Room) -> None:
     assert (ticket.level, ticket.priority) == ("L2", "high")
 
 
+async def test_an_escalation_names_every_way_to_the_customer(room: Room) -> None:
+    ticket = await room.ticket()
+    conversation = await desk.get_conversation(room.session, ticket.conversation_id)
+    customer = await TICKETS.customer_of(room.session, conversation, room.now)
+    customer.phone, customer.email = "+79160000001", "anna@example.org"
+    note = await TICKETS.escalate(room.session, ticket, details="", urgency="", agent="Anna", now=room.now)
+    assert note.decision is not None
+    assert note.decision["escalated"]["contact"] == "+79160000001, anna@example.org, site:1"
+
+
 async def test_what_was_answered_and_is_passed_on_waits_for_the_other_team(room: Room) -> None:
     boris = await put_agent(room.session, "Boris", now=room.now, teams=["payments"])
     ticket = await room.ticket()
@@ -221,16 +304,84 @@ async def test_an_escalation_that_is_urgent_has_the_times_of_its_new_priority(ro
     assert (await room.clock(ticket, ClockKind.RESOLUTION)).target_seconds == 4 * 3600
 
 
-async def test_a_level_that_nobody_in_the_team_has_is_not_waited_for(room: Room) -> None:
+async def test_a_level_of_which_nobody_is_there_is_not_waited_for(room: Room) -> None:
     anna = await put_agent(room.session, "Anna", now=room.now, teams=["payments"])
     ticket = await room.ticket("двойное списание с карты")
     assert (ticket.team, ticket.level) == ("payments", "L2")
     assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: anna.id}
     olga = await put_agent(room.session, "Olga", now=room.now, teams=["payments"], level="L2", presence=Presence.AWAY)
     await TICKETS.assign(room.session, ticket, None, actor="Anna", now=room.now)
-    assert await TICKETS.give_out(room.session, now=room.now) == {}, "there is a senior, who comes back"
+    assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: anna.id}, "whoever is there"
     await put_agent(room.session, "Olga", now=room.now, presence=Presence.ONLINE)
-    assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: olga.id}
+    assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: olga.id}, "whose level it asks for"
+    assert await TICKETS.give_out(room.session, now=room.now) == {}
+
+
+@pytest.mark.parametrize("act", ["reply", "assign"])
+async def test_what_was_answered_or_given_by_hand_is_not_taken_away_for_a_senior(room: Room, act: str) -> None:
+    anna = await put_agent(room.session, "Anna", now=room.now, teams=["payments"])
+    olga = await put_agent(room.session, "Olga", now=room.now, teams=["payments"], level="L2", presence=Presence.AWAY)
+    ticket = await room.ticket("двойное списание с карты")
+    await TICKETS.give_out(room.session, now=room.now)
+    if act == "reply":
+        await TICKETS.reply(room.session, ticket, "Проверяю", agent="Anna", now=room.now)
+        await TICKETS.customer_wrote(room.session, await room.conversation(), now=room.later(minutes=1))
+    else:
+        await TICKETS.assign(room.session, ticket, anna.id, actor="Olga", now=room.now)
+    olga.presence = Presence.ONLINE
+    assert await TICKETS.give_out(room.session, now=room.now) == {}
+    assert ticket.assignee_id == anna.id
+
+
+async def test_a_team_without_agents_has_another_stand_in(room: Room) -> None:
+    nobody = await room.ticket("двойное списание с карты", chat="before")
+    assert nobody.team == "payments", "there is nobody anywhere"
+    anna = await put_agent(room.session, "Anna", now=room.now, teams=["first-line"])
+    ticket = await room.ticket("двойное списание с карты")
+    assert (ticket.topic, ticket.team) == ("payment", "first-line"), "whose the default topic is"
+    assert await TICKETS.give_out(room.session, now=room.now) == {nobody.id: anna.id, ticket.id: anna.id}
+    assert (await room.events(nobody))[-2:] == ["changed", "assigned"]
+    boris = await put_agent(room.session, "Boris", now=room.now, teams=["logistics"])
+    delivery = await room.ticket("где курьер с доставкой", chat="2")
+    assert delivery.team == "logistics"
+    await forget_agent(room.session, boris, TICKETS, actor="Olga", now=room.now)
+    assert await TICKETS.give_out(room.session, now=room.now) == {delivery.id: anna.id}
+    assert delivery.team == "first-line", "which stands above it"
+    await TICKETS.transfer(room.session, delivery, "payment", why="деньги", agent="Olga", now=room.now)
+    assert delivery.team == "first-line"
+
+
+async def escalated(room: Room, ticket: Ticket) -> list[str]:
+    """Half an hour with nobody answering; the levels to which the ticket was raised."""
+    for _ in range(30):
+        await TICKETS.raise_clocks(room.session, now=room.later(minutes=1))
+        await TICKETS.give_out(room.session, now=room.now)
+    entries = await history(room.session, [ticket.id])
+    return [entry.details["level"] for entry in entries if entry.event == "escalated"]
+
+
+@pytest.mark.parametrize("senior", [("L2", "first-line"), ("supervisor", "first-line"), ("L3", "service")])
+async def test_a_breach_takes_nothing_from_who_is_there_before_a_senior_is(room: Room, senior: tuple[str, str]) -> None:
+    level, team = senior
+    anna = await put_agent(room.session, "Anna", now=room.now, teams=["first-line"])
+    olga = await put_agent(room.session, "Olga", now=room.now, teams=[team], level=level, presence=Presence.AWAY)
+    ticket = await room.ticket()
+    await TICKETS.give_out(room.session, now=room.now)
+    assert await escalated(room, ticket) == ["L2", "L3", "supervisor"]
+    assert (ticket.assignee_id, ticket.team) == (anna.id, "first-line")
+    olga.presence = Presence.ONLINE
+    assert await TICKETS.give_out(room.session, now=room.later(minutes=1)) == {ticket.id: olga.id}
+    assert ticket.team == team
+
+
+async def test_a_breach_gives_it_at_once_to_a_senior_who_is_there(room: Room) -> None:
+    await put_agent(room.session, "Anna", now=room.now, teams=["first-line"])
+    full = await put_agent(room.session, "Full", now=room.now, teams=["first-line"], level="L2", capacity=0)
+    olga = await put_agent(room.session, "Olga", now=room.now, teams=["service"], level="L2")
+    ticket = await room.ticket()
+    await TICKETS.give_out(room.session, now=room.now)
+    assert await escalated(room, ticket) == ["L2", "L3", "supervisor"]
+    assert (ticket.assignee_id, ticket.team, full.level) == (olga.id, "service", "L2")
 
 
 async def test_without_a_senior_an_escalation_goes_to_the_team_above(room: Room) -> None:
@@ -273,6 +424,46 @@ class TestAssignment:
             room.later(minutes=1)
         given = await TICKETS.give_out(room.session, now=room.now)
         assert [given.get(ticket.id) for ticket in tickets] == [anna.id, boris.id, anna.id, boris.id, None]
+
+    async def test_a_presence_set_by_hand_ends_with_the_shift(self, room: Room) -> None:
+        fields = {"teams": ["first-line"], "presence": Presence.ONLINE}
+        anna = await put_agent(room.session, "Anna", now=room.now, **fields)
+        nina = await put_agent(room.session, "Nina", now=room.now, **{**fields, "presence": Presence.OFFLINE})
+        ticket = await room.ticket()
+        room.later(hours=11)  # 23:00
+        assert await TICKETS.give_out(room.session, now=room.now) == {}
+        await room.session.refresh(anna)
+        assert anna.presence is Presence.AUTO
+        await put_agent(room.session, "Anna", now=room.now, presence=Presence.AWAY)
+        assert await TICKETS.give_out(room.session, now=room.later(hours=11)) == {ticket.id: anna.id}
+        await room.session.refresh(nina)
+        assert nina.presence is Presence.OFFLINE, "until it is changed"
+
+    async def test_the_place_in_the_queue_is_where_it_is_given_out(self, room: Room) -> None:
+        made = {}
+        for number, priority in enumerate(("low", "urgent", "normal", "high", "normal", "low", "urgent")):
+            ticket = made[f"{number} {priority}"] = await room.ticket(chat=str(number))
+            await TICKETS.change(room.session, ticket, priority=priority, agent="Olga", now=room.now)
+            room.later(seconds=0 if number == 2 else 1)
+        places = {name: await TICKETS.place(room.session, ticket) for name, ticket in made.items()}
+        assert sorted(places, key=places.__getitem__) == [
+            *("1 urgent", "6 urgent", "3 high", "2 normal", "4 normal", "0 low", "5 low")
+        ]
+        assert sorted(places.values()) == [1, 2, 3, 4, 5, 6, 7]
+        await put_agent(room.session, "Anna", now=room.now, teams=["first-line"], capacity=3)
+        given = await TICKETS.give_out(room.session, now=room.now)
+        assert given.keys() == {made[name].id for name in ("1 urgent", "6 urgent", "3 high")}
+
+    async def test_what_is_late_is_not_passed_by_for_ever(self, room: Room) -> None:
+        late = await room.ticket(chat="late")
+        await TICKETS.change(room.session, late, priority="low", agent="Olga", now=room.now)
+        room.later(days=1)
+        for _ in range(2):
+            await TICKETS.raise_clocks(room.session, now=room.now)
+        urgent = await room.ticket("где мой заказ, срочно", chat="urgent")
+        assert [await TICKETS.place(room.session, each) for each in (late, urgent)] == [1, 2]
+        anna = await put_agent(room.session, "Anna", now=room.now, teams=["first-line"], capacity=1)
+        assert await TICKETS.give_out(room.session, now=room.now) == {late.id: anna.id}
 
     async def test_nobody_who_is_off_duty_keeps_a_ticket(self, room: Room) -> None:
         anna = await put_agent(room.session, "Anna", now=room.now, teams=["first-line"], schedule="office")
@@ -346,6 +537,44 @@ class TestAlarms:
         await room.ticket()
         assert await TICKETS.raise_clocks(room.session, now=room.later(hours=11)) == []  # 7:55 in the morning
         assert len(await TICKETS.raise_clocks(room.session, now=room.later(hours=1, minutes=9))) == 1
+
+    async def test_a_weekend_made_free_on_friday_evening_breaches_nothing(self, room: Room) -> None:
+        room.now = datetime(2026, 11, 27, 20, 51, tzinfo=MOSCOW)  # a Friday; due on Saturday at 9:01
+        ticket = await room.ticket()
+        await TICKETS.raise_clocks(room.session, now=room.later(minutes=8))
+        since = len(await room.events(ticket))
+        days = {day: (Interval(time(9), time(21)),) for day in range(5)}
+        policy = TICKETS.policy
+        changed = Tickets(replace(policy, schedules={**policy.schedules, "default": WorkingHours(days)}), TOPICS)
+        await changed.raise_clocks(room.session, now=room.later(hours=14))
+        assert len(await room.events(ticket)) == since
+        due_at = (await room.clock(ticket, ClockKind.FIRST_RESPONSE)).due_at
+        assert due_at == datetime(2026, 11, 30, 9, 1, tzinfo=MOSCOW)
+        raised = await changed.raise_clocks(room.session, now=datetime(2026, 11, 30, 9, 2, tzinfo=MOSCOW))
+        assert [each.alarm for each in raised] == [Alarm.BREACH]
+
+    async def test_a_changed_desk_leaves_what_was_used_and_counts_the_rest_anew(self, room: Room) -> None:
+        room.now = datetime(2026, 11, 27, 20, 55, tzinfo=MOSCOW)  # a Friday; 12 working hours to the end
+        ticket = await room.ticket()
+        policy = TICKETS.policy
+        week = dict.fromkeys(range(7), (Interval(time(0), time(0)),))
+        hours = {**policy.schedules, "default": WorkingHours(week, exceptions={date(2026, 12, 1): ()}, country="RU")}
+        before, after = (Tickets(each, TOPICS) for each in (policy, replace(policy, schedules=hours, promises=())))
+        assert await before.follow_policy(room.session, now=room.now) == 0, "nothing is known of what was before"
+        await room.session.commit()
+        room.now = datetime(2026, 11, 29, 23, 0, tzinfo=MOSCOW)  # five minutes, and twice twelve hours
+        assert await after.follow_policy(room.session, now=room.now) == 1
+        row = await room.clock(ticket, ClockKind.RESOLUTION)
+        assert timedelta(seconds=row.used_seconds) == timedelta(hours=24, minutes=5), "and not some fifty"
+        row = await room.clock(ticket, ClockKind.FIRST_RESPONSE)
+        assert (row.target_seconds, row.running_since) == (600, room.now)
+        await room.session.rollback()
+        assert await after.follow_policy(room.session, now=room.now) == 1, "what was not written was not done"
+        await room.session.commit()
+        assert await after.follow_policy(room.session, now=room.now) == 0, "once"
+        assert await Tickets(after.policy, TOPICS).follow_policy(room.session, now=room.now) == 0, "as it was"
+        assert await Tickets(policy, TOPICS).follow_policy(room.session, now=room.later(hours=1)) == 1
+        assert (await room.clock(ticket, ClockKind.RESOLUTION)).used_seconds == 25 * 3600 + 300
 
     async def test_a_vip_has_his_own_times(self, room: Room) -> None:
         ticket = await room.ticket(segment="vip")

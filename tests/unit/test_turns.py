@@ -57,6 +57,7 @@ class Recorder:
         self.hold: asyncio.Event | None = None
         self.held = False
         self.fail_after: int | None = None
+        self.failure = DeliveryError("502")
 
     async def run(self, receive: Receive) -> None:
         await asyncio.Event().wait()
@@ -66,7 +67,7 @@ class Recorder:
             raise self.refusals.pop(0)
         if self.fail_after is not None and len(self.sent) >= self.fail_after:
             self.fail_after = None
-            raise DeliveryError("502")
+            raise self.failure
         if self.hold is not None:
             self.held = True
             await self.hold.wait()
@@ -593,6 +594,30 @@ async def test_a_platform_that_asks_to_wait_has_refused_nothing(world: World) ->
     assert {m.delivery for m in await world.transcript()} == {None, Delivery.SENT}
 
 
+async def test_what_waited_for_us_half_a_day_is_not_given_up_at_its_first_fault(world: World) -> None:
+    await world.hear("where is my order")
+    async with world.sessions.begin() as session:
+        conversation = (await session.scalars(select(Conversation))).one()
+        await ledger.say(session, conversation, "written before we went away", guarded=False, now=world.clock())
+    world.clock.advance(12 * 3600)
+    world.channel.refusals = [DeliveryError("502"), DeliveryError("429", retry_after_seconds=5)]
+    for _ in range(3):
+        await world.assistant.drain()
+        world.clock.advance(10)
+    assert world.channel.sent[-1].text == "written before we went away"
+    assert await world.tickets() == []
+
+
+async def test_a_platform_that_asks_to_wait_for_hours_on_end_is_given_up(world: World) -> None:
+    await world.hear("where is my order")
+    world.channel.refusals = [DeliveryError("429", retry_after_seconds=3600)] * 20
+    await world.hear("how do I return it")
+    for _ in range(8):
+        world.clock.advance(3601)
+        await world.assistant.drain()
+    assert [ticket.reason for ticket in await world.tickets()] == [Reason.UNDELIVERED]
+
+
 async def test_a_process_that_died_while_sending_sends_again_and_it_is_counted(world: World) -> None:
     await world.hear("where is my order")
     await world.assistant.receive(world.message("where is my other order, please", key="2"))
@@ -709,6 +734,57 @@ async def test_a_database_too_slow_to_save_a_turn_is_no_fault_of_the_customers_w
     await world.assistant.drain()
     assert "My orders" in world.channel.sent[-1].text
     assert await world.tickets() == []
+    await world.engine.dispose()
+
+
+async def test_what_was_in_hand_at_a_stop_leaves_no_connection_open(tmp_path: Path) -> None:
+    class Connected(Recorder):
+        sent_when_closed = -1
+
+        async def close(self) -> None:
+            self.sent_when_closed = len(self.sent)
+
+    world = World(tmp_path)
+    await migrate(world.engine)
+    channel = Connected()
+    world.assistant.channels = {channel.name: channel}
+    channel.hold = asyncio.Event()
+    await world.assistant.receive(world.message("hello"))
+    serving = asyncio.create_task(world.assistant.run())
+    async with asyncio.timeout(10):
+        while not channel.held:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    serving.cancel()
+    await asyncio.sleep(0.05)
+    channel.hold.set()
+    await asyncio.gather(serving, return_exceptions=True)
+    assert channel.sent_when_closed == len(channel.sent) == 1
+    await world.engine.dispose()
+
+
+@pytest.mark.parametrize("words", ["Said once", "a" * 6000], ids=["whole", "in parts"])
+async def test_what_the_platform_took_while_the_database_was_away_is_not_sent_again(
+    tmp_path: Path, make_database: MakeDatabase, words: str
+) -> None:
+    world = World(tmp_path, database=make_database())
+    await migrate(world.engine)
+    await world.hear("a person please")
+    (ticket,) = await world.tickets()
+    before = len(world.channel.sent)
+    async with world.sessions.begin() as session:
+        await world.desk.reply(session, ticket.id, words, agent="Anna")
+    world.channel.hold = asyncio.Event()
+    sending = asyncio.create_task(world.assistant.drain())
+    async with asyncio.timeout(10):
+        while not world.channel.held:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    async with all_connections_taken(world.engine, wait_seconds=0.2):
+        world.channel.hold.set()
+        await asyncio.sleep(0.6)  # time for two vain waits
+    await sending
+    await world.assistant.drain()
+    sent = [message.text for message in world.channel.sent[before:]]
+    assert "".join(sent) == words
     await world.engine.dispose()
 
 

@@ -65,7 +65,7 @@ document.addEventListener("click", (event) => {
   const remove = event.target.closest("[data-remove]");
   if (remove) { files.splice(Number(remove.dataset.remove), 1); showFiles(); }
 });
-document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.successful) event.target.closest("dialog")?.close(); });
+document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.successful && event.detail.requestConfig.verb !== "get") event.target.closest("dialog")?.close(); });
 
 // The list
 
@@ -95,10 +95,12 @@ function refreshList() {
       const html = await answer.text();
       listPause = Math.min(Math.max(1500, (Date.now() - asked) * 20), 10000); // a busy server is asked less often
       // Where he is now, and not where he was when it was asked for.
-      const top = $("#rows")?.scrollTop ?? 0, at = $("#rows a.at")?.closest("li")?.dataset.id;
+      const top = $("#rows")?.scrollTop ?? 0, across = $(".views")?.scrollLeft ?? 0;
+      const at = $("#rows a.at")?.closest("li")?.dataset.id;
       const focused = document.activeElement?.closest?.("#rows li")?.dataset.id;
       htmx.swap("#queue", html, { swapStyle: "outerHTML" });
       if ($("#rows")) $("#rows").scrollTop = top;
+      if ($(".views")) $(".views").scrollLeft = across;
       if (at) $(`#rows li[data-id="${at}"] a`)?.classList.add("at");
       if (focused) $(`#rows li[data-id="${focused}"] a`)?.focus();
       tick();
@@ -147,6 +149,7 @@ function enter() {
   if (!form()) return;
   try { draft = JSON.parse(localStorage.getItem(store())); } catch { /* nothing that can be read */ }
   draft ??= { text: "", key: newKey(), mode: "reply", quote: null, seenOther: newestOther(), unsent: false, then: "" };
+  if (restMode() === "note") draft.mode = "note";
   box().value = draft.text;
   $(`input[name="mode"][value="${draft.mode}"]`).checked = true;
   showMode();
@@ -158,6 +161,9 @@ function leave() {
   if (ticketId()) { keep(); here("leaves"); }
   clearInterval(hereTimer);
 }
+
+// Who is only mentioned in another team's ticket writes notes alone.
+const restMode = () => (form().hasAttribute("data-notes-only") ? "note" : "reply");
 
 function showMode() {
   const note = draft.mode === "note";
@@ -304,7 +310,7 @@ async function send(then) {
     showFiles();
     draft = { ...draft, text: "", key: newKey(), quote: null, seenOther: newestOther(), then: "", warned: false };
     quoting(null);
-    if (note) { draft.mode = "reply"; $('input[name="mode"][value="reply"]').checked = true; showMode(); }
+    if (note) { draft.mode = restMode(); $(`input[name="mode"][value="${draft.mode}"]`).checked = true; showMode(); }
     keep();
     refreshList();
   } else if (answer.status === 409) {
@@ -362,7 +368,15 @@ function place(html) {
   tick();
   if (low) scroll.scrollTop = scroll.scrollHeight;
 }
+const acts = (head) => $(".acts", head)?.innerHTML.replaceAll(' open=""', "");
 document.addEventListener("htmx:oobBeforeSwap", (event) => {
+  const { target, fragment } = event.detail, fresh = fragment.firstElementChild;
+  if (target.id === "head" && acts(target) === acts(fresh)) {
+    // The buttons stay the ones that somebody is about to press.
+    for (const part of [".title", ".clocks"]) $(part, target).replaceWith($(part, fresh));
+    event.detail.shouldSwap = false;
+    return;
+  }
   for (const open of $$("details[open]", event.detail.target)) {
     const same = $$("details", event.detail.fragment)[$$("details", event.detail.target).indexOf(open)];
     if (same && !open.id) same.open = true;
@@ -375,7 +389,9 @@ async function news(whole = false) {
   if (fetching) { again = true; return; }
   fetching = ticket;
   try {
-    const answer = await fetch(`/desk/tickets/${ticket}/news?after=${newest()}${whole ? "&card=1" : ""}`, { headers });
+    const over = $("#head [data-over]")?.dataset.over;  // the question whether to take it over stays
+    const query = `after=${newest()}${whole ? "&card=1" : ""}${over ? `&over=${over}` : ""}`;
+    const answer = await fetch(`/desk/tickets/${ticket}/news?${query}`, { headers });
     if (answer.ok && ticketId() === ticket) {
       place(await answer.text());
       const live = !/(resolved|closed)/.test($("#head .status").className);
@@ -492,7 +508,7 @@ document.addEventListener("keydown", (event) => {
   if (!form() || form().hidden) return;
   if (code === "KeyR" || code === "KeyN") {
     event.preventDefault();
-    draft.mode = code === "KeyN" ? "note" : "reply";
+    draft.mode = code === "KeyN" ? "note" : restMode();
     $(`input[name="mode"][value="${draft.mode}"]`).checked = true;
     showMode();
     box().focus();
@@ -503,7 +519,25 @@ document.addEventListener("keydown", (event) => {
   if (button) { event.preventDefault(); button.click(); }
 });
 
-document.addEventListener("htmx:beforeSwap", (event) => { if (event.detail.target?.id === "work") leave(); });
+// What answers a press takes the place of the whole ticket. Not where another one is open by now, nor while somebody is
+// at work in what he has opened since: the news say the same, and take nothing from under his hands.
+const busy = (pressed) => document.activeElement === box()
+  || $$("#work dialog[open], #work details.menu[open], #picker:not([hidden])").some((each) => !each.contains(pressed));
+// Nothing ends over a word of the customer's that is not on the screen yet.
+document.addEventListener("htmx:configRequest", (event) => {
+  if (/\/(finish|resolve|close|return)$/.test(event.detail.path)) event.detail.parameters.seen = newest();
+});
+
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const { target, shouldSwap, requestConfig: asked } = event.detail;
+  if (target?.id !== "work" || !shouldSwap) return;
+  const of = asked.verb === "post" && Number(/^\/desk\/tickets\/(\d+)\//.exec(asked.path)?.[1]);
+  if (of && (of !== ticketId() || busy(asked.elt))) {
+    event.detail.shouldSwap = false;
+    news(true);
+    refreshList();
+  } else leave();
+});
 document.addEventListener("focusin", (event) => { if (event.target.matches("[data-select]")) event.target.select(); });
 document.addEventListener("htmx:afterSwap", (event) => { tick(); if (event.detail.target?.id === "work") { enter(); refreshList(); } });
 addEventListener("popstate", () => location.reload());
@@ -513,4 +547,5 @@ if ($("#app")) {
   listen();
   if (ticketId()) enter();
   if (innerWidth > 820) $("#rows a[aria-current]")?.scrollIntoView({ block: "nearest" });
+  $(".views a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });  // on a narrow screen they are one row
 }

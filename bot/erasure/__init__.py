@@ -1,0 +1,1 @@
+"""A person's data: given to him, and taken out for good."""
