@@ -474,7 +474,8 @@ function move(step) {
   next.scrollIntoView({ block: "nearest" });
 }
 document.addEventListener("keydown", (event) => {
-  const writing = event.target.closest?.("input:not([type=checkbox], [type=radio]), textarea, select");
+  // Until the next frame a field has the focus though its dialog has just been closed.
+  const writing = event.target.checkVisibility?.() && event.target.closest("input:not([type=checkbox], [type=radio]), textarea, select");
   if (event.key === "Escape") {
     if (!$("#picker")?.hidden) { closePicker(); box()?.focus(); return; }
     for (const menu of $$("details.menu[open]")) { menu.open = false; $("summary", menu).focus(); }
