@@ -13,6 +13,8 @@ shares add up to 1. And each has one outcome:
 - abandoned: he left, or was closed, without an answer; what a person wrote and he never got is none;
 - running: it is not over.
 
+A ticket that was merged into another is one matter with it: its episode has the outcome of that one, and is no return.
+
 A settled episode (confirmed or assumed) is durable when seven days have passed and he has not come back.
 """
 
@@ -111,6 +113,8 @@ class TicketFacts(NamedTuple):
     """None: nothing is promised, or it is too early to say."""
     resolution_seconds: float | None
     resolution_on_time: bool | None
+    merged_into: int | None = None
+    """Closed as a duplicate of this ticket."""
 
     @property
     def on_time(self) -> bool | None:
@@ -163,7 +167,14 @@ def episodes(marks: Iterable[Mark], tickets: Iterable[TicketFacts], now: datetim
         found += _visits(events)
     for visit in found:
         visit.outcome = _end(visit, now)
-    _returns(found)
+    _returns([visit for visit in found if visit.merged_into is None])
+    of = {visit.ticket.ticket_id: visit for visit in found if visit.ticket}
+    for visit in found:
+        if visit.merged_into is not None:
+            target = visit
+            while (into := target.merged_into) in of:  # only into a live one: no circle
+                target = of[into]
+            visit.outcome, visit.ended_at = target.outcome, max(visit.ended_at, target.ended_at)
     found.sort(key=attrgetter("began_at"))
     return [visit.episode(zone) for visit in found]
 
@@ -181,6 +192,10 @@ class _Visit:
         self.step: Step | None = None
         self.ticket: TicketFacts | None = None
         self.outcome = Outcome.RUNNING
+
+    @property
+    def merged_into(self) -> int | None:
+        return self.ticket.merged_into if self.ticket else None
 
     def episode(self, zone: tzinfo) -> Episode:
         local = self.began_at.astimezone(zone)

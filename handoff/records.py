@@ -433,6 +433,8 @@ class Ticket(Base):
     feedback: Mapped[Feedback | None]
     resolved_at: Mapped[datetime | None]
     reopened: Mapped[int] = mapped_column(default=0, server_default="0")
+    merged_into: Mapped[BigId | None]
+    """Closed as a duplicate of that one: what becomes of the matter is counted from there."""
 
     conversation: Mapped[Conversation] = relationship(lazy="raise")
 

@@ -84,23 +84,14 @@ async def _load(
 async def _tickets(
     session: AsyncSession, policy: DeskPolicy, first: datetime, last: datetime, now: datetime
 ) -> list[TicketFacts]:
-    response, resolution = aliased(ClockRow), aliased(ClockRow)
-    result = await session.execute(
-        select(
-            *(Ticket.id, Ticket.conversation_id, _CUSTOMER, Conversation.channel, Ticket.status),
-            *(Ticket.reason, Ticket.topic, Ticket.team, Ticket.level, Ticket.priority, Ticket.lang, Ticket.routed_by),
-            *(Ticket.created_at, Ticket.first_reply_at, Ticket.finished_at, Ticket.resolved_at, Ticket.asked_at),
-            *(Ticket.feedback, Ticket.reopened, Agent.name.label("agent")),
-            *_clock_columns(response),
-            *_clock_columns(resolution),
-        )
-        .join(Conversation, Conversation.id == Ticket.conversation_id)
-        .outerjoin(Agent, Agent.id == Ticket.assignee_id)
-        .outerjoin(response, and_(response.ticket_id == Ticket.id, response.kind == ClockKind.FIRST_RESPONSE))
-        .outerjoin(resolution, and_(resolution.ticket_id == Ticket.id, resolution.kind == ClockKind.RESOLUTION))
-        .where(Ticket.created_at >= first, Ticket.created_at < last)
-    )
-    rows, begun = result.all(), await _begun_elsewhere(session, first, last)
+    rows = await _rows(session, Ticket.created_at >= first, Ticket.created_at < last)
+    # What went on in an older ticket is judged by that one.
+    sought: set[int] = set()
+    while older := {row.merged_into for row in rows} - {None, *sought, *(row.id for row in rows)}:
+        sought |= older
+        for ids in parts(sorted(older)):
+            rows += await _rows(session, Ticket.id.in_(ids))
+    begun = await _begun_elsewhere(session, first, last)
     doubtful = await with_unsent(session, first)
     replied = {each: (replies[0].created_at) for each, replies in (await answers(session, doubtful)).items()}
     first_replies = {row.id: row.first_reply_at for row in rows} | {each: replied.get(each) for each in doubtful}
@@ -120,6 +111,8 @@ async def _tickets(
             if promised is not None:
                 response_kept = False if waited > promised else True if first_reply_at else None
         resolution_seconds, resolution_kept = _judge(row[RESOLUTION], hours, now, done=over)
+        if row.merged_into is not None:
+            resolution_seconds = resolution_kept = None  # it was not settled here
         found.append(
             TicketFacts(
                 ticket_id=row.id,
@@ -148,9 +141,31 @@ async def _tickets(
                 first_response_on_time=response_kept,
                 resolution_seconds=resolution_seconds,
                 resolution_on_time=resolution_kept,
+                merged_into=row.merged_into,
             )
         )
     return found
+
+
+async def _rows(session: AsyncSession, *which: ColumnElement[bool]) -> list[Any]:
+    """Tickets, each with its customer, its agent and the clocks that a report judges."""
+    response, resolution = aliased(ClockRow), aliased(ClockRow)
+    result = await session.execute(
+        select(
+            *(Ticket.id, Ticket.conversation_id, _CUSTOMER, Conversation.channel, Ticket.status),
+            *(Ticket.reason, Ticket.topic, Ticket.team, Ticket.level, Ticket.priority, Ticket.lang, Ticket.routed_by),
+            *(Ticket.created_at, Ticket.first_reply_at, Ticket.finished_at, Ticket.resolved_at, Ticket.asked_at),
+            *(Ticket.feedback, Ticket.reopened, Ticket.merged_into, Agent.name.label("agent")),
+            *_clock_columns(response),
+            *_clock_columns(resolution),
+        )
+        .join(Conversation, Conversation.id == Ticket.conversation_id)
+        .outerjoin(Agent, Agent.id == Ticket.assignee_id)
+        .outerjoin(response, and_(response.ticket_id == Ticket.id, response.kind == ClockKind.FIRST_RESPONSE))
+        .outerjoin(resolution, and_(resolution.ticket_id == Ticket.id, resolution.kind == ClockKind.RESOLUTION))
+        .where(*which)
+    )
+    return list(result.all())
 
 
 async def _begun_elsewhere(session: AsyncSession, first: datetime, last: datetime) -> dict[int, tuple[int, str]]:

@@ -414,10 +414,18 @@ class Tickets:
         return await self._end(session, ticket, TicketEvent.RESOLVED, agent, now)
 
     async def close(
-        self, session: AsyncSession, ticket: Ticket, *, why: str, agent: str, now: datetime
+        self,
+        session: AsyncSession,
+        ticket: Ticket,
+        *,
+        why: str,
+        agent: str,
+        now: datetime,
+        merged_into: int | None = None,
     ) -> Conversation:
-        """End it without a resolution: a duplicate, spam, a customer who left."""
+        """End it without a resolution: a duplicate (of which ticket), spam, a customer who left."""
         await desk.lock_ticket(session, ticket)
+        ticket.merged_into = merged_into
         return await self._end(session, ticket, TicketEvent.CLOSED, agent, now, why=why)
 
     async def reopen(self, session: AsyncSession, ticket: Ticket, *, agent: str, now: datetime) -> None:
@@ -810,7 +818,7 @@ class Tickets:
         if (await desk.lock_conversation(session, ticket.conversation_id)).erased_at is not None:
             raise TicketStateError(ticket.id, ticket.status, "reopened: its customer was erased")
         ticket.reopened += 1
-        ticket.resolved_at = ticket.asked_at = None
+        ticket.resolved_at = ticket.asked_at = ticket.merged_into = None
         await self._move(session, ticket, event, actor, now)
         conversation = await desk.lock_conversation(session, ticket.conversation_id)
         conversation.owner = Owner.PERSON

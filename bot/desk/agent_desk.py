@@ -436,7 +436,8 @@ class AgentDesk:
     async def merge(self, session: AsyncSession, ticket_id: int, into: int, *, agent: str) -> Ticket:
         """Close it as a duplicate; the customer hears where it goes on."""
         ticket = await desk.get_ticket(session, ticket_id)
-        await self.tickets.close(session, ticket, why=f"merged into {into}", agent=agent, now=self._clock())
+        why = f"merged into {into}"
+        await self.tickets.close(session, ticket, why=why, agent=agent, now=self._clock(), merged_into=into)
         await self._stop_survey(session, ticket)
         await self.announce(session, ticket, "merged", {"into": into})
         return ticket

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -13,14 +14,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from databases import Postgres
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import bot.migrations
 from bot.database import migrate, open_database
 from bot.ledger import Sessions
 from handoff import desk
-from handoff.records import Base, Message
+from handoff.lifecycle import TicketStatus
+from handoff.records import Base, HistoryEntry, Message, Reason, Ticket
 from kb_index import records as articles
 from nlu import records as intents
 
@@ -39,12 +41,12 @@ async def empty(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await engine.dispose()
 
 
-async def upgrade(engine: AsyncEngine, revision: str) -> None:
+async def upgrade(engine: AsyncEngine, revision: str, *, back: bool = False) -> None:
     def run(connection: Connection) -> None:
         config = Config()
         config.set_main_option("script_location", str(Path(bot.migrations.__path__[0])))
         config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        (command.downgrade if back else command.upgrade)(config, revision)
 
     async with engine.begin() as connection:
         await connection.run_sync(run)
@@ -142,6 +144,37 @@ async def test_conversations_of_the_first_release_are_there_after_the_upgrade(em
             note = await desk.note(session, 1, "there are many by now", now=at)
             assert note.id > 2**32
             assert await session.get(Message, note.id) is note
+
+
+async def test_what_was_merged_before_is_known_by_its_history(empty: Opened) -> None:
+    engine, sessions = empty
+    await migrate(engine)
+    at = datetime(2027, 3, 1, 9, tzinfo=UTC)
+    always: dict[str, Any] = {"reason": Reason.ASKED_FOR_PERSON, "topic": "unclear", "routed_by": "default"}
+    always |= {
+        "team": "first-line",
+        "level": "L1",
+        "priority": "normal",
+        "lang": "en",
+        "subject": "",
+        "promised_at": at,
+        "created_at": at,
+    }
+    ends = (None, "merged into 1", "merged into 1", "spam")
+    async with sessions.begin() as session:
+        for number, why in enumerate(ends):
+            status = TicketStatus.OPEN if number in (0, 2) else TicketStatus.CLOSED
+            chat = await desk.open_conversation(session, channel="site", account="", chat_id=str(number), now=at)
+            session.add(ticket := Ticket(conversation_id=chat.id, status=status, updated_at=at, **always))
+            await session.flush()
+            said = {"event": "closed", "actor": "Anna", "status": TicketStatus.CLOSED, "details": {"why": why}}
+            if why:
+                session.add(HistoryEntry(ticket_id=ticket.id, at=at, **said))
+    await upgrade(engine, "0035", back=True)
+    await migrate(engine)
+    async with sessions.begin() as session:
+        found = list(await session.scalars(select(Ticket.merged_into).order_by(Ticket.id)))
+    assert found == [None, 1, None, None], "the third was opened again, the fourth was no duplicate"
 
 
 async def test_processes_that_start_at_once_upgrade_it_once(empty: Opened) -> None:

@@ -273,3 +273,25 @@ async def test_a_yes_confirms_whatever_became_of_the_ticket_and_an_end_without_a
         Outcome.ABANDONED, Outcome.CONFIRMED, Outcome.REOPENED, Outcome.RUNNING,
     ]  # fmt: skip
     assert (await month.facts()).figures().satisfaction == 0.5
+
+
+async def test_a_merged_ticket_is_one_matter_with_the_one_it_went_into_and_no_return(month: Month) -> None:
+    await month.hear("a person please", chat="a")
+    await month.pass_days(3)
+    await month.hear("a person please", chat="b")
+    async with month.sessions.begin() as session:
+        await session.execute(update(Conversation).values(customer_id=1))
+        await session.execute(update(Conversation).where(Conversation.id == 2).values(channel="whatsapp"))
+    await month.act("merge", 2, 1, agent="Anna")
+    assert await month.outcomes() == [Outcome.RUNNING, Outcome.RUNNING]
+    await month.act("reply", 1, "It leaves today", agent="Anna")
+    await month.act("finish", 1, agent="Anna")
+    async with month.sessions.begin() as session:
+        await month.desk.give_feedback(session, 1, Feedback.HELPED)
+    facts = await month.facts()
+    assert [episode.outcome for episode in facts.episodes] == [Outcome.CONFIRMED, Outcome.CONFIRMED]
+    assert [ticket.resolution_seconds is None for ticket in facts.tickets] == [False, True], "it was settled once"
+    late = await month.facts(days=2)  # the ticket that it went into was made before
+    assert [(len(late.tickets), episode.outcome) for episode in late.episodes] == [(1, Outcome.CONFIRMED)]
+    await month.act("reopen", 2, agent="Anna")
+    assert (await month.outcomes())[1] is Outcome.RUNNING, "it is a matter of its own again"
