@@ -374,11 +374,16 @@ class Tickets:
         ticket.hold_task, ticket.hold_until = task.strip() or ticket.hold_task, until
 
     async def resume(self, session: AsyncSession, ticket: Ticket, *, actor: str, now: datetime) -> None:
-        """Go on by hand: the task is not waited for any more. Raises TicketStateError when it is not on hold."""
+        """Go on by hand: the task is not waited for any more; where work goes on already, it is taken off the ticket.
+        Raises TicketStateError when nothing is waited for."""
         await desk.lock_ticket(session, ticket)
-        if ticket.status is not TicketStatus.ON_HOLD:
+        if ticket.status is TicketStatus.ON_HOLD:
+            await self._move(session, ticket, TicketEvent.RESUMED, actor, now, task=ticket.hold_task)
+        elif ticket.status in LIVE and ticket.hold_task:
+            off = {"before": {"task": ticket.hold_task}, "after": {"task": None}}
+            await self._record(session, ticket, "changed", actor, now, **off)
+        else:
             raise TicketStateError(ticket.id, ticket.status, "resumed")
-        await self._move(session, ticket, TicketEvent.RESUMED, actor, now, task=ticket.hold_task)
         ticket.hold_task = ticket.hold_until = None
 
     async def task_done(self, session: AsyncSession, task: str, *, now: datetime) -> Sequence[Ticket]:

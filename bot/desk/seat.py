@@ -556,8 +556,12 @@ class Seat:
         await self._desk.merge(self._session, ticket_id, into, agent=self.viewer.name)
         self._record("merged", ticket_id, into=into)
 
-    async def act_on_one_of_many(self, ticket_id: int, act: str, to: str) -> None:
-        """A bulk action: `take`, `assign`, `finish`, `resolve`, `transfer` or `close`. Raises HandoffError."""
+    async def newest_message(self) -> int:
+        """The number of what was said last anywhere: a list that is shown now shows nothing newer."""
+        return await self._session.scalar(select(func.max(Message.id))) or 0
+
+    async def act_on_one_of_many(self, ticket_id: int, act: str, to: str, *, seen_id: int | None = None) -> None:
+        """A bulk action: `take`, `assign`, `finish`, `resolve` or `close`. Raises HandoffError."""
         self.viewer.require(Permission.ANSWER if act == "take" else Permission.DELEGATE)
         match act:
             case "take":
@@ -565,11 +569,11 @@ class Seat:
             case "assign":
                 await self.assign(ticket_id, to)
             case "finish":
-                await self.finish(ticket_id)
+                await self.finish(ticket_id, seen_id=seen_id)
             case "resolve":
-                await self.resolve(ticket_id)
+                await self.resolve(ticket_id, seen_id=seen_id)
             case "close":
-                await self.close(ticket_id, to or "closed with others")
+                await self.close(ticket_id, to or "closed with others", seen_id=seen_id)
             case _:
                 raise AccessError(self.viewer.name, act)
 

@@ -70,7 +70,7 @@ class Acts:
                 except TicketHeldError as error:
                     return Done(say=_held(error, lang), buttons=_take_over(error, lang))
             case "assign":
-                await seat.assign(ticket_id, await self._colleague(seat, rest))
+                await seat.assign(ticket_id, *await self._colleague(seat, rest))
             case "note":
                 if not rest:
                     raise Unclear(words("usage", lang, usage="/note …"))
@@ -118,7 +118,7 @@ class Acts:
             case "assign", "":
                 return Done(menu=await self._people(seat, ticket_id))
             case "assign", _:
-                await seat.assign(ticket_id, await self._colleague(seat, argument))
+                await seat.assign(ticket_id, *await self._colleague(seat, argument))
             case "transfer", "":
                 return Done(menu=self._topics(ticket_id, lang))
             case "transfer", _:
@@ -156,15 +156,22 @@ class Acts:
     async def _names(self, seat: Seat) -> list[str]:
         return [colleague.name for colleague in await seat.colleagues()]
 
-    async def _colleague(self, seat: Seat, typed: str) -> str:
-        """The name that is meant; empty for back to the queue."""
-        names, low = await self._names(seat), typed.strip().lstrip("@").lower()
-        if low in ("", "-"):
-            return ""
-        found = [name for name in names if name.lower() == low] or [n for n in names if n.lower().startswith(low)]
-        if len(found) != 1:
-            raise Unclear(words("usage", seat.viewer.lang, usage=f"/assign {' | '.join(found or names)[:500]}"))
-        return found[0]
+    async def _colleague(self, seat: Seat, typed: str) -> tuple[str, str]:
+        """The name that is meant, empty for back to the queue, and a note for him: `Anna Orlova look at the bill`, or
+        `Ann: look at the bill`."""
+        names, typed = await self._names(seat), typed.strip().lstrip("@")
+        if typed in ("", "-"):
+            return "", ""
+        for name in sorted(names, key=len, reverse=True):
+            if re.match(rf"{re.escape(name)}(?!\w)", typed, re.IGNORECASE):
+                return name, typed[len(name) :].lstrip(" :,\n")
+        found: list[str] = []
+        for end in (":", None):  # as much of a name as stands before the colon, or a word of it
+            first, *note = typed.split(end, 1)
+            found = [name for name in names if first and name.lower().startswith(first.strip(" ,:").lower())]
+            if len(found) == 1:
+                return found[0], "".join(note).strip()
+        raise Unclear(words("usage", seat.viewer.lang, usage=f"/assign {' | '.join(found or names)[:500]}"))
 
     async def _people(self, seat: Seat, ticket_id: int) -> Buttons:
         lang, rows = seat.viewer.lang, list[list[tuple[str, str]]]()

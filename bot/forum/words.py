@@ -132,14 +132,14 @@ WORDS: dict[str, tuple[str, str]] = {
     "help": (
         "Сообщение в теме уходит клиенту; начатое с // остаётся заметкой. Ответ на сообщение клиента цитирует его, "
         "правка меняет и у клиента.\n"
-        "/take взять · /assign Имя · /note текст · /transfer тема причина · /hold [задача] [дни] · /resume · "
+        "/take взять · /assign Имя [заметка] · /note текст · /transfer тема причина · /hold [задача] [дни] · /resume · "
         "/finish ответ дан · /resolve решено · /close причина · /return ассистенту · /reopen · /macro [название] · "
         "/menu кнопки · /queue кто ждёт",
         "A message in a topic goes to the customer; one that begins with // stays a note. A reply to the customer’s "
         "message quotes it, an edit changes it for him, too.\n"
-        "/take · /assign Name · /note text · /transfer topic why · /hold [task] [days] · /resume · /finish last word "
-        "said · /resolve · /close why · /return to the assistant · /reopen · /macro [title] · /menu buttons · /queue "
-        "who waits",
+        "/take · /assign Name [note] · /note text · /transfer topic why · /hold [task] [days] · /resume · "
+        "/finish last word said · /resolve · /close why · /return to the assistant · /reopen · /macro [title] · "
+        "/menu buttons · /queue who waits",
     ),
 }
 
@@ -175,7 +175,7 @@ REASONS: dict[str, tuple[str, str]] = {
 
 COMMANDS = {
     "take": ("взять себе", "take it"),
-    "assign": ("назначить: /assign Имя", "give it to: /assign Name"),
+    "assign": ("назначить: /assign Имя [заметка]", "give it to: /assign Name [note]"),
     "note": ("заметка для своих", "a note for colleagues"),
     "transfer": ("передать: /transfer тема причина", "pass it on: /transfer topic why"),
     "hold": ("отложить: /hold [задача] [дни]", "put on hold: /hold [task] [days]"),

@@ -178,6 +178,9 @@ def N_(text: str) -> str:  # noqa: N802 - gettext's customary name
 
 TOLD = {
     "many": N_("Done: %(done)d. Not possible: %(failed)d."),
+    "many_unread": N_(
+        "Done: %(done)d. Not possible: %(failed)d. Left, for their customers have written meanwhile: %(unread)s."
+    ),
     "stale": N_("Not sent yet: something came while you were writing. Read it, then send again."),
     "colleague_answers": N_("Not sent yet: %(name)s is answering this customer right now."),
     "gone_already": N_("Too late: it has been sent."),

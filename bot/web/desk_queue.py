@@ -11,6 +11,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from bot.desk.accounts import SignedIn
 from bot.desk.seat import Seat
+from bot.errors import UnseenWordsError
 from bot.web.desk_base import PREFIX, DeskWeb, is_partial
 from bot.web.guards import Refusal
 from handoff.errors import HandoffError
@@ -19,6 +20,8 @@ from handoff.queue import Query, View
 MAX_WORDS_CHARS = 200
 MOST_AT_ONCE = 200
 """Tickets that one bulk action takes: each is a transaction of its own."""
+NAMED = 10
+"""Of them by number in what is said after it."""
 
 
 def read_query(params: Mapping[str, str]) -> Query:
@@ -47,6 +50,7 @@ async def list_values(seat: Seat, query: Query, ticket_id: int = 0) -> dict[str,
     """What the list and the views beside it are made of."""
     return {
         "query": query,
+        "newest": await seat.newest_message(),
         "write": write_query,
         "found": await seat.find(query),
         "counts": await seat.counts(),
@@ -78,25 +82,32 @@ def create_router(web: DeskWeb) -> APIRouter:
         return web.page(request, "_list.html" if is_partial(request) else "queue.html", me, **values)
 
     @router.post("/queue/many")
-    async def act_on_many(request: Request, me: Me, act: Annotated[str, Form()]) -> Response:
+    async def act_on_many(
+        request: Request, me: Me, act: Annotated[str, Form()], seen: Annotated[int | None, Form(ge=0)] = None
+    ) -> Response:
         form = await request.form()
         ids = [int(value) for value in form.getlist("ticket") if isinstance(value, str) and value.isdecimal()]
         if len(set(ids)) > MOST_AT_ONCE:
             raise Refusal("too_many_chosen")
         to = str(form.get("to", ""))
-        problems: list[str] = []
-        done = 0
+        done = failed = 0
+        unread: list[int] = []
         for ticket_id in dict.fromkeys(ids):
             try:
                 async with web.seat(me) as seat:
-                    await seat.act_on_one_of_many(ticket_id, act, to)
+                    await seat.act_on_one_of_many(ticket_id, act, to, seen_id=seen)
                 done += 1
-            except HandoffError as error:
-                problems.append(str(error))
+            except UnseenWordsError:
+                unread.append(ticket_id)
+            except HandoffError:
+                failed += 1
         async with web.seat(me, writing=False) as seat:
             values = await list_values(seat, read_query({k: str(v) for k, v in form.items()}))
         answer = web.page(request, "_list.html", me, **values)
-        return web.told(answer, me, "many", done=done, failed=len(problems))
+        if unread:
+            numbers = ", ".join(str(each) for each in unread[:NAMED]) + (", …" if len(unread) > NAMED else "")
+            return web.told(answer, me, "many_unread", done=done, failed=failed, unread=numbers)
+        return web.told(answer, me, "many", done=done, failed=failed)
 
     @router.post("/views")
     async def save_view(

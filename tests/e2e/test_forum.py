@@ -403,8 +403,10 @@ class TestTwoDesks:
         card = world.said(thread)[0]
         await world.hire("Ivan", IVAN)
         await world.forum_api.says(GROUP, thread, "// he called twice")
-        await world.forum_api.says(GROUP, thread, "/assign ivan")
+        await world.forum_api.says(GROUP, thread, "/assign Iv: he knows the courier")
         await world.when(lambda: any("now with Ivan" in each.text for each in world.said(thread)))
+        await world.when(lambda: any("he knows the courier" in each.text for each in world.said(thread)))
+        await world.when(lambda: any("Ivan" in text for text in world.got(CUSTOMER)))
         await world.forum_api.presses(GROUP, card, "Hold")
         await world.when(lambda: "Until tomorrow" in " ".join(card.buttons))
         await world.forum_api.presses(GROUP, card, "Until tomorrow")

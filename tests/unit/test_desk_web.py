@@ -475,7 +475,14 @@ def test_what_a_ticket_waits_for_is_shown_and_a_link_is_one(anna: Agent, custome
     assert '<a href="https://tasks.example/7"' in held.text
     assert "1 May" in held.text
     assert anna.post(f"/tickets/{ticket}/hold", {"task": "x", "until": "2001-01-01"}).status_code == 422
+    customer.says("and how long?")  # it is opened, and waits for the task still
+    wait_until(lambda: ticket_of(anna.server, ticket).status is TicketStatus.OPEN)
+    assert "Wait for it no more" in anna.get(f"/tickets/{ticket}").text
     anna.post(f"/tickets/{ticket}/resume")
+    left = anna.get(f"/tickets/{ticket}").text
+    assert "tasks.example" not in left
+    assert ticket_of(anna.server, ticket).status is TicketStatus.OPEN
+    assert anna.post(f"/tickets/{ticket}/resume").status_code == 409
     held = anna.post(f"/tickets/{ticket}/hold", {"task": "javascript:alert(1)"})
     assert "javascript:alert(1)" in held.text
     assert 'href="javascript' not in held.text
@@ -488,6 +495,20 @@ def test_several_are_acted_on_at_once(anna: Agent, boris: Agent) -> None:
     assert {ticket_of(anna.server, each).assignee_id for each in tickets} == {None}, "an agent gives nothing away"
     assert boris.post("/queue/many", form).status_code == 200
     assert None not in {ticket_of(anna.server, each).assignee_id for each in tickets}
+
+
+def test_none_of_several_ends_over_words_that_came_after_the_list(anna: Agent, boris: Agent) -> None:
+    customers = [Customer(anna.server) for _ in range(2)]
+    tickets = [each.calls_a_person() for each in customers]
+    seen = re.search(r'name="seen" value="(\d+)"', boris.get("/queue?view=all").text)
+    assert seen
+    customers[0].says("it burns")
+    wait_until(lambda: any(m.text == "it burns" for m in transcript(anna.server, tickets[0])))
+    form = {"act": "resolve", "seen": seen[1], "ticket": [str(each) for each in tickets]}
+    told = boris.post("/queue/many", form).headers["HX-Trigger"]
+    assert f"have written meanwhile: {tickets[0]}." in told
+    assert ticket_of(anna.server, tickets[0]).resolved_at is None
+    assert ticket_of(anna.server, tickets[1]).status is TicketStatus.RESOLVED
 
 
 def test_too_many_at_once_are_refused_and_none_is_changed(anna: Agent, boris: Agent, customer: Customer) -> None:
