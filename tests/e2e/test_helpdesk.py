@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 import uvicorn
 from databases import MakeDatabase
 from fastapi import FastAPI
+from site_harness import free_port
 from sqlalchemy import func, select
 from test_agent_desk import Story
 
@@ -36,11 +36,6 @@ from handoff.records import NOTE
 
 pytest.importorskip("helpdesk", reason="pip install django-helpdesk")
 pytestmark = pytest.mark.e2e
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class Site:
