@@ -519,7 +519,13 @@ async def test_a_last_word_that_was_not_the_last_ends_no_measured_time(story: St
 
 
 async def test_where_nobody_is_at_all_no_time_is_promised_as_if_somebody_were(story: Story) -> None:
-    assert "All our specialists for this are away just now" in story.channel.sent[-1].text
+    away = "away just now; you'll get a reply here as soon as one is back, usually within"
+    assert f"All our specialists for this are {away}" in story.channel.sent[-1].text
+    await story.act("transfer", 1, "payment", why="charged twice", agent="Boris")
+    assert f"They are {away}" in story.channel.sent[-1].text
+    await story.act("resolve", 1, agent="Boris")
+    await story.act("reopen", 1, agent="Boris")
+    assert f"Our specialists are {away}" in story.channel.sent[-1].text
     async with story.sessions.begin() as session:
         await put_agent(session, "Anna", now=story.clock(), teams=["first-line"])
     said = await story.hear("charged twice, a person please", chat="second")
