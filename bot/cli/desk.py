@@ -324,20 +324,21 @@ def tickets_assign(
     to: Annotated[str, typer.Argument(help="An agent's name; empty: nobody.")],
     take_over: Annotated[bool, typer.Option("--take-over", help="Also from a colleague who is there.")] = False,
     note: Annotated[str, typer.Option(help="Why, for the colleague; the customer hears that he is passed on.")] = "",
+    agent: As = "",
 ) -> None:
     """Give a ticket to an agent, or back to the queue."""
 
     async def work(desk_: AgentDesk, session: AsyncSession) -> None:
         from handoff.staff import find_agent
 
-        agent = await find_agent(session, to) if to else None
-        if to and agent is None:
+        whom, by = await find_agent(session, to) if to else None, who(agent)
+        if to and whom is None:
             raise AgentNotFoundError(to)
-        if agent is None or take_over:
-            await desk_.assign(session, ticket_id, agent, by=getpass.getuser(), why=note)
+        if whom is None or take_over:
+            await desk_.assign(session, ticket_id, whom, by=by, why=note)
             return
         try:
-            await desk_.take(session, ticket_id, agent, by=getpass.getuser(), why=note)
+            await desk_.take(session, ticket_id, whom, by=by, why=note)
         except TicketHeldError as error:
             raise typer.BadParameter(
                 f"ticket {ticket_id} is {error.holder}'s, who is there: add --take-over to give it to {to} all the same"
