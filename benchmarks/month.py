@@ -44,6 +44,7 @@ from sqlalchemy import event, select
 from benchmarks.month_sheets import Person, Sheet, Sheets
 from bot.database import migrate, open_database
 from handoff import desk
+from handoff.alarms import raise_clocks
 from handoff.clocks import ClockKind
 from handoff.errors import TicketStateError
 from handoff.hours import WorkingHours
@@ -51,7 +52,7 @@ from handoff.lifecycle import ACTS, TicketEvent, TicketStatus
 from handoff.policy import DeskPolicy, load_policy
 from handoff.records import Agent, ClockRow, Feedback, HistoryEntry, Reason
 from handoff.routing import Topics, load_topics, route
-from handoff.staff import put_agent
+from handoff.staff import on_duty, put_agent
 from handoff.tickets import Followed, Tickets
 
 BEGIN = datetime(2026, 10, 12, tzinfo=UTC)
@@ -329,8 +330,8 @@ class InTables:
 
     async def by_itself(self, now: datetime) -> tuple[Sequence[int], Sequence[int]]:
         woken = [ticket.id for ticket in await self.tickets.wake_held(self.session, now=now)]
-        await self.tickets.raise_clocks(self.session, now=now, limit=10_000)
-        return woken, list(await self.tickets.give_out(self.session, now=now))
+        await raise_clocks(self.session, self.tickets, now=now, limit=10_000)
+        return woken, list(await self.tickets.holders.give_out(self.session, now=now))
 
     async def arrives(self, chat: int, topic: str, now: datetime) -> tuple[int, str]:
         conversation = await desk.open_conversation(
@@ -353,7 +354,7 @@ class InTables:
     async def replies(self, ticket_id: int, now: datetime) -> bool:
         ticket = await desk.get_ticket(self.session, ticket_id)
         agent = self.agents.get(ticket.assignee_id or 0)
-        if agent is None or not self.tickets.on_duty(agent, now):
+        if agent is None or not on_duty(self.tickets.policy, agent, now):
             return False
         await self.tickets.reply(self.session, ticket, "an answer", agent=agent.name, now=now)
         return True

@@ -13,7 +13,7 @@ from handoff.hours import WorkingHours
 from handoff.lifecycle import ACTS, TicketEvent, TicketStatus, after
 from handoff.policy import LEVELS, DeskPolicy
 from handoff.routing import Topics
-from handoff.tickets import ESCALATES_EVERY
+from handoff.ticket_clocks import ESCALATES_EVERY
 
 
 @dataclass

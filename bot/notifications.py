@@ -27,10 +27,11 @@ from bot.replies import Replies
 from bot.timers import Timer, cancel_timer, send_errand, set_timer
 from bot.work import Sessions
 from handoff import desk
+from handoff.history import CUSTOMER
 from handoff.lifecycle import LIVE
 from handoff.records import Agent, Base, BigId, ClockRow, HistoryEntry, TeamNotify, Ticket
-from handoff.staff import find_agent, seniors
-from handoff.tickets import CUSTOMER, Tickets, acts
+from handoff.staff import acts, find_agent, seniors
+from handoff.tickets import Tickets
 
 log = structlog.get_logger()
 

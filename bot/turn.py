@@ -509,7 +509,7 @@ class Turns:
                 conversation.lang = plan.lang
                 await self._act(session, conversation, plan)
                 if plan.situation.owner is Owner.ASSISTANT:
-                    await self._desk.tickets.wrote_elsewhere(session, conversation, now=self._clock())
+                    await self._desk.customers.wrote_elsewhere(session, conversation, now=self._clock())
                 if plan.to_desk is not None:
                     await self._tell_desk(session, conversation, plan.to_desk, _texts(utterance), plan.routed)
         # At the end, so that the row is written once.

@@ -365,13 +365,13 @@ class Installation(ModelWiring):
     @cached_property
     def tickets(self) -> Tickets:
         tickets = Tickets(self.desk_policy, self.topics)
-        tickets.listeners.append(self._notices_of(tickets).heard)
+        tickets.history.listeners.append(self._notices_of(tickets).heard)
         if self.settings.hook_url:
-            tickets.listeners.append(self.hooks.heard)
+            tickets.history.listeners.append(self.hooks.heard)
         if self.settings.helpdesk:
-            tickets.listeners.append(self._help_desk_of(tickets).heard)
+            tickets.history.listeners.append(self._help_desk_of(tickets).heard)
         if self.settings.forum_groups:
-            tickets.listeners.append(self._forum_heard)
+            tickets.history.listeners.append(self._forum_heard)
         return tickets
 
     @cached_property

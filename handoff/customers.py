@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import phonenumbers
@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from handoff import desk
 from handoff.errors import CustomerError, CustomerNotFoundError
+from handoff.history import CUSTOMER, SYSTEM
 from handoff.lifecycle import LIVE
 from handoff.records import (
     Author,
@@ -30,10 +31,12 @@ from handoff.records import (
     Customer,
     CustomerLink,
     Delivery,
+    HistoryEntry,
     Message,
     Ticket,
 )
-from handoff.tickets import SYSTEM, Tickets
+from handoff.routing import PRIORITIES
+from handoff.tickets import Tickets
 from handoff.window import closes_at
 
 log = structlog.get_logger()
@@ -45,6 +48,8 @@ SEARCHED_CHARS = 4000
 MANY_DIGITS = 7
 EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+")
 SUGGESTIONS = 10
+TOLD_AGAIN = timedelta(minutes=10)
+"""That the customer writes in another channel, too."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ class Customers:
     async def prove_email(self, session: AsyncSession, conversation: Conversation, email: str, now: datetime) -> None:
         """Whoever writes in this conversation reads what is sent to this address (`as_email`): it is joined to the one
         customer of whom the same was proved. The conversation is locked."""
-        customer = await self._tickets.customer_of(session, conversation, now)
+        customer = await desk.customer_of(session, conversation, now)
         if await self._is_news(session, conversation, ContactKind.EMAIL, email):
             customer.email = customer.email or email
             await self._prove(session, conversation, customer, ContactKind.EMAIL, email, now)
@@ -185,8 +190,8 @@ class Customers:
         )
         for conversation in moved:
             await session.refresh(conversation, ["customer_id"])
-        await self._tickets.record_link(session, into.id, "linked", actor, now, how=how, customer=into.id, was=other.id)
-        await self._tickets.follow_customer(session, into, actor, now)
+        await self._record(session, into.id, "linked", actor, now, how=how, customer=into.id, was=other.id)
+        await self._follow(session, into, actor, now)
         log.info("customer.linked", customer=into.id, was=other.id, how=how)
         return into
 
@@ -238,8 +243,8 @@ class Customers:
             await self._give_back(session, row, before)
         details = {"customer": after.id, "was": before.id, "conversation": conversation.id}
         for customer in (before, after):
-            await self._tickets.record_link(session, customer.id, "unlinked", actor, now, **details)
-            await self._tickets.follow_customer(session, customer, actor, now)
+            await self._record(session, customer.id, "unlinked", actor, now, **details)
+            await self._follow(session, customer, actor, now)
         log.info("customer.unlinked", customer=after.id, was=before.id)
         return after
 
@@ -282,7 +287,7 @@ class Customers:
             await session.execute(
                 update(Ticket).where(Ticket.conversation_id.in_(ids), Ticket.status.in_(LIVE)).values(lang=lang)
             )
-        await self._tickets.follow_customer(session, customer, actor, now)
+        await self._follow(session, customer, actor, now)
         return customer
 
     async def suggestions(self, session: AsyncSession, customer_id: int) -> list[Suggestion]:
@@ -340,6 +345,65 @@ class Customers:
             )
         return sorted(ways, key=lambda w: (w.failed, not w.open, -(w.heard_at.timestamp() if w.heard_at else 0.0)))
 
+    # His tickets
+
+    async def wrote_elsewhere(self, session: AsyncSession, conversation: Conversation, *, now: datetime) -> None:
+        """The customer of live tickets in other conversations said something in this one: their history tells, and
+        whoever listens. Of what follows soon it says nothing."""
+        if conversation.customer_id is None:
+            return
+        found = await session.scalars(
+            select(Ticket)
+            .join(Conversation, Conversation.id == Ticket.conversation_id)
+            .where(
+                Conversation.customer_id == conversation.customer_id,
+                Conversation.id != conversation.id,
+                Ticket.status.in_(LIVE),
+            )
+            .order_by(Ticket.id)
+        )
+        for ticket in found.all():
+            told = await session.scalar(
+                select(func.max(HistoryEntry.at)).where(
+                    HistoryEntry.ticket_id == ticket.id, HistoryEntry.event == "wrote_elsewhere"
+                )
+            )
+            if told is None or now - told > TOLD_AGAIN:
+                details = {"channel": conversation.channel, "conversation": conversation.id}
+                await self._tickets.history.record(session, ticket, "wrote_elsewhere", CUSTOMER, now, **details)
+
+    async def _follow(self, session: AsyncSession, customer: Customer, actor: str, now: datetime) -> None:
+        """Bring his live tickets to his segment: what is promised changes, and the priority rises, never falls."""
+        theirs = select(Conversation.id).where(Conversation.customer_id == customer.id)
+        live = await session.scalars(
+            select(Ticket).where(Ticket.conversation_id.in_(theirs), Ticket.status.in_(LIVE)).order_by(Ticket.id)
+        )
+        found, policy = live.all(), self._tickets.policy
+        await desk.lock_tickets(session, (ticket.id for ticket in found), clocks=True)
+        for ticket in found:
+            if ticket.segment == customer.segment or ticket.status not in LIVE:
+                continue
+            least = policy.segment_priority.get(customer.segment or "", "low")
+            before = {"segment": ticket.segment, "priority": ticket.priority}
+            ticket.segment = customer.segment
+            ticket.priority = max(ticket.priority, least, key=PRIORITIES.index)
+            after_it = {"segment": ticket.segment, "priority": ticket.priority}
+            await self._tickets.history.record(session, ticket, "changed", actor, now, before=before, after=after_it)
+            await self._tickets.clocks.follow(session, ticket, now, hours_before=policy.hours_of(ticket.team))
+
+    async def _record(
+        self, session: AsyncSession, customer_id: int, event: str, actor: str, now: datetime, **details: Any
+    ) -> None:
+        """Write into the histories of a customer's live tickets that conversations were joined or taken apart; where
+        none is live, into his newest one's."""
+        theirs = select(Conversation.id).where(Conversation.customer_id == customer_id)
+        rows = await session.scalars(
+            select(Ticket).where(Ticket.conversation_id.in_(theirs)).order_by(Ticket.id.desc()).limit(100)
+        )
+        found = rows.all()
+        for ticket in [ticket for ticket in found if ticket.status in LIVE] or found[:1]:
+            await self._tickets.history.record(session, ticket, event, actor, now, **details)
+
     # Inside
 
     async def _is_news(self, session: AsyncSession, conversation: Conversation, kind: ContactKind, value: str) -> bool:
@@ -355,7 +419,7 @@ class Customers:
 
     async def _prove_phone(self, session: AsyncSession, conversation: Conversation, number: str, now: datetime) -> None:
         """The platform says that this conversation is with whoever has this number."""
-        customer = await self._tickets.customer_of(session, conversation, now)
+        customer = await desk.customer_of(session, conversation, now)
         # A number that was given up may be somebody else's tomorrow.
         given_up = await session.scalars(
             update(Contact)

@@ -26,6 +26,7 @@ from handoff.records import (
     Base,
     ClockRow,
     Conversation,
+    Customer,
     Message,
     Owner,
     Ticket,
@@ -186,6 +187,17 @@ async def clocks_of(session: AsyncSession, ticket: Ticket) -> dict[ClockKind, Cl
         if ticket.conversation_id in ours.locked:
             ours.clocks[ticket.id] = known
     return known
+
+
+async def customer_of(session: AsyncSession, conversation: Conversation, now: datetime) -> Customer:
+    """Who writes in a conversation; from now on there is somebody."""
+    if conversation.customer_id is not None:
+        return await session.get_one(Customer, conversation.customer_id)
+    customer = Customer(name=conversation.customer_name, note="", created_at=now)
+    session.add(customer)
+    await session.flush()
+    conversation.customer_id = customer.id
+    return customer
 
 
 async def get_conversation(session: AsyncSession, conversation_id: int) -> Conversation:

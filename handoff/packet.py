@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from handoff import desk
 from handoff.clocks import ClockKind
 from handoff.customers import Customers, links_of
+from handoff.history import history
 from handoff.lifecycle import TicketStatus
 from handoff.records import (
     NOTE,
@@ -35,7 +36,8 @@ from handoff.records import (
     Reason,
     Ticket,
 )
-from handoff.tickets import Tickets, clock_of, history
+from handoff.ticket_clocks import clock_of
+from handoff.tickets import Tickets
 from handoff.window import closes_at
 
 SUMMARY_CHARS = 160

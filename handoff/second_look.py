@@ -13,10 +13,11 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from handoff import desk
+from handoff.history import ASSISTANT, CUSTOMER, SYSTEM
 from handoff.lifecycle import LIVE
 from handoff.records import HistoryEntry, Reason, Ticket
 from handoff.routing import PRIORITIES, Route
-from handoff.tickets import ASSISTANT, CUSTOMER, SYSTEM, Tickets, subject_of
+from handoff.tickets import Tickets, subject_of
 
 BY_DEFAULT = "default"
 """`Ticket.routed_by` while nothing tells the topic."""
@@ -61,7 +62,7 @@ async def heed(
         await tickets.change(session, ticket, priority=priority, agent=CUSTOMER, now=now)
     if ticket.first_reply_at is not None:
         return False
-    promised, before = tickets.promise(ticket, now), ticket.promised_at
+    promised, before = tickets.clocks.promise(ticket, now), ticket.promised_at
     if ticket.team == team:
         promised = min(promised, before)
     ticket.promised_at = promised

@@ -17,6 +17,7 @@ from handoff.lifecycle import LIVE
 from handoff.policy import LEVELS, DeskPolicy
 from handoff.records import Agent, ClockRow, HistoryEntry, Reason, Ticket
 from handoff.routing import PRIORITIES
+from handoff.staff import on_duty
 from handoff.tickets import Tickets
 
 SEARCHED = timedelta(days=15)
@@ -154,7 +155,7 @@ async def shift_report(
         on_duty=[
             agent.name
             for agent in sorted(agents.values(), key=lambda agent: agent.name)
-            if (team is None or team in agent.teams) and tickets.on_duty(agent, then)
+            if (team is None or team in agent.teams) and on_duty(tickets.policy, agent, then)
         ],
         counts={event: events[event] for event in COUNTED},
         open=sorted(lines, key=lambda line: (-PRIORITIES.index(line.priority), line.created_at))[:MAX_LINES],

@@ -54,6 +54,15 @@ async def _loads(session: AsyncSession) -> dict[int | None, int]:
     return {row[0]: row[1] for row in await session.execute(_LOADS)}
 
 
+def acts(ticket: Ticket) -> bool:
+    """The same as `ACTING`, of a ticket that is read."""
+    return ticket.status in ACTS or (ticket.status is TicketStatus.ON_HOLD and ticket.first_reply_at is None)
+
+
+def on_duty(policy: DeskPolicy, agent: Agent, now: datetime) -> bool:
+    return agent.active and is_there(policy, agent.presence, agent.schedule, now)
+
+
 def is_there(policy: DeskPolicy, presence: Presence, schedule: str, now: datetime) -> bool:
     if presence in (Presence.AWAY, Presence.OFFLINE):
         return False

@@ -353,14 +353,14 @@ def agents_list(as_json: AsJson = False) -> None:
     """The people who answer, and who of them is there."""
 
     async def work(desk_: AgentDesk, session: AsyncSession) -> list[dict[str, Any]]:
-        from handoff.staff import list_agents
+        from handoff.staff import list_agents, on_duty
 
         names = ("name", "level", "teams", "langs", "capacity", "schedule", "presence")
         now = datetime.now(UTC)
         return [
             {
                 **{name: getattr(agent, name) for name in names},
-                "on_duty": desk_.tickets.on_duty(agent, now),
+                "on_duty": on_duty(desk_.tickets.policy, agent, now),
                 "load": load,
             }
             for agent, load in await list_agents(session)
@@ -505,7 +505,7 @@ def agents_presence(name: str, presence: str) -> None:
             raise AgentNotFoundError(name)
         agent.presence, agent.presence_at = Presence(presence), datetime.now(UTC)
         await session.flush()
-        await desk_.tickets.give_out(session, now=datetime.now(UTC))
+        await desk_.tickets.holders.give_out(session, now=datetime.now(UTC))
 
     act(work)
     print(f"{name}: {presence}")

@@ -38,8 +38,10 @@ from bot.notifications import Notices, named_in
 from bot.replies import Replies
 from bot.timers import cancel_timer, set_timer
 from handoff import desk
+from handoff.alarms import Raised, raise_clocks
 from handoff.customers import Customers, Way
 from handoff.errors import TicketHeldError, TicketStateError
+from handoff.history import CUSTOMER, SYSTEM
 from handoff.hours import DAY_NAMES, WorkingHours
 from handoff.lifecycle import ACTS, LIVE, TicketStatus
 from handoff.packet import Packet, packet
@@ -62,8 +64,8 @@ from handoff.records import (
 )
 from handoff.routing import Route, route
 from handoff.second_look import heed
-from handoff.staff import seniors
-from handoff.tickets import CUSTOMER, SYSTEM, Followed, Raised, Tickets
+from handoff.staff import on_duty, seniors
+from handoff.tickets import Followed, Tickets
 from handoff.window import MARGIN, closes_at
 
 log = structlog.get_logger()
@@ -317,7 +319,7 @@ class AgentDesk:
         ticket = await desk.get_ticket(session, ticket_id)
         await desk.lock_ticket(session, ticket)
         holder = await session.get(Agent, ticket.assignee_id) if ticket.assignee_id not in (None, to.id) else None
-        there = holder is not None and self.tickets.on_duty(holder, self._clock())
+        there = holder is not None and on_duty(self.tickets.policy, holder, self._clock())
         if holder is not None and there and holder.id != over and ticket.status in LIVE:
             raise TicketHeldError(ticket_id, holder.id, holder.name)
         await self.assign(session, ticket_id, to, by=by, why=why)
@@ -597,11 +599,11 @@ class AgentDesk:
     async def tick(self, session: AsyncSession) -> list[Raised]:
         """Whatever is due at desks: holds that ended, tickets to give out, clocks to speak of."""
         now = self._clock()
-        await self.tickets.follow_policy(session, now=now)
+        await self.tickets.clocks.follow_policy(session, now=now)
         for ticket in await self.tickets.wake_held(session, now=now):
             await self.announce(session, ticket, "hold_over")
-        raised = await self.tickets.raise_clocks(session, now=now)
-        await self.tickets.give_out(session, now=now)
+        raised = await raise_clocks(session, self.tickets, now=now)
+        await self.tickets.holders.give_out(session, now=now)
         return raised
 
     async def fire_survey(self, session: AsyncSession, payload: Mapping[str, Any], now: datetime) -> None:
@@ -669,7 +671,7 @@ class AgentDesk:
         now, policy = self._clock(), self.tickets.policy
         hours, topic = policy.hours_of(ticket.team), self.tickets.topics.get(ticket.topic)
         in_hours = hours.contains(now)
-        due = await self.tickets.answer_due(session, ticket, now)
+        due = await self.tickets.clocks.answer_due(session, ticket, now)
         minutes = max(1, ceil(hours.between(now, due).total_seconds() / 60))
         far = due - now > timedelta(minutes=minutes + 1)
         return {
@@ -682,7 +684,7 @@ class AgentDesk:
             "answer_at": self._moment(due, now, hours, ticket.lang) if far else None,
             "zone": hours.zone_name(ticket.lang),
             "next_opening": None if in_hours else f"{hours.next_opening(now):%d.%m %H:%M}",
-            "place": await self.tickets.place(session, ticket),
+            "place": await self.tickets.holders.place(session, ticket),
             "nobody": in_hours and await self._nobody(session, ticket.team, now),
         }
 
@@ -736,7 +738,7 @@ class AgentDesk:
     async def _nobody(self, session: AsyncSession, team: str, now: datetime) -> bool:
         """Whether no agent of the team is there now."""
         agents = [agent for agent in await session.scalars(select(Agent).where(Agent.active)) if team in agent.teams]
-        return not any(self.tickets.on_duty(agent, now) for agent in agents)
+        return not any(on_duty(self.tickets.policy, agent, now) for agent in agents)
 
     async def _say(
         self,

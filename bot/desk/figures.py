@@ -18,7 +18,7 @@ from handoff.lifecycle import ACTS, LIVE
 from handoff.outcomes import Facts, Figures
 from handoff.records import ClockRow, Presence, Ticket
 from handoff.reports import load_facts
-from handoff.staff import list_agents
+from handoff.staff import list_agents, on_duty
 from handoff.tickets import Tickets
 
 
@@ -59,18 +59,18 @@ async def live(session: AsyncSession, tickets: Tickets, viewer: Viewer, *, now: 
     teams = {name: Load(name) for name in sorted(names)}
     agents: dict[int, AgentLoad] = {}
     for agent, _ in await list_agents(session):
-        on_duty = tickets.on_duty(agent, now)
+        there = on_duty(tickets.policy, agent, now)
         agents[agent.id] = AgentLoad(
             agent.name,
             teams=tuple(agent.teams),
             capacity=agent.capacity,
             presence=agent.presence,
-            on_duty=on_duty,
+            on_duty=there,
         )
         for team in agent.teams:
             load = teams.setdefault(team, Load(team))
             load.people += 1
-            load.on_shift += on_duty
+            load.on_shift += there
     total = Load("", on_shift=sum(a.on_duty for a in agents.values() if a.teams))
     total.people = sum(bool(a.teams) for a in agents.values())
     counted = await session.execute(

@@ -51,7 +51,7 @@ from handoff.records import (
     Message,
     Ticket,
 )
-from handoff.staff import get_agent, list_agents
+from handoff.staff import get_agent, list_agents, on_duty
 
 OUTGOING = "desk_reply"
 """Kind of the timers that send what can be taken back no more."""
@@ -209,7 +209,7 @@ class Seat:
                 tuple(agent.teams),
                 load,
                 agent.capacity,
-                self._desk.tickets.on_duty(agent, self._now),
+                on_duty(self._desk.tickets.policy, agent, self._now),
             )
             for agent, load in await list_agents(self._session)
         ]

@@ -14,9 +14,10 @@ from bot.channels.base import Option
 from bot.timers import set_timer
 from handoff import desk
 from handoff.answered import answers
+from handoff.history import SYSTEM
 from handoff.lifecycle import TicketStatus
 from handoff.records import NOTE, Author, Conversation, Message, Ticket
-from handoff.tickets import SYSTEM, Tickets
+from handoff.tickets import Tickets
 from handoff.window import MARGIN, closes_at
 
 SILENCE = "silence"

@@ -17,6 +17,7 @@ from bot.channels.base import Address, InboundMessage
 from bot.database import migrate, open_database
 from bot.ledger import Sessions
 from handoff import desk
+from handoff.alarms import raise_clocks
 from handoff.hours import WorkingHours
 from handoff.policy import DeskPolicy
 from handoff.records import Conversation, Delivery
@@ -127,8 +128,8 @@ async def test_what_desks_ask_all_the_time_reads_no_ended_ticket(full: tuple[Asy
     async def tick() -> None:
         async with sessions.begin() as session:
             await tickets.wake_held(session, now=NOON)
-            await tickets.raise_clocks(session, now=NOON)
-            await tickets.give_out(session, now=NOON)
+            await raise_clocks(session, tickets, now=NOON)
+            await tickets.holders.give_out(session, now=NOON)
 
     lines = await plans(engine, tick)
     assert scans(lines) == []

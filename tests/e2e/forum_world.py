@@ -72,7 +72,7 @@ class ForumWorld(TelegramWorld):
             shared=shared,
             shop={"ru": "Клён", "en": "Klyon"},
         )
-        self.desk.tickets.listeners.append(self.forum.heard)
+        self.desk.tickets.history.listeners.append(self.forum.heard)
         self.timers = Timers(self.sessions, self.clock, tick_seconds=0.02)
         self.timers.register(SURVEY, self.desk.fire_survey)
         self.timers.register(OUTGOING, partial(fire_outgoing, self.desk))

@@ -89,7 +89,7 @@ class Linked(Story):
             clock=self.clock,
             agent="Support",
         )
-        self.desk.tickets.listeners.append(self.sync.heard)
+        self.desk.tickets.history.listeners.append(self.sync.heard)
         self.timers = Timers(self.sessions, self.clock)
         self.timers.register_errand(SYNC, self.sync.sync)
         self.timers.register_errand(POLL, self.sync.poll, standing=True)

@@ -17,6 +17,10 @@ PAGES = sorted((ROOT / "bot" / "web").glob("desk*.py"))
 CLOSED = {
     "handoff.desk",
     "handoff.tickets",
+    "handoff.holders",
+    "handoff.ticket_clocks",
+    "handoff.alarms",
+    "handoff.history",
     "handoff.records",
     "handoff.customers",
     "bot.desk.agent_desk",

@@ -74,7 +74,7 @@ class Hooked(Story):
         # The signature's time is the real one, whatever the story's clock says.
         now = {"clock": lambda: datetime.now(UTC), "private": True, **how}
         self.hooks = Hooks(url=url, secret=SECRET, sessions=self.sessions, **now)
-        self.desk.tickets.listeners.append(self.hooks.heard)
+        self.desk.tickets.history.listeners.append(self.hooks.heard)
         self.timers = Timers(self.sessions, self.clock)
         self.timers.register_errand(HOOK, self.hooks.send)
         self.receiver = HookReceiver(

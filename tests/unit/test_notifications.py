@@ -90,7 +90,7 @@ class Watched(Story):
         self.notices = Notices(
             tickets=self.desk.tickets, replies=self.desk._replies, clock=self.clock, sessions=self.sessions
         )
-        self.desk.tickets.listeners.append(self.notices.heard)
+        self.desk.tickets.history.listeners.append(self.notices.heard)
         self.desk.notices = self.notices
         self.timers = Timers(self.sessions, self.clock)
         self.timers.register(UNASSIGNED, self.notices.fire_unassigned)

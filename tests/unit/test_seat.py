@@ -27,11 +27,11 @@ from bot.timers import Timers
 from handoff.access import Role, Viewer
 from handoff.clocks import ClockKind
 from handoff.errors import AccessError, StrangersError, TicketHeldError, TicketNotFoundError, TicketStateError
+from handoff.history import history
 from handoff.lifecycle import TicketStatus
 from handoff.queue import Query, View
 from handoff.records import Agent, ClockRow, Conversation, Mention, Presence
 from handoff.staff import put_agent
-from handoff.tickets import history
 
 TEAMS = ("first-line",)
 
@@ -107,7 +107,7 @@ async def test_a_reply_that_nobody_interrupts_ends_what_it_is_to_end(room: Desk)
 async def test_who_takes_twice_is_introduced_once(room: Desk) -> None:
     anna = await room.join("Anna")
     async with room.sessions.begin() as session:
-        await room.desk.tickets.give_out(session, now=room.clock())
+        await room.desk.tickets.holders.give_out(session, now=room.clock())
     before = len(room.channel.sent)
     for _ in range(2):
         await room.sit(anna, lambda seat: seat.take(1))
@@ -119,7 +119,7 @@ async def test_who_takes_twice_is_introduced_once(room: Desk) -> None:
 async def test_a_colleagues_ticket_is_taken_by_whoever_says_so_and_he_is_told(room: Desk) -> None:
     anna, boris, vera = [await room.join(name) for name in ("Anna", "Boris", "Vera")]
     notices = Notices(tickets=room.desk.tickets, replies=room.desk._replies, clock=room.clock, sessions=room.sessions)
-    room.desk.tickets.listeners.append(notices.heard)
+    room.desk.tickets.history.listeners.append(notices.heard)
     async with room.sessions.begin() as session:
         for name in ("Anna", "Boris"):
             await put_agent(session, name, now=room.clock(), langs=["en"], notify=[f"json://127.0.0.1/{name}"])

@@ -13,15 +13,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.database import migrate, open_database
 from handoff import desk
+from handoff.alarms import Alarm, raise_clocks
 from handoff.clocks import ClockKind
 from handoff.errors import AgentNotFoundError, HoldDateError, OwnershipError, TicketStateError, UnansweredError
+from handoff.history import history
 from handoff.hours import Interval, WorkingHours
 from handoff.lifecycle import TicketStatus
 from handoff.policy import load_policy
 from handoff.records import ClockRow, Conversation, Customer, Feedback, Owner, Presence, Reason, Ticket
 from handoff.routing import load_topics, route
 from handoff.staff import get_agent, put_agent
-from handoff.tickets import Alarm, Tickets, forget_agent, history
+from handoff.tickets import Tickets, forget_agent
 
 DATA = Path(__file__).parents[2] / "data"
 MOSCOW = ZoneInfo("Europe/Moscow")
@@ -191,12 +193,12 @@ async def test_what_a_customer_writes_on_hold_opens_the_ticket_and_the_task_stay
 async def test_a_hold_before_anybody_answered_is_raised_and_goes_to_whoever_is_there(room: Room) -> None:
     await put_agent(room.session, "Anna", now=room.now, teams=["first-line"])
     ticket = await room.ticket()
-    await TICKETS.give_out(room.session, now=room.now)
+    await TICKETS.holders.give_out(room.session, now=room.now)
     await TICKETS.hold(room.session, ticket, task="DEV-17", until=None, agent="Anna", now=room.now)
     boris = await put_agent(room.session, "Boris", now=room.now, teams=["first-line"])
     await put_agent(room.session, "Anna", now=room.now, presence=Presence.OFFLINE)
-    assert await TICKETS.give_out(room.session, now=room.later(minutes=11)) == {ticket.id: boris.id}
-    (raised,) = await TICKETS.raise_clocks(room.session, now=room.now)
+    assert await TICKETS.holders.give_out(room.session, now=room.later(minutes=11)) == {ticket.id: boris.id}
+    (raised,) = await raise_clocks(room.session, TICKETS, now=room.now)
     assert (raised.kind, ticket.status) == (ClockKind.FIRST_RESPONSE, TicketStatus.ON_HOLD)
 
 
@@ -236,7 +238,7 @@ async def test_an_answer_keeps_the_task_and_not_the_day(room: Room) -> None:
 async def test_a_transfer_leaves_a_note_and_comes_back_only_where_nobody_else_is(room: Room) -> None:
     anna = await put_agent(room.session, "Anna", now=room.now, teams=["first-line", "logistics"])
     ticket = await room.ticket()
-    await TICKETS.give_out(room.session, now=room.now)
+    await TICKETS.holders.give_out(room.session, now=room.now)
     assert ticket.assignee_id == anna.id
     note = await TICKETS.transfer(
         room.session, ticket, "delivery", why="курьер потерял адрес", agent="Anna", now=room.later(minutes=2)
@@ -245,10 +247,10 @@ async def test_a_transfer_leaves_a_note_and_comes_back_only_where_nobody_else_is
     assert (ticket.topic, ticket.team, ticket.routed_by) == ("delivery", "logistics", "agent")
     assert (await room.events(ticket))[-2:] == ["unassigned", "transferred"]
     boris = await put_agent(room.session, "Boris", now=room.now, teams=["logistics"], presence=Presence.AWAY)
-    assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: anna.id}, "rather than nobody"
+    assert await TICKETS.holders.give_out(room.session, now=room.now) == {ticket.id: anna.id}, "rather than nobody"
     await TICKETS.assign(room.session, ticket, None, actor="Olga", now=room.now)
     boris.presence = Presence.ONLINE
-    assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: boris.id}, "she gave it away"
+    assert await TICKETS.holders.give_out(room.session, now=room.now) == {ticket.id: boris.id}, "she gave it away"
 
 
 async def test_what_another_team_gives_back_is_for_whoever_gave_it_there(room: Room) -> None:
@@ -256,9 +258,9 @@ async def test_what_another_team_gives_back_is_for_whoever_gave_it_there(room: R
     boris = await put_agent(room.session, "Boris", now=room.now, teams=["payments"])
     ticket = await room.ticket()
     for receiver, topic, giver in ((boris, "payment", "Anna"), (anna, "orders", "Boris"), (boris, "payment", "Anna")):
-        await TICKETS.give_out(room.session, now=room.now)
+        await TICKETS.holders.give_out(room.session, now=room.now)
         await TICKETS.transfer(room.session, ticket, topic, why="не наше", agent=giver, now=room.later(minutes=1))
-        assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: receiver.id}
+        assert await TICKETS.holders.give_out(room.session, now=room.now) == {ticket.id: receiver.id}
     assert ticket.given_away == [anna.id]
 
 
@@ -281,7 +283,7 @@ async def test_an_escalation_has_what_its_template_asks_for(room: Room) -> None:
 async def test_an_escalation_names_every_way_to_the_customer(room: Room) -> None:
     ticket = await room.ticket()
     conversation = await desk.get_conversation(room.session, ticket.conversation_id)
-    customer = await TICKETS.customer_of(room.session, conversation, room.now)
+    customer = await desk.customer_of(room.session, conversation, room.now)
     customer.phone, customer.email = "+79160000001", "anna@example.org"
     note = await TICKETS.escalate(room.session, ticket, details="", urgency="", agent="Anna", now=room.now)
     assert note.decision is not None
@@ -295,7 +297,7 @@ async def test_what_was_answered_and_is_passed_on_waits_for_the_other_team(room:
     await TICKETS.transfer(room.session, ticket, "payment", why="списали", agent="Anna", now=room.later(minutes=1))
     assert ticket.status is TicketStatus.OPEN
     assert (await room.clock(ticket, ClockKind.NEXT_RESPONSE)).due_at == room.now + timedelta(minutes=30)
-    assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: boris.id}
+    assert await TICKETS.holders.give_out(room.session, now=room.now) == {ticket.id: boris.id}
 
 
 async def test_an_escalation_that_is_urgent_has_the_times_of_its_new_priority(room: Room) -> None:
@@ -308,13 +310,13 @@ async def test_a_level_of_which_nobody_is_there_is_not_waited_for(room: Room) ->
     anna = await put_agent(room.session, "Anna", now=room.now, teams=["payments"])
     ticket = await room.ticket("двойное списание с карты")
     assert (ticket.team, ticket.level) == ("payments", "L2")
-    assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: anna.id}
+    assert await TICKETS.holders.give_out(room.session, now=room.now) == {ticket.id: anna.id}
     olga = await put_agent(room.session, "Olga", now=room.now, teams=["payments"], level="L2", presence=Presence.AWAY)
     await TICKETS.assign(room.session, ticket, None, actor="Anna", now=room.now)
-    assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: anna.id}, "whoever is there"
+    assert await TICKETS.holders.give_out(room.session, now=room.now) == {ticket.id: anna.id}, "whoever is there"
     await put_agent(room.session, "Olga", now=room.now, presence=Presence.ONLINE)
-    assert await TICKETS.give_out(room.session, now=room.now) == {ticket.id: olga.id}, "whose level it asks for"
-    assert await TICKETS.give_out(room.session, now=room.now) == {}
+    assert await TICKETS.holders.give_out(room.session, now=room.now) == {ticket.id: olga.id}, "whose level it asks for"
+    assert await TICKETS.holders.give_out(room.session, now=room.now) == {}
 
 
 @pytest.mark.parametrize("act", ["reply", "assign"])
@@ -322,14 +324,14 @@ async def test_what_was_answered_or_given_by_hand_is_not_taken_away_for_a_senior
     anna = await put_agent(room.session, "Anna", now=room.now, teams=["payments"])
     olga = await put_agent(room.session, "Olga", now=room.now, teams=["payments"], level="L2", presence=Presence.AWAY)
     ticket = await room.ticket("двойное списание с карты")
-    await TICKETS.give_out(room.session, now=room.now)
+    await TICKETS.holders.give_out(room.session, now=room.now)
     if act == "reply":
         await TICKETS.reply(room.session, ticket, "Проверяю", agent="Anna", now=room.now)
         await TICKETS.customer_wrote(room.session, await room.conversation(), now=room.later(minutes=1))
     else:
         await TICKETS.assign(room.session, ticket, anna.id, actor="Olga", now=room.now)
     olga.presence = Presence.ONLINE
-    assert await TICKETS.give_out(room.session, now=room.now) == {}
+    assert await TICKETS.holders.give_out(room.session, now=room.now) == {}
     assert ticket.assignee_id == anna.id
 
 
@@ -339,13 +341,13 @@ async def test_a_team_without_agents_has_another_stand_in(room: Room) -> None:
     anna = await put_agent(room.session, "Anna", now=room.now, teams=["first-line"])
     ticket = await room.ticket("двойное списание с карты")
     assert (ticket.topic, ticket.team) == ("payment", "first-line"), "whose the default topic is"
-    assert await TICKETS.give_out(room.session, now=room.now) == {nobody.id: anna.id, ticket.id: anna.id}
+    assert await TICKETS.holders.give_out(room.session, now=room.now) == {nobody.id: anna.id, ticket.id: anna.id}
     assert (await room.events(nobody))[-2:] == ["changed", "assigned"]
     boris = await put_agent(room.session, "Boris", now=room.now, teams=["logistics"])
     delivery = await room.ticket("где курьер с доставкой", chat="2")
     assert delivery.team == "logistics"
     await forget_agent(room.session, boris, TICKETS, actor="Olga", now=room.now)
-    assert await TICKETS.give_out(room.session, now=room.now) == {delivery.id: anna.id}
+    assert await TICKETS.holders.give_out(room.session, now=room.now) == {delivery.id: anna.id}
     assert delivery.team == "first-line", "which stands above it"
     await TICKETS.transfer(room.session, delivery, "payment", why="деньги", agent="Olga", now=room.now)
     assert delivery.team == "first-line"
@@ -354,8 +356,8 @@ async def test_a_team_without_agents_has_another_stand_in(room: Room) -> None:
 async def escalated(room: Room, ticket: Ticket) -> list[str]:
     """Half an hour with nobody answering; the levels to which the ticket was raised."""
     for _ in range(30):
-        await TICKETS.raise_clocks(room.session, now=room.later(minutes=1))
-        await TICKETS.give_out(room.session, now=room.now)
+        await raise_clocks(room.session, TICKETS, now=room.later(minutes=1))
+        await TICKETS.holders.give_out(room.session, now=room.now)
     entries = await history(room.session, [ticket.id])
     return [entry.details["level"] for entry in entries if entry.event == "escalated"]
 
@@ -366,11 +368,11 @@ async def test_a_breach_takes_nothing_from_who_is_there_before_a_senior_is(room:
     anna = await put_agent(room.session, "Anna", now=room.now, teams=["first-line"])
     olga = await put_agent(room.session, "Olga", now=room.now, teams=[team], level=level, presence=Presence.AWAY)
     ticket = await room.ticket()
-    await TICKETS.give_out(room.session, now=room.now)
+    await TICKETS.holders.give_out(room.session, now=room.now)
     assert await escalated(room, ticket) == ["L2", "L3", "supervisor"]
     assert (ticket.assignee_id, ticket.team) == (anna.id, "first-line")
     olga.presence = Presence.ONLINE
-    assert await TICKETS.give_out(room.session, now=room.later(minutes=1)) == {ticket.id: olga.id}
+    assert await TICKETS.holders.give_out(room.session, now=room.later(minutes=1)) == {ticket.id: olga.id}
     assert ticket.team == team
 
 
@@ -379,7 +381,7 @@ async def test_a_breach_gives_it_at_once_to_a_senior_who_is_there(room: Room) ->
     full = await put_agent(room.session, "Full", now=room.now, teams=["first-line"], level="L2", capacity=0)
     olga = await put_agent(room.session, "Olga", now=room.now, teams=["service"], level="L2")
     ticket = await room.ticket()
-    await TICKETS.give_out(room.session, now=room.now)
+    await TICKETS.holders.give_out(room.session, now=room.now)
     assert await escalated(room, ticket) == ["L2", "L3", "supervisor"]
     assert (ticket.assignee_id, ticket.team, full.level) == (olga.id, "service", "L2")
 
@@ -388,11 +390,11 @@ async def test_without_a_senior_an_escalation_goes_to_the_team_above(room: Room)
     await put_agent(room.session, "Anna", now=room.now, teams=["first-line"])
     olga = await put_agent(room.session, "Olga", now=room.now, teams=["service"], level="L2")
     ticket = await room.ticket()
-    await TICKETS.give_out(room.session, now=room.now)
+    await TICKETS.holders.give_out(room.session, now=room.now)
     note = await TICKETS.escalate(room.session, ticket, details="нет", urgency="low", agent="Anna", now=room.now)
     assert note.decision is not None
     assert note.decision["escalated"]["to"] == "service L2"
-    assert await TICKETS.give_out(room.session, now=room.later(hours=3)) == {ticket.id: olga.id}
+    assert await TICKETS.holders.give_out(room.session, now=room.later(hours=3)) == {ticket.id: olga.id}
     assert ticket.topic == "orders", "whoever takes it, it is about the same"
 
 
@@ -400,10 +402,10 @@ async def test_nobody_above_leaves_an_escalation_with_its_team(room: Room) -> No
     for name in ("Anna", "Boris"):
         await put_agent(room.session, name, now=room.now, teams=["first-line"])
     ticket = await room.ticket()
-    await TICKETS.give_out(room.session, now=room.now)
+    await TICKETS.holders.give_out(room.session, now=room.now)
     await TICKETS.escalate(room.session, ticket, details="нет", urgency="low", agent="Anna", now=room.now)
     assert (ticket.team, ticket.assignee_id) == ("first-line", None)
-    assert list(await TICKETS.give_out(room.session, now=room.now)) == [ticket.id]
+    assert list(await TICKETS.holders.give_out(room.session, now=room.now)) == [ticket.id]
 
 
 async def test_a_changed_priority_moves_the_deadline_from_what_was_used(room: Room) -> None:
@@ -422,7 +424,7 @@ class TestAssignment:
         for n in range(5):
             tickets.append(await room.ticket(chat=str(n)))
             room.later(minutes=1)
-        given = await TICKETS.give_out(room.session, now=room.now)
+        given = await TICKETS.holders.give_out(room.session, now=room.now)
         assert [given.get(ticket.id) for ticket in tickets] == [anna.id, boris.id, anna.id, boris.id, None]
 
     async def test_a_presence_set_by_hand_ends_with_the_shift(self, room: Room) -> None:
@@ -431,11 +433,11 @@ class TestAssignment:
         nina = await put_agent(room.session, "Nina", now=room.now, **{**fields, "presence": Presence.OFFLINE})
         ticket = await room.ticket()
         room.later(hours=11)  # 23:00
-        assert await TICKETS.give_out(room.session, now=room.now) == {}
+        assert await TICKETS.holders.give_out(room.session, now=room.now) == {}
         await room.session.refresh(anna)
         assert anna.presence is Presence.AUTO
         await put_agent(room.session, "Anna", now=room.now, presence=Presence.AWAY)
-        assert await TICKETS.give_out(room.session, now=room.later(hours=11)) == {ticket.id: anna.id}
+        assert await TICKETS.holders.give_out(room.session, now=room.later(hours=11)) == {ticket.id: anna.id}
         await room.session.refresh(nina)
         assert nina.presence is Presence.OFFLINE, "until it is changed"
 
@@ -445,13 +447,13 @@ class TestAssignment:
             ticket = made[f"{number} {priority}"] = await room.ticket(chat=str(number))
             await TICKETS.change(room.session, ticket, priority=priority, agent="Olga", now=room.now)
             room.later(seconds=0 if number == 2 else 1)
-        places = {name: await TICKETS.place(room.session, ticket) for name, ticket in made.items()}
+        places = {name: await TICKETS.holders.place(room.session, ticket) for name, ticket in made.items()}
         assert sorted(places, key=places.__getitem__) == [
             *("1 urgent", "6 urgent", "3 high", "2 normal", "4 normal", "0 low", "5 low")
         ]
         assert sorted(places.values()) == [1, 2, 3, 4, 5, 6, 7]
         await put_agent(room.session, "Anna", now=room.now, teams=["first-line"], capacity=3)
-        given = await TICKETS.give_out(room.session, now=room.now)
+        given = await TICKETS.holders.give_out(room.session, now=room.now)
         assert given.keys() == {made[name].id for name in ("1 urgent", "6 urgent", "3 high")}
 
     async def test_what_is_late_is_not_passed_by_for_ever(self, room: Room) -> None:
@@ -459,11 +461,11 @@ class TestAssignment:
         await TICKETS.change(room.session, late, priority="low", agent="Olga", now=room.now)
         room.later(days=1)
         for _ in range(2):
-            await TICKETS.raise_clocks(room.session, now=room.now)
+            await raise_clocks(room.session, TICKETS, now=room.now)
         urgent = await room.ticket("где мой заказ, срочно", chat="urgent")
-        assert [await TICKETS.place(room.session, each) for each in (late, urgent)] == [1, 2]
+        assert [await TICKETS.holders.place(room.session, each) for each in (late, urgent)] == [1, 2]
         anna = await put_agent(room.session, "Anna", now=room.now, teams=["first-line"], capacity=1)
-        assert await TICKETS.give_out(room.session, now=room.now) == {late.id: anna.id}
+        assert await TICKETS.holders.give_out(room.session, now=room.now) == {late.id: anna.id}
 
     async def test_nobody_who_is_off_duty_keeps_a_ticket(self, room: Room) -> None:
         anna = await put_agent(room.session, "Anna", now=room.now, teams=["first-line"], schedule="office")
@@ -472,17 +474,17 @@ class TestAssignment:
         )
         night.presence = Presence.OFFLINE
         ticket, quiet = await room.ticket(), await room.ticket(chat="2")
-        await TICKETS.give_out(room.session, now=room.now)
+        await TICKETS.holders.give_out(room.session, now=room.now)
         await TICKETS.reply(room.session, quiet, "Жду вашего ответа", agent="Anna", now=room.now)
         assert {ticket.assignee_id, quiet.assignee_id} == {anna.id}
         night.presence = Presence.AUTO
-        await TICKETS.give_out(room.session, now=room.later(hours=8))  # 20:00
+        await TICKETS.holders.give_out(room.session, now=room.later(hours=8))  # 20:00
         assert ticket.assignee_id == night.id
         assert quiet.assignee_id == anna.id, "nobody has to act on it"
         await TICKETS.customer_wrote(room.session, await room.conversation("2"), now=room.now)
-        await TICKETS.give_out(room.session, now=room.now)
+        await TICKETS.holders.give_out(room.session, now=room.now)
         assert quiet.assignee_id is None, "it waits for the first who is there"
-        await TICKETS.give_out(room.session, now=room.later(hours=14))  # 10:00 of the next day
+        await TICKETS.holders.give_out(room.session, now=room.later(hours=14))  # 10:00 of the next day
         assert quiet.assignee_id == anna.id, "who knows it already"
 
     async def test_nobody_is_an_error_with_a_remedy(self, room: Room) -> None:
@@ -501,7 +503,7 @@ class TestAlarms:
         for _ in range(60):
             raised += [
                 (alarm.alarm, alarm.level, int((room.now - ticket.created_at).total_seconds()) // 60)
-                for alarm in await TICKETS.raise_clocks(room.session, now=room.now)
+                for alarm in await raise_clocks(room.session, TICKETS, now=room.now)
                 if alarm.kind is ClockKind.FIRST_RESPONSE
             ]
             room.later(minutes=1)
@@ -522,7 +524,7 @@ class TestAlarms:
                 await TICKETS.change(room.session, ticket, priority="normal", agent="Anna", now=room.now)
             told += [
                 (alarm.alarm, minute)
-                for alarm in await TICKETS.raise_clocks(room.session, now=room.later(minutes=1))
+                for alarm in await raise_clocks(room.session, TICKETS, now=room.later(minutes=1))
                 if alarm.kind is ClockKind.FIRST_RESPONSE
             ]
         assert told == [(Alarm.WARNING, 4), (Alarm.BREACH, 5), (Alarm.WARNING, 8), (Alarm.BREACH, 10)]
@@ -530,27 +532,27 @@ class TestAlarms:
     async def test_who_answers_in_time_hears_nothing(self, room: Room) -> None:
         ticket = await room.ticket()
         await TICKETS.reply(room.session, ticket, "Добрый день", agent="Anna", now=room.later(minutes=5))
-        assert await TICKETS.raise_clocks(room.session, now=room.later(days=30)) == []
+        assert await raise_clocks(room.session, TICKETS, now=room.later(days=30)) == []
 
     async def test_the_night_breaches_nothing(self, room: Room) -> None:
         room.now = datetime(2026, 11, 23, 20, 55, tzinfo=MOSCOW)
         await room.ticket()
-        assert await TICKETS.raise_clocks(room.session, now=room.later(hours=11)) == []  # 7:55 in the morning
-        assert len(await TICKETS.raise_clocks(room.session, now=room.later(hours=1, minutes=9))) == 1
+        assert await raise_clocks(room.session, TICKETS, now=room.later(hours=11)) == []  # 7:55 in the morning
+        assert len(await raise_clocks(room.session, TICKETS, now=room.later(hours=1, minutes=9))) == 1
 
     async def test_a_weekend_made_free_on_friday_evening_breaches_nothing(self, room: Room) -> None:
         room.now = datetime(2026, 11, 27, 20, 51, tzinfo=MOSCOW)  # a Friday; due on Saturday at 9:01
         ticket = await room.ticket()
-        await TICKETS.raise_clocks(room.session, now=room.later(minutes=8))
+        await raise_clocks(room.session, TICKETS, now=room.later(minutes=8))
         since = len(await room.events(ticket))
         days = {day: (Interval(time(9), time(21)),) for day in range(5)}
         policy = TICKETS.policy
         changed = Tickets(replace(policy, schedules={**policy.schedules, "default": WorkingHours(days)}), TOPICS)
-        await changed.raise_clocks(room.session, now=room.later(hours=14))
+        await raise_clocks(room.session, changed, now=room.later(hours=14))
         assert len(await room.events(ticket)) == since
         due_at = (await room.clock(ticket, ClockKind.FIRST_RESPONSE)).due_at
         assert due_at == datetime(2026, 11, 30, 9, 1, tzinfo=MOSCOW)
-        raised = await changed.raise_clocks(room.session, now=datetime(2026, 11, 30, 9, 2, tzinfo=MOSCOW))
+        raised = await raise_clocks(room.session, changed, now=datetime(2026, 11, 30, 9, 2, tzinfo=MOSCOW))
         assert [each.alarm for each in raised] == [Alarm.BREACH]
 
     async def test_a_changed_desk_leaves_what_was_used_and_counts_the_rest_anew(self, room: Room) -> None:
@@ -560,20 +562,20 @@ class TestAlarms:
         week = dict.fromkeys(range(7), (Interval(time(0), time(0)),))
         hours = {**policy.schedules, "default": WorkingHours(week, exceptions={date(2026, 12, 1): ()}, country="RU")}
         before, after = (Tickets(each, TOPICS) for each in (policy, replace(policy, schedules=hours, promises=())))
-        assert await before.follow_policy(room.session, now=room.now) == 0, "nothing is known of what was before"
+        assert await before.clocks.follow_policy(room.session, now=room.now) == 0, "nothing is known of what was before"
         await room.session.commit()
         room.now = datetime(2026, 11, 29, 23, 0, tzinfo=MOSCOW)  # five minutes, and twice twelve hours
-        assert await after.follow_policy(room.session, now=room.now) == 1
+        assert await after.clocks.follow_policy(room.session, now=room.now) == 1
         row = await room.clock(ticket, ClockKind.RESOLUTION)
         assert timedelta(seconds=row.used_seconds) == timedelta(hours=24, minutes=5), "and not some fifty"
         row = await room.clock(ticket, ClockKind.FIRST_RESPONSE)
         assert (row.target_seconds, row.running_since) == (600, room.now)
         await room.session.rollback()
-        assert await after.follow_policy(room.session, now=room.now) == 1, "what was not written was not done"
+        assert await after.clocks.follow_policy(room.session, now=room.now) == 1, "what was not written was not done"
         await room.session.commit()
-        assert await after.follow_policy(room.session, now=room.now) == 0, "once"
-        assert await Tickets(after.policy, TOPICS).follow_policy(room.session, now=room.now) == 0, "as it was"
-        assert await Tickets(policy, TOPICS).follow_policy(room.session, now=room.later(hours=1)) == 1
+        assert await after.clocks.follow_policy(room.session, now=room.now) == 0, "once"
+        assert await Tickets(after.policy, TOPICS).clocks.follow_policy(room.session, now=room.now) == 0, "as it was"
+        assert await Tickets(policy, TOPICS).clocks.follow_policy(room.session, now=room.later(hours=1)) == 1
         assert (await room.clock(ticket, ClockKind.RESOLUTION)).used_seconds == 25 * 3600 + 300
 
     async def test_a_vip_has_his_own_times(self, room: Room) -> None:
