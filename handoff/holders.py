@@ -93,7 +93,7 @@ class Holders:
         ours = await desk.lock_tickets(session, left)
         async with self._history.together(session):
             for ticket in (ours.tickets[each] for each in left):
-                if acts(ticket) and ticket.assignee_id not in present:
+                if acts(ticket) and ticket.assignee_id is not None and ticket.assignee_id not in present:
                     ticket.preferred_id = ticket.assignee_id
                     await self.take_away(session, ticket, SYSTEM, now, why="off duty")
         await self._stand_in(session, now)
@@ -105,7 +105,8 @@ class Holders:
         if not teams:
             return done
         rows = await session.execute(_QUEUE, {"teams": sorted(teams)})
-        given = assign([self._waiting(tuple(row)) for row in rows], candidates, now)
+        waiting = {row.id: self._waiting(tuple(row)) for row in rows}
+        given = assign(list(waiting.values()), candidates, now)
         if not given:
             return done
         ours = await desk.lock_tickets(session, given)
@@ -114,7 +115,7 @@ class Holders:
         async with self._history.together(session):
             for ticket_id, agent_id in given.items():
                 ticket = ours.tickets[ticket_id]
-                if acts(ticket) and ticket.assignee_id is None:
+                if acts(ticket) and ticket.assignee_id is None and ticket.team == waiting[ticket_id].team:
                     await self.give(session, ticket, by_id[agent_id], SYSTEM, now)
                     done[ticket_id] = agent_id
         return done
@@ -225,7 +226,8 @@ class Holders:
             by_id[agent_id] = replace(by_id[agent_id], load=by_id[agent_id].load + 1, last_assigned_at=now)
             ours = await desk.lock_tickets(session, [waiting.ticket_id])
             ticket = ours.tickets[waiting.ticket_id]
-            if not acts(ticket) or ticket.assignee_id != (holder.agent_id if holder else None):
+            has = holder.agent_id if holder else None
+            if not acts(ticket) or ticket.assignee_id != has or ticket.team != waiting.team:
                 continue
             before, ticket.team = ticket.team, team
             await self.give(session, ticket, await get_agent(session, agent_id), SYSTEM, now)

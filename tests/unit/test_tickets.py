@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 import pytest
+from databases import Postgres
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.database import migrate, open_database
@@ -25,6 +29,7 @@ from handoff.routing import load_topics, route
 from handoff.staff import get_agent, put_agent
 from handoff.tickets import Tickets, forget_agent
 
+T = TypeVar("T")
 DATA = Path(__file__).parents[2] / "data"
 MOSCOW = ZoneInfo("Europe/Moscow")
 TOPICS = load_topics(DATA / "topics.yml")
@@ -406,6 +411,71 @@ async def test_nobody_above_leaves_an_escalation_with_its_team(room: Room) -> No
     await TICKETS.escalate(room.session, ticket, details="нет", urgency="low", agent="Anna", now=room.now)
     assert (ticket.team, ticket.assignee_id) == ("first-line", None)
     assert list(await TICKETS.holders.give_out(room.session, now=room.now)) == [ticket.id]
+
+
+class Race:
+    """Two processes at one PostgreSQL: what a rival does is not committed yet when ours begins, and is soon after."""
+
+    def __init__(self, ours: AsyncSession, rival: AsyncSession) -> None:
+        self.room, self.rival = Room(ours), rival
+
+    async def his(self, ticket: Ticket) -> Ticket:
+        """The ticket as the rival has it; what was done before is known to him."""
+        await self.room.session.commit()
+        return await desk.get_ticket(self.rival, ticket.id)
+
+    async def meets(self, act: Coroutine[None, None, T]) -> T:
+        """What comes of an act that has to wait for what the rival has done."""
+        task = asyncio.create_task(act)
+        while not await self.rival.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+            assert not task.done(), "it has not waited"
+            await asyncio.sleep(0.01)
+        await self.rival.commit()
+        return await task
+
+
+@pytest.fixture
+async def race(postgres: Postgres) -> AsyncIterator[Race]:
+    engine, sessions = open_database(postgres.database())
+    async with sessions() as ours, sessions() as rival:
+        yield Race(ours, rival)
+    await engine.dispose()
+
+
+async def test_what_goes_to_another_team_meanwhile_is_not_given_out_in_the_old_one(race: Race) -> None:
+    room = race.room
+    await put_agent(room.session, "Anna", now=room.now, teams=["first-line"])
+    boris = await put_agent(room.session, "Boris", now=room.now, teams=["payments"])
+    ticket = await room.ticket()
+    await TICKETS.transfer(race.rival, await race.his(ticket), "payment", why="деньги", agent="Olga", now=room.now)
+    assert await race.meets(TICKETS.holders.give_out(room.session, now=room.now)) == {}
+    assert await TICKETS.holders.give_out(room.session, now=room.now) == {ticket.id: boris.id}
+
+
+async def test_what_goes_to_another_team_meanwhile_is_not_drawn_to_a_senior_of_the_old_one(race: Race) -> None:
+    room = race.room
+    anna = await put_agent(room.session, "Anna", now=room.now, teams=["first-line", "payments"])
+    await put_agent(room.session, "Olga", now=room.now, teams=["first-line"], level="L2")
+    ticket = await room.ticket()
+    ticket.level, ticket.assignee_id = "L2", anna.id
+    his = await race.his(ticket)
+    await TICKETS.transfer(race.rival, his, "payment", why="деньги", agent="Eva", now=room.now)
+    await TICKETS.assign(race.rival, his, anna.id, actor="Eva", now=room.now)
+    assert await race.meets(TICKETS.holders.give_out(room.session, now=room.now)) == {}
+    assert (ticket.team, ticket.assignee_id) == ("payments", anna.id)
+
+
+async def test_what_is_given_back_meanwhile_still_knows_whom_it_prefers(race: Race) -> None:
+    room = race.room
+    anna = await put_agent(room.session, "Anna", now=room.now, teams=["first-line"])
+    await put_agent(room.session, "Boris", now=room.now, teams=["first-line"])
+    absent = await put_agent(room.session, "Eva", now=room.now, teams=["first-line"], presence=Presence.OFFLINE)
+    await room.ticket(chat="2")
+    await TICKETS.holders.give_out(room.session, now=room.now)
+    ticket = await room.ticket()
+    ticket.assignee_id, ticket.preferred_id = absent.id, anna.id
+    await TICKETS.assign(race.rival, await race.his(ticket), None, actor="Eva", now=room.now)
+    assert await race.meets(TICKETS.holders.give_out(room.session, now=room.now)) == {ticket.id: anna.id}
 
 
 async def test_a_changed_priority_moves_the_deadline_from_what_was_used(room: Room) -> None:
