@@ -329,7 +329,8 @@ class Tickets:
         wanted = _folded(task)
         ids = [row.id for row in await session.execute(_LINKED) if wanted and _folded(row.hold_task) == wanted]
         ours = await desk.lock_tickets(session, ids, clocks=True)
-        found = [each for each in (ours.tickets[each] for each in ids) if each.status in LIVE and each.hold_task]
+        tickets = (ours.tickets[each] for each in ids)
+        found = [each for each in tickets if each.status in LIVE and _folded(each.hold_task or "") == wanted]
         for ticket in found:
             await self._move(session, ticket, TicketEvent.RESUMED, SYSTEM, now, task=ticket.hold_task)
             ticket.hold_task = ticket.hold_until = None
@@ -589,7 +590,8 @@ def subject_of(text: str) -> str:
 
 async def forget_agent(session: AsyncSession, agent: Agent, tickets: Tickets, *, actor: str, now: datetime) -> None:
     """Nobody is lost with an agent who left: his tickets go back to the queue."""
+    theirs = select(Ticket.id).where(Ticket.assignee_id == agent.id, _LIVE)
+    ours = await desk.lock_tickets(session, await session.scalars(theirs))  # first: who gives out locks them first, too
     await session.execute(update(Agent).where(Agent.id == agent.id).values(active=False))
-    live = await session.scalars(select(Ticket).where(Ticket.assignee_id == agent.id, Ticket.status.in_(LIVE)))
-    for ticket in live.all():
+    for ticket in [each for each in ours.tickets.values() if each.assignee_id == agent.id and each.status in LIVE]:
         await tickets.assign(session, ticket, None, actor=actor, now=now)

@@ -478,6 +478,30 @@ async def test_what_is_given_back_meanwhile_still_knows_whom_it_prefers(race: Ra
     assert await race.meets(TICKETS.holders.give_out(room.session, now=room.now)) == {ticket.id: anna.id}
 
 
+async def test_what_a_colleague_takes_from_who_leaves_stays_his(race: Race) -> None:
+    room = race.room
+    eva = await put_agent(room.session, "Eva", now=room.now, teams=["first-line"])
+    anna = await put_agent(room.session, "Anna", now=room.now, teams=["first-line"])
+    taken, ended, left = [await room.ticket(chat=str(number)) for number in range(3)]
+    for ticket in (taken, ended, left):
+        ticket.assignee_id = eva.id
+    await TICKETS.assign(race.rival, await race.his(taken), anna.id, actor="Anna", now=room.now)
+    await TICKETS.resolve(race.rival, await race.his(ended), agent="Anna", now=room.now)
+    await race.meets(forget_agent(room.session, eva, TICKETS, actor="Olga", now=room.now))
+    assert [taken.assignee_id, ended.assignee_id, left.assignee_id] == [anna.id, eva.id, None]
+
+
+async def test_a_task_that_is_taken_off_meanwhile_opens_nothing(race: Race) -> None:
+    room = race.room
+    ticket = await room.ticket()
+    await TICKETS.hold(room.session, ticket, task="DEV-17", until=None, agent="Anna", now=room.now)
+    his = await race.his(ticket)
+    await TICKETS.resume(race.rival, his, actor="Anna", now=room.now)
+    await TICKETS.hold(race.rival, his, task="DEV-18", until=None, agent="Anna", now=room.now)
+    assert await race.meets(TICKETS.task_done(room.session, "DEV-17", now=room.now)) == []
+    assert (ticket.status, ticket.hold_task) == (TicketStatus.ON_HOLD, "DEV-18")
+
+
 async def test_a_changed_priority_moves_the_deadline_from_what_was_used(room: Room) -> None:
     ticket = await room.ticket()
     begin = room.now
