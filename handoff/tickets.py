@@ -538,7 +538,7 @@ class Tickets:
         self, session: AsyncSession, ticket: Ticket, event: TicketEvent, actor: str, now: datetime, **details: Any
     ) -> Conversation:
         await self._move(session, ticket, event, actor, now, **details)
-        ticket.resolved_at = now
+        ticket.resolved_at, ticket.hold_until = now, None
         conversation = await desk.lock_conversation(session, ticket.conversation_id)
         conversation.owner = Owner.ASSISTANT
         conversation.epoch += 1

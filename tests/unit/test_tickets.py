@@ -218,6 +218,17 @@ async def test_a_hold_ends_by_itself_when_its_time_is_up(room: Room) -> None:
     assert await TICKETS.task_done(room.session, " Call Back ", now=room.later(days=20)) == [ticket], "still linked"
 
 
+async def test_the_day_of_a_hold_ends_with_the_ticket_and_does_not_wake_what_is_reopened(room: Room) -> None:
+    ticket = await room.ticket()
+    await TICKETS.reply(room.session, ticket, "Узнаю", agent="Anna", now=room.now)
+    until = room.now + timedelta(days=2)
+    await TICKETS.hold(room.session, ticket, task="DEV-17", until=until, agent="Anna", now=room.now)
+    await TICKETS.resolve(room.session, ticket, agent="Anna", now=room.later(days=1))
+    await TICKETS.give_feedback(room.session, ticket, Feedback.NOT_HELPED, now=room.later(days=2))
+    assert await TICKETS.wake_held(room.session, now=room.now) == [], "the customer would hear of a hold long over"
+    assert ticket.hold_task == "DEV-17"
+
+
 async def test_a_hold_ends_on_a_working_day_that_is_to_come(room: Room) -> None:
     ticket = await room.ticket("товар сломался, гарантия")
     assert ticket.team == "service", "Monday to Friday, from nine"
