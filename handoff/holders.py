@@ -6,7 +6,7 @@ finds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -149,14 +149,15 @@ class Holders:
         """A level higher, and to the team above where this one has nobody of it who is there.
 
         Whoever has it keeps it if he may, and as long as there is nobody who could have it: then those of that level
-        are told. passed_on: he does not want it any more.
+        are told. passed_on: it waits for somebody else at once, even where whoever gave it away is of that level.
         """
         before, team = ticket.level, ticket.team
         ticket.level = LEVELS[min(LEVELS.index(ticket.level) + 1, len(LEVELS) - 1)]
         holder = await session.get(Agent, ticket.assignee_id) if ticket.assignee_id else None
         nobody = False
-        if holder is None or not at_least(holder.level, ticket.level):
-            above, free = await self._team_above(session, ticket, now)
+        gave = frozenset(ticket.given_away if passed_on else ())
+        if holder is None or holder.id in gave or not at_least(holder.level, ticket.level):
+            above, free = await self._team_above(session, ticket, gave, now)
             if free or passed_on:
                 ticket.team = above
                 await self.take_away(session, ticket, actor, now, why="escalated")
@@ -171,10 +172,13 @@ class Holders:
 
     # Inside
 
-    async def _team_above(self, session: AsyncSession, ticket: Ticket, now: datetime) -> tuple[str, bool]:
+    async def _team_above(
+        self, session: AsyncSession, ticket: Ticket, without: Collection[int], now: datetime
+    ) -> tuple[str, bool]:
         """The first team on the way up in which somebody of the ticket's level is there and has room, and whether
         there is one; else where one is there, else, while the team is closed, where there are any; else its own."""
-        able = [one for one in await staff(session, self._policy, now) if at_least(one.level, ticket.level)]
+        everybody = [one for one in await staff(session, self._policy, now) if one.agent_id not in without]
+        able = [one for one in everybody if at_least(one.level, ticket.level)]
         way, closed = way_up(self._policy, ticket.team), not self._policy.hours_of(ticket.team).contains(now)
         for team in way[: 1 if closed else None]:
             if any(one.free and team in one.teams for one in able):

@@ -414,6 +414,27 @@ async def test_without_a_senior_an_escalation_goes_to_the_team_above(room: Room)
     assert ticket.topic == "orders", "whoever takes it, it is about the same"
 
 
+@pytest.mark.parametrize("team", ["first-line", "service"])
+async def test_what_a_senior_escalates_goes_to_another_one(room: Room, team: str) -> None:
+    olga = await put_agent(room.session, "Olga", now=room.now, teams=["first-line"], level="L2")
+    ticket = await room.ticket()
+    await TICKETS.holders.give_out(room.session, now=room.now)
+    assert (ticket.assignee_id, ticket.level) == (olga.id, "L1")
+    ivan = await put_agent(room.session, "Ivan", now=room.now, teams=[team], level="L2")
+    await TICKETS.escalate(room.session, ticket, details="нет", urgency="low", agent="Olga", now=room.now)
+    assert (ticket.assignee_id, ticket.level, ticket.team) == (None, "L2", team)
+    assert await TICKETS.holders.give_out(room.session, now=room.now) == {ticket.id: ivan.id}
+
+
+async def test_a_lead_who_escalates_takes_nothing_from_who_is_of_that_level(room: Room) -> None:
+    olga = await put_agent(room.session, "Olga", now=room.now, teams=["first-line"], level="L2")
+    await put_agent(room.session, "Lead", now=room.now, teams=["first-line"], level="L3")
+    ticket = await room.ticket()
+    await TICKETS.holders.give_out(room.session, now=room.now)
+    await TICKETS.escalate(room.session, ticket, details="нет", urgency="low", agent="Lead", now=room.now)
+    assert (ticket.assignee_id, ticket.level) == (olga.id, "L2")
+
+
 async def test_nobody_above_leaves_an_escalation_with_its_team(room: Room) -> None:
     for name in ("Anna", "Boris"):
         await put_agent(room.session, name, now=room.now, teams=["first-line"])
