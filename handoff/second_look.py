@@ -54,7 +54,10 @@ async def heed(
     if route is not None and undecided(ticket):
         subject = await _subject(session, ticket, said, decided=route.by != BY_DEFAULT)
         if route.by != BY_DEFAULT:
-            await tickets.reroute(session, ticket, route, texts=said, subject=subject, keeps=keeps, now=now)
+            fixed = await _set_by_hand(session, ticket, "priority")
+            await tickets.reroute(
+                session, ticket, route, texts=said, subject=subject, keeps=keeps, fixed=fixed, now=now
+            )
         elif subject:
             await tickets.change(session, ticket, subject=subject, agent=CUSTOMER, now=now)
     if tickets.policy.is_urgent(said) and not await _set_by_hand(session, ticket, "priority"):

@@ -149,11 +149,13 @@ class Tickets:
         texts: Sequence[str],
         subject: str | None,
         keeps: bool,
+        fixed: bool,
         now: datetime,
     ) -> None:
         """Send it where its matter, which is known only now, belongs. Its level and its priority never fall.
 
         texts: what made it known. subject: none keeps the one it has. keeps: whoever has it keeps it in whatever team.
+        fixed: its priority stays.
         """
         await desk.lock_ticket(session, ticket)
         topic, before, hours = route.topic, ticket.topic, self.policy.hours_of(ticket.team)
@@ -165,7 +167,7 @@ class Tickets:
         ticket.runner_up_score = route.runner_up_evidence.score
         ticket.level = max(ticket.level, topic.level, key=LEVELS.index)
         wanted = self.policy.priority(topic, texts, ticket.segment)
-        ticket.priority = max(ticket.priority, wanted, key=PRIORITIES.index)
+        ticket.priority = ticket.priority if fixed else max(ticket.priority, wanted, key=PRIORITIES.index)
         ticket.subject, ticket.updated_at = subject or ticket.subject, now
         holder = await session.get(Agent, ticket.assignee_id) if moved and ticket.assignee_id else None
         if holder is not None and not keeps and team not in holder.teams:

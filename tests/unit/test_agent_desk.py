@@ -622,6 +622,17 @@ async def test_words_of_urgency_raise_a_live_ticket_and_an_agents_own_word_stand
     assert (await story.ticket()).priority == "normal"
 
 
+async def test_the_priority_that_an_agent_set_stands_when_the_matter_becomes_known(story: Story) -> None:
+    await story.hear("a person please", chat="late")
+    ticket = await story.ticket()
+    async with story.sessions.begin() as session:
+        found = await desk.get_ticket(session, ticket.id)
+        await story.desk.tickets.change(session, found, priority="low", agent="Anna", now=story.clock())
+    await story.hear("my card was charged twice, this is fraud", chat="late")
+    ticket = await story.ticket()
+    assert (ticket.topic, ticket.team, ticket.priority) == ("payment", "payments", "low")
+
+
 async def test_a_promise_that_runs_over_the_closing_names_the_moment(story: Story) -> None:
     story.clock.ahead = datetime(2027, 3, 1, 17, 55, tzinfo=UTC) - datetime.now(UTC)  # 20:55 in Moscow
     said = (await story.hear("a person please", chat="late"))[-1]
