@@ -221,9 +221,9 @@ class Judge:
             if known and known.done is None:
                 known.run(minutes, now, True)
             else:
-                clocks[NEXT] = Counted(known.target if known else target or 0, since=now)
+                clocks[NEXT] = Counted(target or (known.target if known else 0), since=now)
         if resolution := clocks.get(RESOLUTION):
-            resolution.done = None
+            resolution.done, resolution.target = None, story.promised()[RESOLUTION] or resolution.target
             resolution.run(minutes, now, True)
 
     def stands(self, ticket_id: int, now: int, *, answered: bool, over: bool) -> None:
@@ -239,7 +239,8 @@ class Judge:
                 clock.done = now
 
     def changes(self, ticket_id: int, now: int, *, topic: str = "", priority: str = "") -> None:
-        """Another team or another promise: what was used stays as the hours of then counted it."""
+        """Another team or another promise: what was used stays as the hours of then counted it, and what is done is
+        judged by what was promised then."""
         story = self.stories[ticket_id]
         for clock in story.clocks.values():
             if clock.since is not None:
@@ -249,7 +250,7 @@ class Judge:
         story.priority = priority or story.priority
         for kind, target in story.promised().items():
             known = story.clocks.get(kind)
-            if known is not None and target is not None:
+            if known is not None and known.done is None and target is not None:
                 known.target = target
         # Who waits for an answer is promised one from now on, where nothing was promised before.
         first, following = story.clocks.get(FIRST), story.promised()[NEXT]

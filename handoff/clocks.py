@@ -55,8 +55,9 @@ class Clock:
     def breached(self, now: datetime, hours: WorkingHours) -> bool:
         return self.used_at(now, hours) > self.target
 
-    def started(self, now: datetime) -> Clock:
-        return self if self.running_since else replace(self, running_since=now, done_at=None)
+    def started(self, now: datetime, target: timedelta) -> Clock:
+        """Let it run, under what is promised by now; one that runs already runs on as it is."""
+        return self if self.running_since else replace(self, target=target, running_since=now, done_at=None)
 
     def stopped(self, now: datetime, hours: WorkingHours, *, done: bool = False) -> Clock:
         """Let it stand: what was used is kept. done: it has served its purpose."""
@@ -64,7 +65,10 @@ class Clock:
         return replace(self, used=used, running_since=None, done_at=now if done else self.done_at)
 
     def moved(self, now: datetime, before: WorkingHours, target: timedelta) -> Clock:
-        """Under another target or other hours from now on; what was used stays as the hours of then counted it."""
+        """Under another target or other hours from now on; what was used stays as the hours of then counted it, and
+        what is done is judged by what was promised then."""
+        if self.done_at is not None:
+            return self
         if self.running_since is None:
             return replace(self, target=target)
         return replace(self, target=target, used=self.used_at(now, before), running_since=now)
@@ -120,10 +124,10 @@ def turn(
         if kind is ClockKind.FIRST_RESPONSE and clock.done_at:
             continue  # there is one first word
         if kind is ClockKind.NEXT_RESPONSE and runs and clock.done_at:
-            clock = Clock(clock.target)  # the next question has a clock of its own
+            clock = Clock(wanted or clock.target)  # the next question has a clock of its own
         done = over or (answered and kind is not ClockKind.RESOLUTION)
         if runs and not done:
-            turned[kind] = clock.started(now)
+            turned[kind] = clock.started(now, wanted or clock.target)
         elif clock.running_since or (done and not clock.done_at):
             turned[kind] = clock.stopped(now, hours, done=done)
     return turned

@@ -62,7 +62,7 @@ class TicketClocks:
                 continue
             if clock.used == timedelta(0) and row.used_seconds:
                 row.raised = 0  # the next question's clock
-            elif hours_before is not None and clock.target.total_seconds() != row.target_seconds:
+            elif clock.target.total_seconds() != row.target_seconds:
                 # Under a longer promise it may be early again.
                 share = clock.used / clock.target if clock.target else 1.0
                 row.raised = min(row.raised, 0 if share < self._policy.warn_at else 1) if share < 1 else row.raised

@@ -292,6 +292,7 @@ class Tickets:
         if row is not None and row.done_at is not None and (not replies or row.done_at == message.created_at):
             row.running_since, row.done_at = row.done_at, None
         await self._move(session, ticket, TicketEvent.NOT_DELIVERED, SYSTEM, now, message_id=message.id)
+        await self.clocks.follow(session, ticket, now, hours_before=self.policy.hours_of(ticket.team))
         for row in rows.values():
             self.clocks.look(row, ticket)
 

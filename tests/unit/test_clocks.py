@@ -133,14 +133,14 @@ def test_a_reopened_ticket_goes_on_with_what_it_had_used() -> None:
 
 
 def test_a_policy_that_changes_in_the_middle_counts_from_what_was_used() -> None:
-    clock = Clock(timedelta(hours=8)).started(at("2026-11-23T09:00"))
+    clock = Clock(timedelta(hours=8), running_since=at("2026-11-23T09:00"))
     moved = clock.moved(at("2026-11-23T11:00"), OFFICE, timedelta(hours=5))
     assert moved.due_at(OFFICE) == at("2026-11-23T15:00")
     assert moved.due_at(ALWAYS) == at("2026-11-23T14:00"), "another team's hours"
 
 
 def test_a_warning_comes_at_a_share_of_the_time() -> None:
-    clock = Clock(timedelta(hours=2)).started(at("2026-11-23T12:00"))
+    clock = Clock(timedelta(hours=2), running_since=at("2026-11-23T12:00"))
     assert clock.share_at(0.75, OFFICE) == at("2026-11-23T14:30")
 
 

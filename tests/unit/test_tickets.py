@@ -18,13 +18,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bot.database import migrate, open_database
 from handoff import desk
 from handoff.alarms import Alarm, raise_clocks
-from handoff.clocks import ClockKind
+from handoff.clocks import ClockKind, Target
 from handoff.errors import AgentNotFoundError, HoldDateError, OwnershipError, TicketStateError, UnansweredError
 from handoff.history import history
 from handoff.hours import Interval, WorkingHours
 from handoff.lifecycle import TicketStatus
-from handoff.policy import load_policy
-from handoff.records import ClockRow, Conversation, Customer, Feedback, Owner, Presence, Reason, Ticket
+from handoff.policy import Promise, load_policy
+from handoff.records import ClockRow, Conversation, Customer, Delivery, Feedback, Owner, Presence, Reason, Ticket
 from handoff.routing import load_topics, route
 from handoff.staff import get_agent, put_agent
 from handoff.tickets import Tickets, forget_agent
@@ -703,6 +703,39 @@ class TestAlarms:
         assert await Tickets(after.policy, TOPICS).clocks.follow_policy(room.session, now=room.now) == 0, "as it was"
         assert await Tickets(policy, TOPICS).clocks.follow_policy(room.session, now=room.later(hours=1)) == 1
         assert (await room.clock(ticket, ClockKind.RESOLUTION)).used_seconds == 25 * 3600 + 300
+
+    async def test_a_kept_promise_stays_kept_and_the_next_question_has_that_of_its_priority(self, room: Room) -> None:
+        ticket = await room.ticket()  # orders: 10 minutes to the first response, of an urgent one 5
+        await TICKETS.reply(room.session, ticket, "Проверяю", agent="Anna", now=room.later(minutes=8))
+        await TICKETS.customer_wrote(room.session, await room.conversation(), now=room.now)
+        await TICKETS.reply(room.session, ticket, "Нашла", agent="Anna", now=room.later(minutes=20))
+        await TICKETS.change(room.session, ticket, priority="urgent", agent="Anna", now=room.now)
+        first = await room.clock(ticket, ClockKind.FIRST_RESPONSE)
+        following = await room.clock(ticket, ClockKind.NEXT_RESPONSE)
+        assert (first.target_seconds, first.used_seconds) == (600, 480)
+        assert (following.target_seconds, following.used_seconds) == (1800, 1200)
+        await TICKETS.customer_wrote(room.session, await room.conversation(), now=room.now)
+        assert (following.target_seconds, following.due_at) == (900, room.now + timedelta(minutes=15))
+
+    async def test_what_waits_while_the_desk_changes_has_the_new_promises_when_it_goes_on(self, room: Room) -> None:
+        ticket = await room.ticket()
+        await TICKETS.reply(room.session, ticket, "Проверяю", agent="Anna", now=room.later(minutes=5))
+        promises = (Promise(Target(timedelta(minutes=10), timedelta(hours=2), timedelta(hours=3))),)
+        changed = Tickets(replace(TICKETS.policy, promises=promises), TOPICS)
+        await changed.clocks.follow_policy(room.session, now=room.now)
+        await changed.customer_wrote(room.session, await room.conversation(), now=room.later(hours=1))
+        clock = await room.clock(ticket, ClockKind.RESOLUTION)
+        assert (clock.target_seconds, clock.used_seconds) == (3 * 3600, 300)
+
+    async def test_a_reply_that_does_not_arrive_has_the_promise_of_by_now(self, room: Room) -> None:
+        ticket = await room.ticket()
+        begin = room.now
+        message = await TICKETS.reply(room.session, ticket, "Проверяю", agent="Anna", now=room.later(minutes=2))
+        await TICKETS.change(room.session, ticket, priority="urgent", agent="Anna", now=room.now)
+        message.delivery = Delivery.FAILED
+        await TICKETS.not_delivered(room.session, ticket, message, now=room.later(minutes=1))
+        clock = await room.clock(ticket, ClockKind.FIRST_RESPONSE)
+        assert (clock.done_at, clock.due_at) == (None, begin + timedelta(minutes=5))
 
     async def test_a_vip_has_his_own_times(self, room: Room) -> None:
         ticket = await room.ticket(segment="vip")
