@@ -293,7 +293,7 @@ async def test_a_lookup_that_breaks_or_takes_too_long_goes_where_the_flow_says(
         await asyncio.sleep(60)
         return Looked(True)
 
-    monkeypatch.setattr("bot.turn.LOOKUP_SECONDS", 0.05)
+    monkeypatch.setattr("bot.turn.looking_up.LOOKUP_SECONDS", 0.05)
     monkeypatch.setattr(world.shop, "run", slow)
     await world.hear("where is my order 45210", chat="d")
     assert len(await world.tickets()) == 2

@@ -32,7 +32,7 @@ from bot.ledger import InboxRow, InboxState, OutboxRow
 from bot.models.understanding import Understander, Understood
 from bot.replies import Replies
 from bot.shared import LocalShared
-from bot.turn import Turns
+from bot.turn.turns import Turns
 from handoff import desk
 from handoff.records import NOTE, AttachmentState, Author, Conversation, Delivery, Message, Owner, Reason, Ticket
 from kb_index.articles import ArticleFile
