@@ -26,7 +26,7 @@ from bot.turn.plan import Plan, Recalled, Routed, ToDesk
 from bot.turn.routing import Routing
 from bot.turn.situation import Situation
 from bot.turn.transcript import Transcript
-from bot.turn.utterance import SILENT, own_words
+from bot.turn.utterance import AUTHORS, SILENT, own_words
 from handoff import desk
 from handoff.records import Author, Conversation, Message, Owner, Reason
 from handoff.routing import route
@@ -75,7 +75,7 @@ class Saving:
         first = utterance[0]
         if first.kind == "blocked":
             await reach.lost(session, conversation, first.text, now=self._clock())
-        elif first.kind not in ("echo", "note"):
+        elif first.kind not in AUTHORS:
             await reach.back(session, conversation, now=self._clock())
         if first.kind in ("edit", "deletion"):
             await self._transcript.amend(session, conversation, rows[0], first)
@@ -86,7 +86,7 @@ class Saving:
             if first.kind not in SILENT:
                 conversation.lang = plan.lang
                 await self._acting.carry_out(session, conversation, plan)
-                if plan.situation.owner is Owner.ASSISTANT:
+                if plan.situation.owner is Owner.ASSISTANT and first.kind not in AUTHORS:
                     await self._desk.tickets.wrote_elsewhere(session, conversation, now=self._clock())
                 if plan.to_desk is not None:
                     await self._tell_desk(session, conversation, plan.to_desk, own_words(utterance), plan.routed)

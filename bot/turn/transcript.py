@@ -13,14 +13,12 @@ from bot.channels.base import InboundMessage
 from bot.dialogue import DialogueState
 from bot.gathering import JOINABLE, WITHDRAWN
 from bot.ledger import Incoming
-from bot.turn.utterance import STARTS_FLOW
+from bot.turn.utterance import AUTHORS, STARTS_FLOW
 from handoff import desk
 from handoff.customers import Customers
 from handoff.records import NOTE, Attachment, Author, Conversation, Message
 
 MAX_NAME_CHARS = 200
-_AUTHORS = {"note": Author.SYSTEM, STARTS_FLOW: Author.SYSTEM, "echo": Author.AGENT}
-"""Who wrote what did not come from the customer: the platform, an agent in the desk or in the platform's own app."""
 
 
 class Transcript:
@@ -50,7 +48,7 @@ class Transcript:
             quoted = await desk.message_by_external_id(session, conversation.id, inbound.refers_to)
             message = Message(
                 conversation_id=conversation.id,
-                author=_AUTHORS.get(inbound.kind, Author.CUSTOMER),
+                author=AUTHORS.get(inbound.kind, Author.CUSTOMER),
                 agent_name=inbound.address.channel if inbound.kind == "echo" else None,
                 kind=_kept_kind(inbound),
                 text=str(inbound.context.get("note") or "") or inbound.text or options.get(inbound.choice or "") or "",

@@ -12,12 +12,14 @@ from bot.dialogue import Utterance
 from bot.flows.engine import START_TOKEN
 from bot.gathering import JOINABLE, WITHDRAWN
 from bot.language import DEFAULT
-from handoff.records import AttachmentState
+from handoff.records import AttachmentState, Author
 
 SILENT = frozenset({"edit", "deletion", "reaction", "note", "echo", "blocked", "unblocked", WITHDRAWN})
 """Kinds of message that tell something and want no answer."""
 STARTS_FLOW = "flow"
 """Kind of message by which an agent starts a flow: `text` is its id, `context["note"]` what the transcript says."""
+AUTHORS = {"note": Author.SYSTEM, STARTS_FLOW: Author.SYSTEM, "echo": Author.AGENT}
+"""Who wrote what did not come from the customer: the platform, an agent in the desk or in the platform's own app."""
 _UTTERED: dict[str, Literal["text", "start", "choice", "attachment"]] = {
     "text": "text",
     "start": "start",

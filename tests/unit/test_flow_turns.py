@@ -440,6 +440,22 @@ async def test_an_agent_starts_a_flow_and_the_assistant_goes_on_with_it(world: F
         assert (await world.desk.packet(session, 1)).conversation.owner is Owner.ASSISTANT
 
 
+async def test_a_flow_that_an_agent_starts_is_no_sign_of_the_customer(world: FlowWorld) -> None:
+    phone = "+79161234567"
+    await world.hear("a person please", phone=phone)
+    await world.hear("a person please", chat="other", phone=phone)
+    await world.hear("the customer blocked the bot", kind="blocked", key="blocked")
+    async with world.sessions.begin() as session:
+        await world.desk.start_flow(session, 1, "track", "Where is my order", agent="Anna")
+    await world.assistant.drain()
+    async with world.sessions.begin() as session:
+        mine, elsewhere = [await world.desk.packet(session, ticket) for ticket in (1, 2)]
+    assert mine.conversation.blocked_why == "the customer blocked the bot"
+    assert mine.transcript[-1].text == "What is the order number?"
+    assert mine.transcript[-1].delivery == "held"
+    assert "wrote_elsewhere" not in [line.event for line in elsewhere.history]
+
+
 async def test_the_packet_tells_what_the_flow_knows(world: FlowWorld) -> None:
     await world.hear("where is my order 45210")
     await world.press("Too slow")
