@@ -164,7 +164,7 @@ class Saving:
                     author=Author.CUSTOMER,
                     kind="text",
                     text=inbound.text or f"({inbound.kind})",
-                    external_id=row.external_id[:128],
+                    external_id=(inbound.platform_id or row.external_id)[:128],
                     decision={"rule": "error", "error": type(error).__name__},
                     sent_at=inbound.sent_at,
                     created_at=now,

@@ -253,10 +253,13 @@ async def test_where_even_the_failure_can_not_be_kept_the_words_reach_a_person_a
         conversation = await session.scalar(select(Conversation))
         assert conversation is not None
         conversation.state = {"options": 7}  # as no release of ours reads it
-    await world.hear("and the second one?")
+    await world.hear("and the second one?", platform_id="message-7")
     (ticket,) = await world.tickets()
     assert ticket.reason is Reason.ERROR
     assert [m.text for m in await world.transcript() if m.author is Author.CUSTOMER][-1] == "and the second one?"
+    await world.hear("and the third one?", kind="edit", refers_to="message-7")
+    assert [m.text for m in await world.transcript() if m.author is Author.CUSTOMER][-1] == "and the third one?"
+    assert "and the second one?" not in [m.text for m in await world.transcript()]
     async with world.sessions.begin() as session:
         await world.desk.resolve(session, ticket.id, agent="Support")
     assert "My orders" in (await world.hear("where is my order again"))[-1]
