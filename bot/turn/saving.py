@@ -26,7 +26,7 @@ from bot.turn.plan import Plan, Recalled, Routed, ToDesk
 from bot.turn.routing import Routing
 from bot.turn.situation import Situation
 from bot.turn.transcript import Transcript
-from bot.turn.utterance import AUTHORS, SILENT, own_words
+from bot.turn.utterance import AUTHORS, SILENT, known_language, own_words
 from handoff import desk
 from handoff.records import Author, Conversation, Message, Owner, Reason
 from handoff.routing import route
@@ -119,7 +119,8 @@ class Saving:
         if not await ledger.take(session, rows, InboxState.FAILED, now=self._clock(), error=repr(error)[:2000]):
             return
         before = await desk.customer_texts(session, conversation.id, now=self._clock())
-        conversation.lang = conversation.lang or detect(utterance[0].text, None)
+        words = "\n".join(own_words(utterance))
+        conversation.lang = conversation.lang or detect(words, known_language(None, utterance))
         conversation.updated_at = self._clock()
         record = {**(recalled.record if recalled else {}), "rule": "error", "error": type(error).__name__}
         await self._transcript.record(session, conversation, rows, utterance, fetched, record)

@@ -32,7 +32,7 @@ from bot.dialogue import (
 )
 from bot.flows.engine import ShowArticle, asked_slot
 from bot.flows.turns import FlowBook, decide_turn, expired, glance
-from bot.language import DEFAULT, LANGUAGES, detect
+from bot.language import DEFAULT, detect
 from bot.ledger import Sessions
 from bot.models.shadow import shadowed
 from bot.models.understanding import Understander, Understood
@@ -43,7 +43,7 @@ from bot.turn.plan import Plan, Recalled, Routed, ToDesk
 from bot.turn.routing import Routing
 from bot.turn.situation import COURTESIES, Situation
 from bot.turn.threads import ModelThreads
-from bot.turn.utterance import SILENT, STARTS_FLOW, own_words, uttered
+from bot.turn.utterance import SILENT, STARTS_FLOW, known_language, own_words, uttered
 from handoff.lifecycle import TicketStatus
 from handoff.records import Owner, Reason
 
@@ -85,7 +85,7 @@ class Thinking:
             nothing = Decision((), unchanged, first.kind)
             return Plan(situation, situation.lang or DEFAULT, unchanged, nothing, {"rule": first.kind}, None)
         understander = (await self._threads.run(self._understander)).answering(str(first.address))
-        known = situation.lang or next((m.lang_hint for m in utterance if m.lang_hint in LANGUAGES), None)
+        known = known_language(situation.lang, utterance)
         said, files = uttered(utterance, fetched, known), list(chain.from_iterable(fetched))
         book = self._flows()
         state, lapsed = _remembered(situation, book, self._clock())

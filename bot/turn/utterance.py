@@ -11,7 +11,7 @@ from bot.channels.base import InboundMessage
 from bot.dialogue import Utterance
 from bot.flows.engine import START_TOKEN
 from bot.gathering import JOINABLE, WITHDRAWN
-from bot.language import DEFAULT
+from bot.language import DEFAULT, LANGUAGES
 from handoff.records import AttachmentState, Author
 
 SILENT = frozenset({"edit", "deletion", "reaction", "note", "echo", "blocked", "unblocked", WITHDRAWN})
@@ -32,6 +32,11 @@ _UTTERED: dict[str, Literal["text", "start", "choice", "attachment"]] = {
 def own_words(utterance: Sequence[InboundMessage]) -> list[str]:
     """The customer's own words in them. What a button said are not."""
     return [message.text for message in utterance if message.kind in JOINABLE and message.text]
+
+
+def known_language(remembered: str | None, utterance: Sequence[InboundMessage]) -> str | None:
+    """The customer's language before his words are read: as he wrote before, or as his platform says."""
+    return remembered or next((each.lang_hint for each in utterance if each.lang_hint in LANGUAGES), None)
 
 
 def uttered(utterance: Sequence[InboundMessage], fetched: Sequence[Fetched], known: str | None) -> Utterance:

@@ -265,6 +265,29 @@ async def test_where_even_the_failure_can_not_be_kept_the_words_reach_a_person_a
     assert "My orders" in (await world.hear("where is my order again"))[-1]
 
 
+@pytest.mark.parametrize(
+    ("first", "lang"),
+    [
+        ({"kind": "start", "text": "flow-track", "lang_hint": "ru"}, "ru"),
+        ({"kind": "start", "text": "flow-track"}, "ru"),
+        ({"text": "12345", "lang_hint": "en"}, "en"),
+        ({"text": "где мой заказ", "lang_hint": "en"}, "ru"),
+    ],
+)
+async def test_a_first_turn_that_breaks_ends_in_the_language_in_which_it_would_have_been_answered(
+    tmp_path: Path, first: dict[str, str], lang: str
+) -> None:
+    def broken() -> Understander:
+        raise RuntimeError("no model")
+
+    world = World(tmp_path, load=broken)
+    await migrate(world.engine)
+    await world.hear(**first)
+    (ticket,) = await world.tickets()
+    assert (ticket.reason, ticket.lang) == (Reason.ERROR, lang)
+    await world.engine.dispose()
+
+
 async def test_a_reply_that_waits_is_found_also_where_the_messages_were_dealt_with_by_another(world: World) -> None:
     await world.hear("where is my order")
     await world.assistant.receive(world.message("hello"))
