@@ -63,7 +63,7 @@ class Routing:
         """Where words go that the assistant will not answer, by all that the models make of them."""
         understood = await self._threads.run(understander.understand, "\n".join(texts), situation.lang)
         whole, lang, policy = understood.parts[0], understood.lang, understander.policy
-        topic, state = whole.outcome.handoff, DialogueState.from_json(situation.state)
+        topic, state = whole.outcome.handoff, situation.remembered()
         sure = topic is not None and topic != ANY_TOPIC and whole.confidence >= policy.intent[lang]
         likely = [each.topic for each in whole.candidates[:1] if each.confidence >= policy.clarify[lang]]
         before = await self.said_before(sessions, situation)

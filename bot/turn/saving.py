@@ -118,6 +118,7 @@ class Saving:
         conversation = await self._open(session, rows[0].address)
         if not await ledger.take(session, rows, InboxState.FAILED, now=self._clock(), error=repr(error)[:2000]):
             return
+        situation = Situation.of(conversation, self._clock())
         before = await desk.customer_texts(session, conversation.id, now=self._clock())
         words = "\n".join(own_words(utterance))
         conversation.lang = conversation.lang or detect(words, known_language(None, utterance))
@@ -127,8 +128,7 @@ class Saving:
         if conversation.owner is not Owner.ASSISTANT:
             await self._desk.customer_wrote(session, conversation, courtesy=False, said=own_words(utterance))
             return
-        state = DialogueState.from_json(conversation.state)
-        book, lang = self._flows(), conversation.lang
+        state, book, lang = situation.remembered(), self._flows(), conversation.lang
         left = record_of(state.flow, book, lang) if state.flow else None
         if left is not None:
             metrics.FLOWS.labels(left.flow, "handed_off").inc()
@@ -138,7 +138,7 @@ class Saving:
         routed = routed or await self._routing.route(
             Handoff(Reason.ERROR), "error", own_words(utterance), before, state, None
         )
-        plan = Plan(Situation.of(conversation), conversation.lang, state, failed, record, routed)
+        plan = Plan(situation, lang, state, failed, record, routed)
         conversation_id = conversation.id  # a rollback forgets what was loaded
         try:
             async with session.begin_nested():
@@ -210,9 +210,9 @@ class Saving:
         if permanent:
             await self._acting.hand_off(session, conversation, Reason.UNDELIVERED, routed)
         else:
-            await self._acting.carry_out(
-                session, conversation, Plan(Situation.of(conversation), lang, state, decision, about, routed)
-            )
+            situation = Situation.of(conversation, self._clock())
+            plan = Plan(situation, lang, state, decision, about, routed)
+            await self._acting.carry_out(session, conversation, plan)
 
     async def _open(self, session: AsyncSession, address: Address) -> Conversation:
         return await desk.open_conversation(

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.channels.base import Address
 from bot.desk.agent_desk import SURVEY
+from bot.dialogue import DialogueState
 from bot.models.records import ShadowTopic
 from handoff import desk
 from handoff.lifecycle import TicketStatus
@@ -49,13 +50,28 @@ class Situation:
     """Whether there may be topics that the assistant only drafts for. Which, is read where it matters."""
 
     @classmethod
-    def of(cls, conversation: Conversation) -> Situation:
-        return cls(conversation.id, conversation.owner, conversation.epoch, conversation.lang, conversation.state)
+    def of(cls, conversation: Conversation, now: datetime) -> Situation:
+        """As far as the conversation itself tells it."""
+        c, long_ago = conversation, now - conversation.updated_at > EPISODE_GAP
+        return cls(c.id, c.owner, c.epoch, c.lang, c.state, long_ago=long_ago)
 
     def still_holds(self, conversation: Conversation) -> bool:
-        now = Situation.of(conversation)
-        mine = (self.owner, self.epoch, self.lang, self.state)
-        return mine == (now.owner, now.epoch, now.lang, now.state)
+        c = conversation
+        return (self.owner, self.epoch, self.lang, self.state) == (c.owner, c.epoch, c.lang, c.state)
+
+    def remembered(self) -> DialogueState:
+        """What is still worth remembering."""
+        state = DialogueState.from_json(self.state)
+        if not self.long_ago:
+            return state
+        # The buttons still stand in the chat. An answer of days ago may be given again.
+        return DialogueState(
+            greeted=state.greeted,
+            options=state.options,
+            asked=state.asked,
+            flow=state.flow,
+            nps=state.nps if state.nps.startswith("score:") else "",
+        )
 
 
 _SITUATION = select(

@@ -88,7 +88,7 @@ class Thinking:
         known = known_language(situation.lang, utterance)
         said, files = uttered(utterance, fetched, known), list(chain.from_iterable(fetched))
         book = self._flows()
-        state, lapsed = _remembered(situation, book, self._clock())
+        state, lapsed = _without_expired(situation.remembered(), book, self._clock())
         if first.address.channel in self._ungreeted:
             state = replace(state, greeted=True)
         to_desk = for_desk(situation, state, first, said.text)
@@ -217,18 +217,10 @@ class Thinking:
         return routed
 
 
-def _remembered(situation: Situation, book: FlowBook, now: datetime) -> tuple[DialogueState, tuple[FlowEvent, ...]]:
-    """What is still worth remembering, and what became of a flow that waited for too long."""
-    state = DialogueState.from_json(situation.state)
-    if situation.long_ago:
-        # The buttons still stand in the chat. An answer of days ago may be given again.
-        state = DialogueState(
-            greeted=state.greeted,
-            options=state.options,
-            asked=state.asked,
-            flow=state.flow,
-            nps=state.nps if state.nps.startswith("score:") else "",
-        )
+def _without_expired(
+    state: DialogueState, book: FlowBook, now: datetime
+) -> tuple[DialogueState, tuple[FlowEvent, ...]]:
+    """Without a flow that waited for too long, and what became of it."""
     if state.flow is None or not expired(state.flow, book, now):
         return state, ()
     return replace(state, flow=None, options={}), (FlowEvent(state.flow.flow, "expired", state.flow.step),)

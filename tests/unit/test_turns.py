@@ -32,6 +32,7 @@ from bot.ledger import InboxRow, InboxState, OutboxRow
 from bot.models.understanding import Understander, Understood
 from bot.replies import Replies
 from bot.shared import LocalShared
+from bot.turn.situation import situation_of
 from bot.turn.turns import Turns
 from handoff import desk
 from handoff.records import NOTE, AttachmentState, Author, Conversation, Delivery, Message, Owner, Reason, Ticket
@@ -286,6 +287,23 @@ async def test_a_first_turn_that_breaks_ends_in_the_language_in_which_it_would_h
     (ticket,) = await world.tickets()
     assert (ticket.reason, ticket.lang) == (Reason.ERROR, lang)
     await world.engine.dispose()
+
+
+@pytest.mark.parametrize(("days", "topic"), [(0.5, "orders"), (2, "unclear")])
+async def test_a_turn_that_breaks_is_routed_by_what_was_asked_before_but_not_days_ago(
+    world: World, days: float, topic: str
+) -> None:
+    await world.hear("where is my order")
+    world.clock.advance(days * 86400)
+    said, address = world.message("zzz"), Address("recorder", "", "c")
+    async with world.sessions.begin() as session:
+        situation = await situation_of(session, address, now=world.clock())
+    recalled = await world.assistant._turns.thinking.recall(world.sessions, situation, [said])
+    assert recalled is not None
+    assert recalled.routed.route.topic.id == topic
+    await world.hear("boom")
+    (ticket,) = await world.tickets()
+    assert (ticket.reason, ticket.topic) == (Reason.ERROR, topic)
 
 
 async def test_a_reply_that_waits_is_found_also_where_the_messages_were_dealt_with_by_another(world: World) -> None:
