@@ -17,6 +17,7 @@ from bot.gathering import JOINABLE
 from bot.models.understanding import Understander
 from bot.turn.plan import ToDesk
 from bot.turn.situation import Situation
+from handoff.access import row_id
 from handoff.records import Feedback, Owner
 
 END_WORDS = frozenset(
@@ -30,8 +31,8 @@ def for_desk(situation: Situation, state: DialogueState, first: InboundMessage, 
     typed = " ".join(text.lower().split()).strip(" .!")
     choice = first.choice or next((token for token, label in state.options.items() if label.lower() == typed), "")
     kind, _, number = choice.partition(":")
-    if kind in (SURVEY_HELPED, SURVEY_NOT_HELPED) and number.isdecimal():
-        return ToDesk("feedback", int(number), Feedback.HELPED if kind == SURVEY_HELPED else Feedback.NOT_HELPED)
+    if kind in (SURVEY_HELPED, SURVEY_NOT_HELPED) and (ticket := row_id(number)) is not None:
+        return ToDesk("feedback", ticket, Feedback.HELPED if kind == SURVEY_HELPED else Feedback.NOT_HELPED)
     if (said := nps_reading.pressed(choice)) is not None:
         return ToDesk("nps", nps=said)
     if situation.asked_about and not choice and first.kind in JOINABLE:

@@ -306,6 +306,13 @@ async def test_a_turn_that_breaks_is_routed_by_what_was_asked_before_but_not_day
     assert (ticket.reason, ticket.topic) == (Reason.ERROR, topic)
 
 
+@pytest.mark.parametrize("token", ["survey_yes:" + "9" * 20, "nps:" + "9" * 20 + ":9"])
+async def test_a_made_up_button_with_a_number_that_no_database_takes_is_no_fault(world: World, token: str) -> None:
+    await world.hear("where is my order")
+    assert await world.hear(kind="choice", choice=token)
+    assert await world.tickets() == []
+
+
 async def test_a_reply_that_waits_is_found_also_where_the_messages_were_dealt_with_by_another(world: World) -> None:
     await world.hear("where is my order")
     await world.assistant.receive(world.message("hello"))
