@@ -315,12 +315,23 @@ def _typed_choice(state: DialogueState, text: str) -> str | None:
     """A choice typed instead of pressed: its number or its very words. A number beyond the list is `#N`."""
     if not state.options:
         return None
-    typed = " ".join(text.lower().split()).strip(" .!")
+    typed = plainly(text)
     if re.fullmatch(r"\d{1,2}[.)]?", typed):
         number = int(typed.rstrip(".)"))
         tokens = list(state.options)
         return tokens[number - 1] if 1 <= number <= len(tokens) else f"#{number}"
-    return next((token for token, label in state.options.items() if label.lower().strip(" .!") == typed), None)
+    return named_choice(state, text)
+
+
+def named_choice(state: DialogueState, text: str) -> str | None:
+    """The token of the choice whose very words these are."""
+    typed = plainly(text)
+    return next((token for token, label in state.options.items() if typed and plainly(label) == typed), None)
+
+
+def plainly(text: str) -> str:
+    """As words of a button are compared: without capitals, further spaces and the signs around them."""
+    return " ".join(text.lower().split()).strip(" .!")
 
 
 def _choose(state: DialogueState, token: str, articles: Mapping[str, Candidate], *, typed: bool) -> Decision:

@@ -11,7 +11,7 @@ from bot.desk import nps_reading, survey_reading
 from bot.desk.agent_desk import BACK as WITHOUT_WAITING
 from bot.desk.agent_desk import SURVEY_HELPED, SURVEY_NOT_HELPED
 from bot.desk.nps_reading import NpsSaid
-from bot.dialogue import Decision, DialogueState, Utterance
+from bot.dialogue import Decision, DialogueState, Utterance, named_choice, plainly
 from bot.flows.turns import FlowBook, decide_turn, stopped
 from bot.gathering import JOINABLE
 from bot.models.understanding import Understander
@@ -28,8 +28,7 @@ END_WORDS = frozenset(
 def for_desk(situation: Situation, state: DialogueState, first: InboundMessage, text: str) -> ToDesk | None:
     """What of an utterance is for the desk: everything while a person has the conversation, the survey's buttons
     always. A button's words may also be typed, and any yes or no while its question is the newest thing in the chat."""
-    typed = " ".join(text.lower().split()).strip(" .!")
-    choice = first.choice or next((token for token, label in state.options.items() if label.lower() == typed), "")
+    choice = first.choice or named_choice(state, text) or ""
     kind, _, number = choice.partition(":")
     if kind in (SURVEY_HELPED, SURVEY_NOT_HELPED) and (ticket := row_id(number)) is not None:
         return ToDesk("feedback", ticket, Feedback.HELPED if kind == SURVEY_HELPED else Feedback.NOT_HELPED)
@@ -41,7 +40,7 @@ def for_desk(situation: Situation, state: DialogueState, first: InboundMessage, 
             return ToDesk("feedback", situation.asked_about, answer)
     if situation.owner is not Owner.PERSON:
         return None
-    if typed in END_WORDS:
+    if plainly(text) in END_WORDS:
         return ToDesk("end")
     return ToDesk("back" if kind == WITHOUT_WAITING else "word")
 

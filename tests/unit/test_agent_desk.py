@@ -14,11 +14,16 @@ from databases import MakeDatabase
 from sqlalchemy import select
 from test_turns import World
 
+from bot.channels.base import Address, InboundMessage
 from bot.database import migrate
-from bot.desk.agent_desk import ELSEWHERE, SURVEY
+from bot.desk.agent_desk import BACK, ELSEWHERE, SURVEY
 from bot.desk.records import AuditEntry
 from bot.desk.silence import SILENCE
+from bot.dialogue import DialogueState
 from bot.timers import Timers
+from bot.turn.for_desk import for_desk
+from bot.turn.plan import ToDesk
+from bot.turn.situation import Situation
 from handoff import desk
 from handoff.hours import Daytime
 from handoff.lifecycle import TicketStatus
@@ -398,6 +403,14 @@ async def test_thanks_for_an_answer_do_not_run_the_clock(story: Story) -> None:
     assert (await story.ticket()).status is TicketStatus.WAITING
     await story.hear("yes")
     assert (await story.ticket()).status is TicketStatus.OPEN, "it may answer what Anna asked"
+
+
+@pytest.mark.parametrize("typed", ["I'd rather not wait!", "i'd rather not wait", " I'd  rather not wait. "])
+def test_the_words_of_a_button_may_be_typed_whatever_sign_they_end_with(typed: str) -> None:
+    waits = Situation(1, Owner.PERSON, 1, "en", {})
+    state = DialogueState(options={BACK: "I'd rather not wait!"})
+    message = InboundMessage(Address("recorder", "", "c"), "1", datetime(2027, 3, 1, tzinfo=UTC), text=typed)
+    assert for_desk(waits, state, message, typed) == ToDesk("back")
 
 
 async def test_on_the_promised_day_the_customer_hears_that_it_goes_on_and_later_that_it_is_done(story: Story) -> None:
