@@ -400,7 +400,7 @@ def _understand(
     if outcome.reply and whole.confidence >= policy.even:
         # "Ok" and its like: a polite word that was perhaps not meant costs less than a ticket.
         return _reply(state, outcome.reply, f"intent:{whole.intent}")
-    if state.rephrased < MAX_REPHRASE and not _substantive(utterance.text):
+    if state.rephrased < MAX_REPHRASE and not substantive(utterance.text):
         said = Say("rephrase", options=CALL_PERSON)
         offered_person = replace(_offer(state, CALL_PERSON), rephrased=state.rephrased + 1)
         return Decision((said,), offered_person, "rephrase")
@@ -472,5 +472,6 @@ def _has_words(text: str) -> bool:
     return bool(re.search(r"[^\W_]", text))
 
 
-def _substantive(text: str) -> bool:
+def substantive(text: str) -> bool:
+    """Whether it has words enough to be about something."""
     return len(re.findall(r"[^\W\d_]{2,}", text)) >= SUBSTANTIVE_WORDS

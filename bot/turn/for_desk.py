@@ -3,6 +3,7 @@ a person has the conversation. Pure, but for the models that read words."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,7 +12,16 @@ from bot.desk import nps_reading, survey_reading
 from bot.desk.agent_desk import BACK as WITHOUT_WAITING
 from bot.desk.agent_desk import SURVEY_HELPED, SURVEY_NOT_HELPED
 from bot.desk.nps_reading import NpsSaid
-from bot.dialogue import Decision, DialogueState, Utterance, named_choice, plainly
+from bot.dialogue import (
+    Decision,
+    DialogueState,
+    Policy,
+    Understanding,
+    Utterance,
+    named_choice,
+    plainly,
+    substantive,
+)
 from bot.flows.turns import FlowBook, decide_turn, stopped
 from bot.gathering import JOINABLE
 from bot.models.understanding import Understander
@@ -43,6 +53,28 @@ def for_desk(situation: Situation, state: DialogueState, first: InboundMessage, 
     if plainly(text) in END_WORDS:
         return ToDesk("end")
     return ToDesk("back" if kind == WITHOUT_WAITING else "word")
+
+
+def is_courtesy(parts: Sequence[Understanding], replies: Collection[str], policy: Policy) -> bool:
+    """Whether words ask for nothing: as a whole, or sentence by sentence, they come to one of these replies, and no
+    sentence is a matter of its own. A couple of words need not be sure ("ok", "I'll wait"): they hardly are.
+
+    parts: the whole text first, then its sentences when there are several."""
+    whole, *sentences = parts
+
+    def polite(part: Understanding) -> bool:
+        sure = part.confidence >= policy.even or not (substantive(part.text) or "?" in part.text)
+        return sure and part.outcome.reply in replies
+
+    def matter(part: Understanding) -> bool:
+        answered = part.candidates[0].confidence if part.candidates else 0.0
+        return max(answered, 0.0 if part.outcome.reply in replies else part.confidence) >= policy.even
+
+    if "confirmed" in replies and survey_reading.read(whole.text) is Feedback.HELPED:
+        return True
+    if any(map(matter, sentences)):
+        return False
+    return polite(whole) or (bool(sentences) and all(map(polite, sentences)))
 
 
 def without_nps(state: DialogueState) -> DialogueState:

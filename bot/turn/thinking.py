@@ -36,7 +36,7 @@ from bot.language import DEFAULT, detect
 from bot.ledger import Sessions
 from bot.models.shadow import shadowed
 from bot.models.understanding import Understander, Understood
-from bot.turn.for_desk import for_desk, nothing_said, nps_answer, without_nps
+from bot.turn.for_desk import for_desk, is_courtesy, nothing_said, nps_answer, without_nps
 from bot.turn.looking_up import LookingUp
 from bot.turn.pictures import Pictures
 from bot.turn.plan import Plan, Recalled, Routed, ToDesk
@@ -97,8 +97,8 @@ class Thinking:
             # Whatever else comes: the question is no longer the newest thing.
             waits, state = state.nps, without_nps(state)
         if to_desk is not None and to_desk.kind == "word" and situation.courtesies and said.text.strip() and not files:
-            whole = (await self._threads.run(understander.understand, said.text, known)).parts[0]
-            if whole.outcome.reply in situation.courtesies:
+            heard = await self._threads.run(understander.understand, said.text, known)
+            if is_courtesy(heard.parts, situation.courtesies, understander.policy):
                 to_desk = ToDesk("courtesy")
         wants_models = situation.owner is Owner.ASSISTANT and bool(said.text.strip()) and said.choice is None
         wants_models = wants_models and to_desk is None and said.kind != "start"
@@ -212,8 +212,8 @@ class Thinking:
             matter, meant = await self._routing.by_matter(
                 sessions, situation, understander, words, Reason.ASKED_FOR_PERSON, "asked_for_person"
             )
-            courtesy = meant.parts[0].outcome.reply in COURTESIES[TicketStatus.AWAITING_FEEDBACK]
-            routed = None if courtesy else matter
+            thanks = is_courtesy(meant.parts, COURTESIES[TicketStatus.AWAITING_FEEDBACK], understander.policy)
+            routed = None if thanks else matter
         return routed
 
 
