@@ -30,8 +30,8 @@ from bot.dialogue import (
     Utterance,
     choice_of,
 )
-from bot.flows.engine import ShowArticle, asked_slot
-from bot.flows.turns import FlowBook, decide_turn, expired, glance
+from bot.flows.engine import ShowArticle, Tell, asked_slot
+from bot.flows.turns import FlowBook, decide_turn, expired, glance, handed_off, record_of
 from bot.language import DEFAULT, detect
 from bot.ledger import Sessions
 from bot.models.shadow import shadowed
@@ -127,7 +127,9 @@ class Thinking:
         decision, understood, lang = await self._threads.run(decide)
         decision = await self._looking_up.until_done(decision, first, lang, book)
         decision = await self._with_articles(decision, understander, lang)
-        decision, draft = await self._drafted(sessions, decision) if situation.drafts else (decision, None)
+        draft = None
+        if situation.drafts:
+            decision, draft = await self._drafted(sessions, decision, book, lang)
         decision = replace(decision, events=(*lapsed, *decision.events))
         record = {
             "rule": decision.rule,
@@ -176,8 +178,11 @@ class Thinking:
                 actions.append(Answer(found, FEEDBACK if action.last else {}))
         return replace(decision, actions=tuple(actions))
 
-    async def _drafted(self, sessions: Sessions, decision: Decision) -> tuple[Decision, Candidate | None]:
-        """Of a topic that people answer themselves: a handoff in place of the answer, and the answer as a draft."""
+    async def _drafted(
+        self, sessions: Sessions, decision: Decision, book: FlowBook, lang: str
+    ) -> tuple[Decision, Candidate | None]:
+        """Of a topic that people answer themselves: a handoff in place of the answer, and the answer as a draft. A flow
+        that waited ends with it, and the person gets what it knows."""
         offered = [action.candidate for action in decision.actions if isinstance(action, Answer)]
         offered += [action.candidates[0] for action in decision.actions if isinstance(action, Clarify)]
         if not offered:
@@ -187,10 +192,14 @@ class Thinking:
         draft = next((candidate for candidate in offered if candidate.topic in topics), None)
         if draft is None:
             return decision, None
-        kept = tuple(action for action in decision.actions if isinstance(action, Say) and not action.options)
-        handoff = Handoff(Reason.SHADOW, draft.topic, draft.confidence)
+        said = (each for each in decision.actions if isinstance(each, (Say, Tell)) and not each.options)
+        kept = tuple(each for each in said if isinstance(each, Say) or not each.waits)
+        waiting = decision.state.flow
+        left = record_of(waiting, book, lang) if waiting is not None else None
+        handoff = Handoff(Reason.SHADOW, draft.topic, draft.confidence, left)
         state = DialogueState(greeted=True, topic=draft.topic)
-        return Decision((*kept, handoff), state, "shadow", events=decision.events), draft
+        events = (*decision.events, *handed_off(waiting))
+        return Decision((*kept, handoff), state, "shadow", events=events), draft
 
     async def _routed(
         self,

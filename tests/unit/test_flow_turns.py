@@ -27,6 +27,7 @@ from bot.gaps.collecting import collect
 from bot.gaps.records import Question
 from bot.metrics import FLOWS
 from bot.models.gold import recent
+from bot.models.shadow import switch
 from bot.models.understanding import Understood
 from bot.timers import Timer, Timers
 from handoff.records import Conversation, Message, Owner, Reason
@@ -60,6 +61,13 @@ steps:
   - id: again
     set_slots: {order: null}
     next: number
+"""
+BYE = """
+  - id: bye
+    say: {ru: Тогда всё., en: "Order {{ order }} is settled then."}
+  - id: article
+    article: order-status
+    next: END
 """
 SETUP = """
 flow: setup
@@ -464,6 +472,32 @@ async def test_the_packet_tells_what_the_flow_knows(world: FlowWorld) -> None:
     assert packet.flow is not None
     assert (packet.flow.title, packet.flow.step) == ("Where is my order", "slow")
     assert ("Order number", "45210") in [(slot.label, slot.value) for slot in packet.flow.slots]
+
+
+async def test_a_draft_for_a_person_brings_what_the_flow_knows(world: FlowWorld) -> None:
+    async with world.sessions.begin() as session:
+        await switch(session, "orders", on=True, by="Vera", at=world.clock())
+    world.book = FlowBook({"setup": parse_flow(SETUP)})
+    before = counted("setup").get("handed_off", 0)
+    await world.hear("please set up my router")
+    await world.hear("where is my order")
+    async with world.sessions.begin() as session:
+        packet = await world.desk.packet(session, 1)
+    assert packet.reason is Reason.SHADOW
+    assert packet.flow is not None
+    assert (packet.flow.title, packet.flow.step) == ("Set-up", "guide")
+    assert counted("setup")["handed_off"] == before + 1
+
+
+async def test_what_a_flow_has_said_before_a_draft_is_said_all_the_same(world: FlowWorld) -> None:
+    async with world.sessions.begin() as session:
+        await switch(session, "orders", on=True, by="Vera", at=world.clock())
+    world.change(parse_flow(TRACK.replace("next: END}", "next: bye}") + BYE))
+    await world.hear("where is my order 45210")
+    said = await world.press("Fine")
+    assert said[0] == "Order 45210 is settled then."
+    (ticket,) = await world.tickets()
+    assert ticket.reason is Reason.SHADOW
 
 
 def counted(flow: str) -> dict[str, float]:
