@@ -17,7 +17,7 @@ from bot.channels.base import Address, InboundMessage
 from bot.desk.agent_desk import AgentDesk
 from bot.dialogue import Decision, DialogueState, Handoff
 from bot.errors import ReplyError
-from bot.flows.turns import FlowBook, record_of
+from bot.flows.turns import FlowBook, handed_off, record_of
 from bot.language import DEFAULT, detect
 from bot.ledger import InboxState, Incoming
 from bot.replies import Replies
@@ -130,8 +130,8 @@ class Saving:
             return
         state, book, lang = situation.remembered(), self._flows(), conversation.lang
         left = record_of(state.flow, book, lang) if state.flow else None
-        if left is not None:
-            metrics.FLOWS.labels(left.flow, "handed_off").inc()
+        for event in handed_off(state.flow):
+            metrics.FLOWS.labels(event.flow, event.what).inc()
         state = replace(state, flow=None)
         failed = Decision((Handoff(Reason.ERROR, flow=left),), state, "error")
         routed = recalled.routed if recalled else None
@@ -199,17 +199,21 @@ class Saving:
             await self._desk.undelivered(session, message)
         if conversation.owner is Owner.PERSON or message.author is not Author.ASSISTANT:
             return
-        action, decided = Handoff(Reason.UNDELIVERED), message.decision or {}
+        decided = message.decision or {}
         if decided.get("action") not in ("answer", "clarify") or decided.get("reply") == "greeting":
             return
-        state = DialogueState.from_json(conversation.state)
+        state, book = DialogueState.from_json(conversation.state), self._flows()
+        left = record_of(state.flow, book, lang) if state.flow else None
+        action = Handoff(Reason.UNDELIVERED, flow=left)
         before = await desk.customer_texts(session, conversation.id, now=self._clock())
         told = replace(state, topic=message.topic or decided.get("likely_topic") or state.topic)
         routed = await self._routing.route(action, "undelivered", (), before, told, None)
-        decision = Decision((action,), state, "undelivered")
         if permanent:
             await self._acting.hand_off(session, conversation, Reason.UNDELIVERED, routed)
         else:
+            for event in handed_off(state.flow):
+                metrics.FLOWS.labels(event.flow, event.what).inc()
+            decision = Decision((action,), replace(state, flow=None), "undelivered")
             situation = Situation.of(conversation, self._clock())
             plan = Plan(situation, lang, state, decision, about, routed)
             await self._acting.carry_out(session, conversation, plan)

@@ -500,6 +500,20 @@ async def test_what_a_flow_has_said_before_a_draft_is_said_all_the_same(world: F
     assert ticket.reason is Reason.SHADOW
 
 
+async def test_a_question_that_never_arrived_brings_a_person_what_the_flow_knows(world: FlowWorld) -> None:
+    await world.hear("where is my order 45210")
+    question = (await world.transcript())[-1]
+    async with world.sessions.begin() as session:
+        await world.assistant._turns.saving.undelivered(session, question, "502", permanent=False)
+    async with world.sessions.begin() as session:
+        packet = await world.desk.packet(session, 1)
+        timers = [each.kind for each in await session.scalars(select(Timer))]
+    assert packet.flow is not None
+    assert ("Order number", "45210") in [(slot.label, slot.value) for slot in packet.flow.slots]
+    assert "flow" not in await world.state()
+    assert FLOW not in timers
+
+
 def counted(flow: str) -> dict[str, float]:
     """What the metrics say became of a flow."""
     samples = [sample for metric in FLOWS.collect() for sample in metric.samples if sample.name.endswith("_total")]
