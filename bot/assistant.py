@@ -16,7 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import ledger, metrics, reach
-from bot.attachments import UNKNOWN_TYPE, AttachmentStore, safe_name
+from bot.attachments import UNKNOWN_TYPE, AttachmentStore, FetchedAttachment, safe_name
 from bot.breaker import Breakers, is_away
 from bot.channels.base import (
     Address,
@@ -45,7 +45,8 @@ from bot.gathering import Waiting, patience, utterance_length, with_edits
 from bot.ledger import Claim
 from bot.shared import LocalShared, Shared
 from bot.transcriber import Transcriber
-from bot.turn import FetchedAttachment, Turns
+from bot.turn.situation import situation_of
+from bot.turn.turns import Turns
 from bot.window import Windows, template_of
 from bot.work import DATABASE_AWAY, Sessions
 from handoff import desk
@@ -124,7 +125,7 @@ class Assistant:
 
     async def on_failed(self, session: AsyncSession, message: Message, problem: str) -> None:
         """A platform took a message and reports later that it did not arrive: then a person has to know."""
-        await self._turns.undelivered(session, message, problem, permanent=True)
+        await self._turns.saving.undelivered(session, message, problem, permanent=True)
 
     async def run(self) -> None:
         """Serve every channel until cancelled. What is in hand then is finished; the rest goes to other workers, or
@@ -194,7 +195,7 @@ class Assistant:
         async with self.sessions.reading() as session:
             rows = await ledger.pending(session, address)
             if rows:
-                situation = await self._turns.situation(session, address)
+                situation = await situation_of(session, address, now=self.clock())
             elif not await ledger.has_replies(session, address):
                 return False, None
         if not rows:
@@ -222,10 +223,10 @@ class Assistant:
                 for message, files in zip(utterance, fetched, strict=True)
             ]
             with metrics.TURN_SECONDS.labels("understand").time():
-                plan = await self._turns.think(self.sessions, situation, utterance, fetched)
+                plan = await self._turns.thinking.think(self.sessions, situation, utterance, fetched)
             saving = time.perf_counter()
             async with self.sessions.in_hand(address) as session:
-                if not await self._turns.save(session, plan, rows, utterance, fetched):
+                if not await self._turns.saving.save(session, plan, rows, utterance, fetched):
                     # Something has changed while it was thought about: think again.
                     log.info("turn.overtaken", inbox=rows[0].id, channel=address.channel)
                     await session.rollback()
@@ -242,10 +243,10 @@ class Assistant:
             # Edge: whatever breaks inside a turn, the customer ends at a person and not in silence.
             log.exception("turn.failed", inbox=rows[0].id, channel=address.channel)
             metrics.TURNS.labels(address.channel, "error").inc()
-            recalled = await self._turns.recall(self.sessions, situation, utterance)
+            recalled = await self._turns.thinking.recall(self.sessions, situation, utterance)
             try:
                 async with self.sessions.in_hand(address) as session:
-                    await self._turns.fail(session, rows, utterance, fetched, error, recalled)
+                    await self._turns.saving.fail(session, rows, utterance, fetched, error, recalled)
                     claim = await ledger.claim_next(session, address, now=self.clock())
             except DATABASE_AWAY:
                 raise
@@ -253,7 +254,7 @@ class Assistant:
                 # Edge: it would be tried again without end, and nobody would hear of it.
                 log.exception("turn.failed_twice", inbox=rows[0].id, channel=address.channel)
                 async with self.sessions.in_hand(address) as session:
-                    await self._turns.give_up(session, rows, utterance, failure)
+                    await self._turns.saving.give_up(session, rows, utterance, failure)
                     claim = await ledger.claim_next(session, address, now=self.clock())
         return length < len(waiting), claim
 
@@ -510,7 +511,7 @@ class Assistant:
                 note = f"The customer still sees the message as it was before it was changed: {problem}"
                 await desk.note(session, claim.conversation_id, note, about={"edit": claim.message.id}, now=now)
                 return True
-            await self._turns.undelivered(session, claim.message, problem, permanent=error.permanent)
+            await self._turns.saving.undelivered(session, claim.message, problem, permanent=error.permanent)
             metrics.SENDS.labels(address.channel, "failed").inc()
             return True
         metrics.SENDS.labels(address.channel, "retried").inc()

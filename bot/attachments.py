@@ -12,16 +12,18 @@ import re
 import tempfile
 import time
 import unicodedata
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import puremagic
 
 from bot.bucket import Bucket
 from bot.errors import FileGoneError, StorageError, TooLargeError
+from handoff.records import AttachmentState
 
 CHUNK_BYTES = 256 * 1024
 LEFT_SECONDS = 24 * 3600
@@ -51,6 +53,23 @@ class StoredFile:
     kind: str
     """photo, video, audio or document."""
     file_name: str
+
+
+@dataclass(frozen=True)
+class FetchedAttachment:
+    """What became of a file that came with the message, before the turn begins."""
+
+    kind: str
+    state: AttachmentState
+    file_name: str | None
+    mime_type: str | None
+    size_bytes: int | None
+    sha256: str | None
+    source: Mapping[str, Any]
+
+
+Fetched = Sequence[FetchedAttachment]
+"""Of one message."""
 
 
 class AttachmentStore:

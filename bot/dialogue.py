@@ -315,12 +315,23 @@ def _typed_choice(state: DialogueState, text: str) -> str | None:
     """A choice typed instead of pressed: its number or its very words. A number beyond the list is `#N`."""
     if not state.options:
         return None
-    typed = " ".join(text.lower().split()).strip(" .!")
+    typed = plainly(text)
     if re.fullmatch(r"\d{1,2}[.)]?", typed):
         number = int(typed.rstrip(".)"))
         tokens = list(state.options)
         return tokens[number - 1] if 1 <= number <= len(tokens) else f"#{number}"
-    return next((token for token, label in state.options.items() if label.lower().strip(" .!") == typed), None)
+    return named_choice(state, text)
+
+
+def named_choice(state: DialogueState, text: str) -> str | None:
+    """The token of the choice whose very words these are."""
+    typed = plainly(text)
+    return next((token for token, label in state.options.items() if typed and plainly(label) == typed), None)
+
+
+def plainly(text: str) -> str:
+    """As words of a button are compared: without capitals, further spaces and the signs around them."""
+    return " ".join(text.lower().split()).strip(" .!")
 
 
 def _choose(state: DialogueState, token: str, articles: Mapping[str, Candidate], *, typed: bool) -> Decision:
@@ -389,7 +400,7 @@ def _understand(
     if outcome.reply and whole.confidence >= policy.even:
         # "Ok" and its like: a polite word that was perhaps not meant costs less than a ticket.
         return _reply(state, outcome.reply, f"intent:{whole.intent}")
-    if state.rephrased < MAX_REPHRASE and not _substantive(utterance.text):
+    if state.rephrased < MAX_REPHRASE and not substantive(utterance.text):
         said = Say("rephrase", options=CALL_PERSON)
         offered_person = replace(_offer(state, CALL_PERSON), rephrased=state.rephrased + 1)
         return Decision((said,), offered_person, "rephrase")
@@ -461,5 +472,6 @@ def _has_words(text: str) -> bool:
     return bool(re.search(r"[^\W_]", text))
 
 
-def _substantive(text: str) -> bool:
+def substantive(text: str) -> bool:
+    """Whether it has words enough to be about something."""
     return len(re.findall(r"[^\W\d_]{2,}", text)) >= SUBSTANTIVE_WORDS

@@ -71,7 +71,7 @@ from bot.settings import lookup_secrets
 from bot.shared import LocalShared, Shared
 from bot.timers import TICK_SECONDS, Timers
 from bot.transcriber import CommandTranscriber, HttpTranscriber, Transcriber
-from bot.turn import Turns
+from bot.turn.turns import Turns
 from bot.uploads import StoredUploads
 from bot.web.desk_base import ArticleOffer, DeskWeb
 from bot.web.studio_base import StudioWeb

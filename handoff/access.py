@@ -64,7 +64,13 @@ CALLED_FOR = timedelta(days=7)
 
 
 GREATEST_ID = 2**63 - 1
-"""A greater number is no ticket's, and no database takes it."""
+"""A greater number is no row's, and no database takes it."""
+
+
+def row_id(text: str) -> int | None:
+    """A number that may be a row's; None for anything else that somebody made up."""
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
+    return number if 0 < number <= GREATEST_ID else None
 
 
 @dataclass(frozen=True)

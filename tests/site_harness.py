@@ -47,7 +47,7 @@ from bot.models.understanding import Understander, Understood, outcome_of
 from bot.replies import Replies
 from bot.shared import LocalShared
 from bot.timers import Timers
-from bot.turn import Turns
+from bot.turn.turns import Turns
 from bot.web.app import create_app
 from bot.web.desk_base import ArticleOffer, DeskWeb
 from bot.web.studio_base import StudioWeb

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from bot.dialogue import Answer, Clarify, Decision, Say
+from handoff.access import row_id
 from handoff.nps import SCORES
 from nlu.numbers import NUMBER_WORDS
 
@@ -105,12 +106,13 @@ def pressed(token: str) -> NpsSaid | None:
     """What a button of the question says."""
     kind, _, rest = token.partition(":")
     number, _, score = rest.partition(":")
-    if not (number.isascii() and number.isdecimal()):
+    answer = row_id(number)
+    if answer is None:
         return None
     if kind == STOP:
-        return NpsSaid(int(number), stops=True)
+        return NpsSaid(answer, stops=True)
     if kind == SCORE and score.isascii() and score.isdecimal() and int(score) in SCORES:
-        return NpsSaid(int(number), int(score))
+        return NpsSaid(answer, int(score))
     return None
 
 

@@ -184,11 +184,12 @@ def give_up(decision: Decision, lang: str, book: FlowBook) -> Decision:
     waiting = decision.state.flow
     record = record_of(waiting, book, lang) if waiting else None
     state = replace(decision.state, flow=None, options={})
-    events = (*decision.events, *_handed_off(waiting))
+    events = (*decision.events, *handed_off(waiting))
     return Decision((*decision.actions, Handoff(Reason.ERROR, flow=record)), state, "flow_without_end", events=events)
 
 
-def _handed_off(waiting: FlowState | None) -> tuple[FlowEvent, ...]:
+def handed_off(waiting: FlowState | None) -> tuple[FlowEvent, ...]:
+    """What becomes of the flows of a customer whom the assistant hands over."""
     return tuple(FlowEvent(each.flow, "handed_off", each.step) for each in _and_below(waiting))
 
 
@@ -466,7 +467,7 @@ class _Turn:
         record = record_of(waiting, self.book, self.lang)
         confidence = handoff.confidence if handoff.topic else 1.0
         action = replace(handoff, topic=topic, confidence=confidence, flow=record)
-        return Decision((action,), replace(self.state, flow=None, options={}), rule, events=_handed_off(waiting))
+        return Decision((action,), replace(self.state, flow=None, options={}), rule, events=handed_off(waiting))
 
     def onward(
         self, flow: Flow, waiting: FlowState, event: Event, rule: str, before: tuple[Action, ...] = ()
@@ -502,7 +503,7 @@ def _settled(
             record = record_of(advanced.ended or waiting, book, around.lang, wish.note)
             confidence = 1.0 if wish.topic else None
             actions = [*joined(actions), Handoff(wish.reason, wish.topic, confidence, record)]
-            events = _handed_off(advanced.ended or waiting)
+            events = handed_off(advanced.ended or waiting)
             return Decision(tuple(actions), replace(base, flow=None), rule, events=events)
         elif isinstance(wish, Finished):
             ended = advanced.ended.step if advanced.ended else waiting.step

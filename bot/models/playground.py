@@ -17,7 +17,8 @@ from bot.channels.whatsapp_text import render as whatsapp_text
 from bot.dialogue import Answer, Handoff
 from bot.ledger import Sessions
 from bot.models.understanding import Understander
-from bot.turn import Situation, Turns
+from bot.turn.situation import Situation
+from bot.turn.turns import Turns
 from handoff.records import Owner
 from kb_index.explain import Explanation
 
@@ -94,7 +95,7 @@ async def converse(turns: Turns, understander: Understander, sessions: Sessions,
         lang_hint=said.lang,
     )
     situation = Situation(None, Owner.ASSISTANT, 0, said.lang, said.state)
-    plan = await turns.think(sessions, situation, [message], [()])
+    plan = await turns.thinking.think(sessions, situation, [message], [()])
     bubbles: list[Bubble] = []
     handoff = None
     shown = dict(plan.decision.state.options)
@@ -103,7 +104,7 @@ async def converse(turns: Turns, understander: Understander, sessions: Sessions,
             route = plan.routed.route
             handoff = HandedOff(action.reason.value, route.topic.id, route.evidence.confidence, route.by)
             continue
-        text, options = turns.words(action, plan.lang)
+        text, options = turns.words.of(action, plan.lang)
         shown |= {token: label for token, label in options.items() if token in shown}
         pictures = len(action.candidate.pictures) if isinstance(action, Answer) else 0
         bubbles += await asyncio.to_thread(_bubbles, text, options, pictures, said.channel)

@@ -19,7 +19,7 @@ from bot.models.gate import REPORT, Report
 from bot.models.records import Release
 from bot.models.training import KNOWLEDGE, Knowledge
 from bot.models.understanding import Understander
-from bot.turn import Turns
+from bot.turn.turns import Turns
 from kb_index.articles import Article
 from kb_index.errors import KnowledgeBaseError
 from kb_index.library import Library

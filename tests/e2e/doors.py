@@ -53,7 +53,7 @@ from bot.message_templates import load_templates
 from bot.models.understanding import Understood, outcome_of
 from bot.replies import Replies
 from bot.shared import LocalShared, Rate
-from bot.turn import Turns
+from bot.turn.turns import Turns
 from bot.web.app import create_app
 from bot.web.webhooks import Webhooks, WhatsAppHook
 from bot.whatsapp_record import WhatsAppRecord

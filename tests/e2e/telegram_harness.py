@@ -21,7 +21,7 @@ from bot.attachments import AttachmentStore, StoredFile
 from bot.channels.telegram import TelegramChannel
 from bot.database import migrate, open_database
 from bot.replies import Replies
-from bot.turn import Turns
+from bot.turn.turns import Turns
 from bot.uploads import StoredUploads
 from bot.web.webhooks import TelegramHook, Webhooks
 from handoff import desk

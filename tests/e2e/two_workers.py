@@ -25,7 +25,7 @@ from bot.database import open_database
 from bot.errors import DeliveryError
 from bot.models.understanding import Understood
 from bot.replies import Replies
-from bot.turn import Turns
+from bot.turn.turns import Turns
 
 
 class Thoughtful(Keywords):

@@ -25,7 +25,7 @@ from bot.database import migrate, open_database
 from bot.message_templates import load_templates
 from bot.replies import Replies
 from bot.timers import Timers
-from bot.turn import Turns
+from bot.turn.turns import Turns
 from bot.uploads import StoredUploads
 from bot.web.app import create_app
 from bot.web.webhooks import WHATSAPP_PATH, Webhooks, WhatsAppHook

@@ -11,19 +11,27 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from databases import MakeDatabase
+from site_harness import Keywords
 from sqlalchemy import select
 from test_turns import World
 
+from bot.channels.base import Address, InboundMessage
 from bot.database import migrate
-from bot.desk.agent_desk import ELSEWHERE, SURVEY
+from bot.desk.agent_desk import BACK, ELSEWHERE, SURVEY
 from bot.desk.records import AuditEntry
 from bot.desk.silence import SILENCE
+from bot.dialogue import DialogueState, Outcome, Understanding
+from bot.models.understanding import Understood
 from bot.timers import Timers
+from bot.turn.for_desk import for_desk
+from bot.turn.plan import ToDesk
+from bot.turn.situation import Situation
 from handoff import desk
 from handoff.hours import Daytime
 from handoff.lifecycle import TicketStatus
 from handoff.packet import Packet
-from handoff.records import Author, Delivery, Feedback, Message, Owner, Ticket
+from handoff.records import Author, Delivery, Feedback, Message, Owner, Reason, Ticket
+from handoff.routing import route
 from handoff.staff import put_agent
 from handoff.window import set_closing
 
@@ -398,6 +406,55 @@ async def test_thanks_for_an_answer_do_not_run_the_clock(story: Story) -> None:
     assert (await story.ticket()).status is TicketStatus.WAITING
     await story.hear("yes")
     assert (await story.ticket()).status is TicketStatus.OPEN, "it may answer what Anna asked"
+
+
+@pytest.mark.parametrize("typed", ["I'd rather not wait!", "i'd rather not wait", " I'd  rather not wait. "])
+def test_the_words_of_a_button_may_be_typed_whatever_sign_they_end_with(typed: str) -> None:
+    waits = Situation(1, Owner.PERSON, 1, "en", {})
+    state = DialogueState(options={BACK: "I'd rather not wait!"})
+    message = InboundMessage(Address("recorder", "", "c"), "1", datetime(2027, 3, 1, tzinfo=UTC), text=typed)
+    assert for_desk(waits, state, message, typed) == ToDesk("back")
+
+
+class Polite(Keywords):
+    """Takes anything for thanks, but hardly; "thanks" surely, also with a question after it."""
+
+    def understand(self, text: str, remembered_lang: str | None = None) -> Understood:
+        thanks = Understanding(text, "thanks", 0.95 if "thanks" in text else 0.1, Outcome(reply="thanks"))
+        second = Understanding(text, candidates=(self._found("return-how", 0.95),))
+        return Understood("en", (thanks, thanks, second) if "?" in text else (thanks,), {"lang": "en"})
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("many thanks to you", TicketStatus.WAITING),
+        ("ok", TicketStatus.WAITING),
+        ("the box came without its charger", TicketStatus.OPEN),
+        ("thanks. And how do I return the old one?", TicketStatus.OPEN),
+    ],
+)
+async def test_only_what_is_surely_nothing_but_thanks_leaves_a_ticket_where_it_is(
+    tmp_path: Path, words: str, status: TicketStatus
+) -> None:
+    story = Story(tmp_path, understander=Polite())
+    await migrate(story.engine)
+    async with story.sessions.begin() as session:
+        conversation = await desk.open_conversation(
+            session, channel="recorder", account="", chat_id="c", now=story.clock()
+        )
+        await story.desk.tickets.hand_off(
+            session,
+            conversation,
+            reason=Reason.ASKED_FOR_PERSON,
+            route=route(story.desk.tickets.topics, None, []),
+            texts=[],
+            now=story.clock(),
+        )
+    await story.act("reply", 1, "It comes tomorrow", agent="Anna")
+    await story.hear(words)
+    assert (await story.ticket()).status is status
+    await story.engine.dispose()
 
 
 async def test_on_the_promised_day_the_customer_hears_that_it_goes_on_and_later_that_it_is_done(story: Story) -> None:

@@ -297,7 +297,7 @@ async def test_what_the_platform_sends_again_is_known(story: Erasing) -> None:
 async def test_a_turn_that_was_thought_out_meanwhile_writes_nothing(story: Erasing) -> None:
     await story.hear("where is my order")
     started, go_on = asyncio.Event(), asyncio.Event()
-    think = story.assistant._turns.think
+    think = story.assistant._turns.thinking.think
 
     async def slow(*args: Any) -> Any:
         plan = await think(*args)
@@ -305,7 +305,7 @@ async def test_a_turn_that_was_thought_out_meanwhile_writes_nothing(story: Erasi
         await go_on.wait()
         return plan
 
-    story.assistant._turns.think = slow  # type: ignore[method-assign,assignment]
+    story.assistant._turns.thinking.think = slow  # type: ignore[method-assign,assignment]
     await story.assistant.receive(story.message("my Quagmire order", key="late"))
     turn = asyncio.create_task(story.assistant.drain())
     await started.wait()

@@ -27,6 +27,7 @@ from bot.gaps.collecting import collect
 from bot.gaps.records import Question
 from bot.metrics import FLOWS
 from bot.models.gold import recent
+from bot.models.shadow import switch
 from bot.models.understanding import Understood
 from bot.timers import Timer, Timers
 from handoff.records import Conversation, Message, Owner, Reason
@@ -60,6 +61,13 @@ steps:
   - id: again
     set_slots: {order: null}
     next: number
+"""
+BYE = """
+  - id: bye
+    say: {ru: Тогда всё., en: "Order {{ order }} is settled then."}
+  - id: article
+    article: order-status
+    next: END
 """
 SETUP = """
 flow: setup
@@ -293,7 +301,7 @@ async def test_a_lookup_that_breaks_or_takes_too_long_goes_where_the_flow_says(
         await asyncio.sleep(60)
         return Looked(True)
 
-    monkeypatch.setattr("bot.turn.LOOKUP_SECONDS", 0.05)
+    monkeypatch.setattr("bot.turn.looking_up.LOOKUP_SECONDS", 0.05)
     monkeypatch.setattr(world.shop, "run", slow)
     await world.hear("where is my order 45210", chat="d")
     assert len(await world.tickets()) == 2
@@ -440,6 +448,22 @@ async def test_an_agent_starts_a_flow_and_the_assistant_goes_on_with_it(world: F
         assert (await world.desk.packet(session, 1)).conversation.owner is Owner.ASSISTANT
 
 
+async def test_a_flow_that_an_agent_starts_is_no_sign_of_the_customer(world: FlowWorld) -> None:
+    phone = "+79161234567"
+    await world.hear("a person please", phone=phone)
+    await world.hear("a person please", chat="other", phone=phone)
+    await world.hear("the customer blocked the bot", kind="blocked", key="blocked")
+    async with world.sessions.begin() as session:
+        await world.desk.start_flow(session, 1, "track", "Where is my order", agent="Anna")
+    await world.assistant.drain()
+    async with world.sessions.begin() as session:
+        mine, elsewhere = [await world.desk.packet(session, ticket) for ticket in (1, 2)]
+    assert mine.conversation.blocked_why == "the customer blocked the bot"
+    assert mine.transcript[-1].text == "What is the order number?"
+    assert mine.transcript[-1].delivery == "held"
+    assert "wrote_elsewhere" not in [line.event for line in elsewhere.history]
+
+
 async def test_the_packet_tells_what_the_flow_knows(world: FlowWorld) -> None:
     await world.hear("where is my order 45210")
     await world.press("Too slow")
@@ -448,6 +472,46 @@ async def test_the_packet_tells_what_the_flow_knows(world: FlowWorld) -> None:
     assert packet.flow is not None
     assert (packet.flow.title, packet.flow.step) == ("Where is my order", "slow")
     assert ("Order number", "45210") in [(slot.label, slot.value) for slot in packet.flow.slots]
+
+
+async def test_a_draft_for_a_person_brings_what_the_flow_knows(world: FlowWorld) -> None:
+    async with world.sessions.begin() as session:
+        await switch(session, "orders", on=True, by="Vera", at=world.clock())
+    world.book = FlowBook({"setup": parse_flow(SETUP)})
+    before = counted("setup").get("handed_off", 0)
+    await world.hear("please set up my router")
+    await world.hear("where is my order")
+    async with world.sessions.begin() as session:
+        packet = await world.desk.packet(session, 1)
+    assert packet.reason is Reason.SHADOW
+    assert packet.flow is not None
+    assert (packet.flow.title, packet.flow.step) == ("Set-up", "guide")
+    assert counted("setup")["handed_off"] == before + 1
+
+
+async def test_what_a_flow_has_said_before_a_draft_is_said_all_the_same(world: FlowWorld) -> None:
+    async with world.sessions.begin() as session:
+        await switch(session, "orders", on=True, by="Vera", at=world.clock())
+    world.change(parse_flow(TRACK.replace("next: END}", "next: bye}") + BYE))
+    await world.hear("where is my order 45210")
+    said = await world.press("Fine")
+    assert said[0] == "Order 45210 is settled then."
+    (ticket,) = await world.tickets()
+    assert ticket.reason is Reason.SHADOW
+
+
+async def test_a_question_that_never_arrived_brings_a_person_what_the_flow_knows(world: FlowWorld) -> None:
+    await world.hear("where is my order 45210")
+    question = (await world.transcript())[-1]
+    async with world.sessions.begin() as session:
+        await world.assistant._turns.saving.undelivered(session, question, "502", permanent=False)
+    async with world.sessions.begin() as session:
+        packet = await world.desk.packet(session, 1)
+        timers = [each.kind for each in await session.scalars(select(Timer))]
+    assert packet.flow is not None
+    assert ("Order number", "45210") in [(slot.label, slot.value) for slot in packet.flow.slots]
+    assert "flow" not in await world.state()
+    assert FLOW not in timers
 
 
 def counted(flow: str) -> dict[str, float]:

@@ -32,7 +32,8 @@ from bot.ledger import InboxRow, InboxState, OutboxRow
 from bot.models.understanding import Understander, Understood
 from bot.replies import Replies
 from bot.shared import LocalShared
-from bot.turn import Turns
+from bot.turn.situation import situation_of
+from bot.turn.turns import Turns
 from handoff import desk
 from handoff.records import NOTE, AttachmentState, Author, Conversation, Delivery, Message, Owner, Reason, Ticket
 from kb_index.articles import ArticleFile
@@ -253,13 +254,63 @@ async def test_where_even_the_failure_can_not_be_kept_the_words_reach_a_person_a
         conversation = await session.scalar(select(Conversation))
         assert conversation is not None
         conversation.state = {"options": 7}  # as no release of ours reads it
-    await world.hear("and the second one?")
+    await world.hear("and the second one?", platform_id="message-7")
     (ticket,) = await world.tickets()
     assert ticket.reason is Reason.ERROR
     assert [m.text for m in await world.transcript() if m.author is Author.CUSTOMER][-1] == "and the second one?"
+    await world.hear("and the third one?", kind="edit", refers_to="message-7")
+    assert [m.text for m in await world.transcript() if m.author is Author.CUSTOMER][-1] == "and the third one?"
+    assert "and the second one?" not in [m.text for m in await world.transcript()]
     async with world.sessions.begin() as session:
         await world.desk.resolve(session, ticket.id, agent="Support")
     assert "My orders" in (await world.hear("where is my order again"))[-1]
+
+
+@pytest.mark.parametrize(
+    ("first", "lang"),
+    [
+        ({"kind": "start", "text": "flow-track", "lang_hint": "ru"}, "ru"),
+        ({"kind": "start", "text": "flow-track"}, "ru"),
+        ({"text": "12345", "lang_hint": "en"}, "en"),
+        ({"text": "где мой заказ", "lang_hint": "en"}, "ru"),
+    ],
+)
+async def test_a_first_turn_that_breaks_ends_in_the_language_in_which_it_would_have_been_answered(
+    tmp_path: Path, first: dict[str, str], lang: str
+) -> None:
+    def broken() -> Understander:
+        raise RuntimeError("no model")
+
+    world = World(tmp_path, load=broken)
+    await migrate(world.engine)
+    await world.hear(**first)
+    (ticket,) = await world.tickets()
+    assert (ticket.reason, ticket.lang) == (Reason.ERROR, lang)
+    await world.engine.dispose()
+
+
+@pytest.mark.parametrize(("days", "topic"), [(0.5, "orders"), (2, "unclear")])
+async def test_a_turn_that_breaks_is_routed_by_what_was_asked_before_but_not_days_ago(
+    world: World, days: float, topic: str
+) -> None:
+    await world.hear("where is my order")
+    world.clock.advance(days * 86400)
+    said, address = world.message("zzz"), Address("recorder", "", "c")
+    async with world.sessions.begin() as session:
+        situation = await situation_of(session, address, now=world.clock())
+    recalled = await world.assistant._turns.thinking.recall(world.sessions, situation, [said])
+    assert recalled is not None
+    assert recalled.routed.route.topic.id == topic
+    await world.hear("boom")
+    (ticket,) = await world.tickets()
+    assert (ticket.reason, ticket.topic) == (Reason.ERROR, topic)
+
+
+@pytest.mark.parametrize("token", ["survey_yes:" + "9" * 20, "nps:" + "9" * 20 + ":9"])
+async def test_a_made_up_button_with_a_number_that_no_database_takes_is_no_fault(world: World, token: str) -> None:
+    await world.hear("where is my order")
+    assert await world.hear(kind="choice", choice=token)
+    assert await world.tickets() == []
 
 
 async def test_a_reply_that_waits_is_found_also_where_the_messages_were_dealt_with_by_another(world: World) -> None:

@@ -1,0 +1,1 @@
+"""One turn: of its `situation`, `thinking` makes a `plan`, and `saving` writes it. `turns` puts the parts together."""
