@@ -21,9 +21,10 @@ from bot import ledger, metrics, reach
 from bot.attachments import StoredFile
 from bot.channels.base import Address, InboundMessage, Option
 from bot.desk import nps_reading, survey_reading
-from bot.desk.agent_desk import BACK as WITHOUT_WAITING
-from bot.desk.agent_desk import SURVEY, SURVEY_HELPED, SURVEY_NOT_HELPED, AgentDesk
+from bot.desk.agent_desk import AgentDesk
+from bot.desk.joining import BACK as WITHOUT_WAITING
 from bot.desk.nps_reading import NpsSaid
+from bot.desk.survey import SURVEY, SURVEY_HELPED, SURVEY_NOT_HELPED
 from bot.dialogue import (
     ANY_TOPIC,
     FEEDBACK,
@@ -504,7 +505,7 @@ class Turns:
         elif first.kind not in ("blocked", "unblocked"):
             last = await self._record(session, conversation, rows, utterance, fetched, plan.record)
             if first.kind == "echo" and not first.refers_to:
-                await self._desk.answered_elsewhere(session, conversation, last)
+                await self._desk.elsewhere.answered(session, conversation, last)
             if first.kind not in SILENT:
                 conversation.lang = plan.lang
                 await self._act(session, conversation, plan)
@@ -546,7 +547,7 @@ class Turns:
         record = {**(recalled.record if recalled else {}), "rule": "error", "error": type(error).__name__}
         await self._record(session, conversation, rows, utterance, fetched, record)
         if conversation.owner is not Owner.ASSISTANT:
-            await self._desk.customer_wrote(session, conversation, courtesy=False, said=_texts(utterance))
+            await self._desk.customer_acts.wrote(session, conversation, courtesy=False, said=_texts(utterance))
             return
         state = DialogueState.from_json(conversation.state)
         book, lang = self._flows(), conversation.lang
@@ -921,7 +922,8 @@ class Turns:
         return ticket
 
     async def _announcement(self, session: AsyncSession, ticket: Ticket, lang: str) -> str:
-        return self._replies.render("handoff", lang, await self._desk.expectation(session, ticket), topic=ticket.topic)
+        values = await self._desk.words.expectation(session, ticket)
+        return self._replies.render("handoff", lang, values, topic=ticket.topic)
 
     async def _tell_desk(
         self,
@@ -933,17 +935,17 @@ class Turns:
     ) -> None:
         if act.kind == "feedback":
             # A button may be made up, or of before the customer was erased.
-            if await self._desk.is_his(session, conversation, act.ticket_id):
-                await self._desk.give_feedback(session, act.ticket_id, act.feedback)
+            if await self._desk.customer_acts.is_his(session, conversation, act.ticket_id):
+                await self._desk.customer_acts.give_feedback(session, act.ticket_id, act.feedback)
         elif act.kind == "end":
-            await self._desk.customer_ends(session, conversation)
+            await self._desk.customer_acts.end(session, conversation)
         elif act.kind == "back":
-            await self._desk.customer_goes_back(session, conversation)
+            await self._desk.customer_acts.go_back(session, conversation)
         elif act.nps is not None:
             await self._desk.nps.take(session, conversation, act.nps)
         else:
             leads_to = routed.route if routed is not None else None
-            await self._desk.customer_wrote(
+            await self._desk.customer_acts.wrote(
                 session, conversation, courtesy=act.kind == "courtesy", said=said, route=leads_to
             )
 

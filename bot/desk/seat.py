@@ -424,13 +424,13 @@ class Seat:
         message = await self._session.get(Message, message_id)
         if message is None or message.agent_name != self.viewer.name:
             raise EditRefusedError("only one's own messages can be changed")
-        await self._desk.edit(self._session, ticket_id, message_id, text, agent=self.viewer.name)
+        await self._desk.edits.edit(self._session, ticket_id, message_id, text, agent=self.viewer.name)
         self._record("edited", ticket_id, message=message_id)
 
     async def react(self, ticket_id: int, message_id: int, emoji: str) -> bool:
         """Put an emoji under what the customer wrote; whether that is possible. Raises TicketStateError."""
         await self._reach(ticket_id)
-        done = await self._desk.react(self._session, ticket_id, message_id, emoji, agent=self.viewer.name)
+        done = await self._desk.edits.react(self._session, ticket_id, message_id, emoji, agent=self.viewer.name)
         if done is not None:
             self._record("reacted", ticket_id, message=message_id)
         return done is not None

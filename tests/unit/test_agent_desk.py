@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
+from operator import attrgetter
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -15,9 +16,10 @@ from sqlalchemy import select
 from test_turns import World
 
 from bot.database import migrate
-from bot.desk.agent_desk import ELSEWHERE, SURVEY
+from bot.desk.elsewhere import ELSEWHERE
 from bot.desk.records import AuditEntry
 from bot.desk.silence import SILENCE
+from bot.desk.survey import SURVEY
 from bot.timers import Timers
 from handoff import desk
 from handoff.hours import Daytime
@@ -38,8 +40,8 @@ class Story(World):
         before = len(self.channel.sent)
         self.clock.ahead += timedelta(**time)
         timers = Timers(self.sessions, self.clock)
-        timers.register(SURVEY, self.desk.fire_survey)
-        timers.register(ELSEWHERE, self.desk.fire_elsewhere)
+        timers.register(SURVEY, self.desk.survey.fire)
+        timers.register(ELSEWHERE, self.desk.elsewhere.fire)
         timers.register(SILENCE, self.desk.silence.fire)
         await timers.fire_due()
         async with self.sessions.begin() as session:
@@ -51,7 +53,7 @@ class Story(World):
         """An agent does something; what the customer receives of it."""
         before = len(self.channel.sent)
         async with self.sessions.begin() as session:
-            await getattr(self.desk, verb)(session, *args, **how)
+            await attrgetter(verb)(self.desk)(session, *args, **how)
         await self.assistant.drain()
         return [message.text for message in self.channel.sent[before:]]
 

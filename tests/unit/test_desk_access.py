@@ -20,6 +20,10 @@ CLOSED = {
     "handoff.records",
     "handoff.customers",
     "bot.desk.agent_desk",
+    "bot.desk.customer_acts",
+    "bot.desk.edits",
+    "bot.desk.elsewhere",
+    "bot.desk.joining",
     "bot.desk.records",
     "sqlalchemy",
 }

@@ -67,7 +67,7 @@ class TestEdits:
     async def test_what_was_sent_is_changed_and_keeps_what_it_said(self, story: Story) -> None:
         await story.act("reply", 1, "It costs 100", agent="Anna")
         sent = await last(story)
-        await story.act("edit", 1, sent.id, "It costs 1000", agent="Anna")
+        await story.act("edits.edit", 1, sent.id, "It costs 1000", agent="Anna")
         assert story.channel.edits == [(sent.external_id, "It costs 1000")]
         changed = await last(story)
         assert (changed.text, changed.edits[0]["text"], changed.edits[0]["by"]) == (
@@ -81,7 +81,7 @@ class TestEdits:
     async def test_what_still_waits_is_changed_before_it_goes(self, story: Story) -> None:
         story.channel.refusals = [DeliveryError("502")]
         await story.act("reply", 1, "It costs 100", agent="Anna")
-        await story.act("edit", 1, (await last(story)).id, "It costs 1000", agent="Anna")
+        await story.act("edits.edit", 1, (await last(story)).id, "It costs 1000", agent="Anna")
         await story.wait(seconds=10)
         assert [m.text for m in story.channel.sent if m.text.startswith("It costs")] == ["It costs 1000"]
         assert story.channel.edits == []
@@ -90,7 +90,7 @@ class TestEdits:
         await story.act("reply", 1, "a", agent="Anna")
         sent = await last(story)
         story.channel.refusals = [DeliveryError("502"), DeliveryError("message can't be edited", permanent=True)]
-        await story.act("edit", 1, sent.id, "b", agent="Anna")
+        await story.act("edits.edit", 1, sent.id, "b", agent="Anna")
         assert await story.wait(seconds=10) == []
         noted = await last(story)
         assert (noted.kind, noted.author) == ("note", Author.SYSTEM)
@@ -100,18 +100,18 @@ class TestEdits:
     async def test_what_cannot_be_said_is_refused_with_the_reason(self, story: Story, text: str) -> None:
         await story.act("reply", 1, "a", agent="Anna")
         with pytest.raises(EditRefusedError):
-            await story.act("edit", 1, (await last(story)).id, text, agent="Anna")
+            await story.act("edits.edit", 1, (await last(story)).id, text, agent="Anna")
 
     async def test_nobody_changes_the_customers_words_or_the_assistants(self, story: Story) -> None:
         for message in await story.transcript():
             with pytest.raises(EditRefusedError, match="not one of an agent's"):
-                await story.act("edit", 1, message.id, "changed", agent="Anna")
+                await story.act("edits.edit", 1, message.id, "changed", agent="Anna")
 
     async def test_where_the_platform_cannot_it_is_said_what_to_do(self, story: Story) -> None:
         await story.act("reply", 1, "a", agent="Anna")
-        story.desk._capabilities = {}
+        story.desk.edits._capabilities = {}
         with pytest.raises(EditRefusedError, match="send a correction"):
-            await story.act("edit", 1, (await last(story)).id, "b", agent="Anna")
+            await story.act("edits.edit", 1, (await last(story)).id, "b", agent="Anna")
 
 
 async def test_an_agent_who_looks_marks_the_customers_last_message_as_read(story: Story) -> None:
@@ -142,7 +142,7 @@ class TestWhoCannotBeReached:
         assert (held.delivery, held.parts_sent) == (Delivery.HELD, 1)
         async with story.sessions.begin() as session:
             with pytest.raises(EditRefusedError):
-                await story.desk.edit(session, 1, held.id, "Another text", agent="Anna")
+                await story.desk.edits.edit(session, 1, held.id, "Another text", agent="Anna")
         rest = await story.hear(kind="unblocked", key="back")
         assert " ".join([first, *rest]) == words
 

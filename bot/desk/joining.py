@@ -1,0 +1,45 @@
+"""Whether an agent has joined the customer who waits, and what ends with it."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bot.desk.records import AuditEntry
+from handoff import desk
+from handoff.records import Agent, HistoryEntry, Ticket
+from handoff.tickets import SYSTEM
+
+BACK = "assistant"
+"""The choice not to wait for a person."""
+
+
+async def offer_nobody_else(session: AsyncSession, ticket: Ticket) -> None:
+    """A person is there: the choice not to wait is over. Its button may still stand in the chat."""
+    conversation = await desk.lock_conversation(session, ticket.conversation_id)
+    options = conversation.state.get("options", {})
+    if BACK in options:
+        left = {token: label for token, label in options.items() if token != BACK}
+        conversation.state = {**conversation.state, "options": left}
+
+
+async def given_by_hand(session: AsyncSession, ticket: Ticket) -> bool:
+    """Whether a person gave it to whoever has it, and not the queue: the customer was told then."""
+    actor = await session.scalar(
+        select(HistoryEntry.actor)
+        .where(HistoryEntry.ticket_id == ticket.id, HistoryEntry.event == "assigned")
+        .order_by(HistoryEntry.id.desc())
+        .limit(1)
+    )
+    return actor is not None and actor != SYSTEM
+
+
+async def is_known_to_holder(session: AsyncSession, ticket: Ticket) -> bool:
+    """Whether he who has it has opened it, or a person gave it to him."""
+    holder = await session.get(Agent, ticket.assignee_id) if ticket.assignee_id else None
+    if holder is None:
+        return False
+    acts = await session.scalar(
+        select(AuditEntry.id).where(AuditEntry.ticket_id == ticket.id, AuditEntry.who == holder.name).limit(1)
+    )
+    return acts is not None or await given_by_hand(session, ticket)
