@@ -25,7 +25,7 @@ from bot.channels.base import (
 from bot.desk.customer_acts import CustomerActs
 from bot.desk.edits import Edits
 from bot.desk.elsewhere import Elsewhere
-from bot.desk.joining import given_by_hand, offer_nobody_else
+from bot.desk.joining import a_person_spoke, given_by_hand
 from bot.desk.nps import NpsSurvey
 from bot.desk.silence import Silence
 from bot.desk.survey import SURVEY_NOT_HELPED, Survey
@@ -129,7 +129,7 @@ class AgentDesk:
         for file in files:
             self.check_file(conversation.channel, file)
         message = await self.tickets.reply(session, ticket, text, agent=agent, now=now)
-        await offer_nobody_else(session, ticket)
+        await a_person_spoke(session, ticket)
         await settle(session, ticket_id, text, by=agent, at=now)
         if files:
             await _attach(session, message, files)
@@ -191,10 +191,10 @@ class AgentDesk:
         if to is not None and why and to.name != by:
             await self.survey.stop(session, ticket)
             await self.words.announce(session, ticket, "passed_to", {"agent_name": to.name})
-            await offer_nobody_else(session, ticket)
+            await a_person_spoke(session, ticket)
         elif to is not None and ticket.first_reply_at is None:
             await self.words.announce(session, ticket, "agent_joined", {"agent_name": to.name})
-            await offer_nobody_else(session, ticket)
+            await a_person_spoke(session, ticket)
         return ticket
 
     async def take(

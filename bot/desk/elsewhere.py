@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bot.desk.joining import a_person_spoke
 from bot.desk.silence import Silence
 from bot.desk.survey import Survey
 from bot.timers import set_timer
@@ -44,6 +45,7 @@ class Elsewhere:
             )
         await self._tickets.replied(session, ticket, message, agent=agent, now=now)
         await self._survey.stop(session, ticket)
+        await a_person_spoke(session, ticket)
         if ticket.reason is Reason.ANSWERED_ELSEWHERE:
             await set_timer(session, f"elsewhere:{ticket.id}", ELSEWHERE, now + ELSEWHERE_FOR, {"ticket_id": ticket.id})
         else:

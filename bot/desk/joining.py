@@ -1,4 +1,4 @@
-"""Whether an agent has joined the customer who waits, and what ends with it."""
+"""Whether an agent has joined the customer, and what ends when he does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.desk.records import AuditEntry
+from bot.desk.survey import SURVEY
 from handoff import desk
 from handoff.records import Agent, HistoryEntry, Ticket
 from handoff.tickets import SYSTEM
@@ -14,13 +15,16 @@ BACK = "assistant"
 """The choice not to wait for a person."""
 
 
-async def offer_nobody_else(session: AsyncSession, ticket: Ticket) -> None:
-    """A person is there: the choice not to wait is over. Its button may still stand in the chat."""
+async def a_person_spoke(session: AsyncSession, ticket: Ticket) -> None:
+    """A person is there: the choice not to wait is over, though its button may still stand in the chat; and a yes or no
+    that is typed now answers him, and no survey."""
     conversation = await desk.lock_conversation(session, ticket.conversation_id)
-    options = conversation.state.get("options", {})
+    state = {key: value for key, value in conversation.state.items() if key != SURVEY}
+    options = state.get("options", {})
     if BACK in options:
-        left = {token: label for token, label in options.items() if token != BACK}
-        conversation.state = {**conversation.state, "options": left}
+        state["options"] = {token: label for token, label in options.items() if token != BACK}
+    if state != conversation.state:
+        conversation.state = state
 
 
 async def given_by_hand(session: AsyncSession, ticket: Ticket) -> bool:

@@ -447,6 +447,18 @@ async def test_who_says_nothing_more_is_asked_once_and_let_go_as_one_without_an_
     assert "My orders" in (await story.hear("where is my order"))[-1], "the assistant is there again"
 
 
+@pytest.mark.parametrize(("words", "by"), [("no", "Anna"), ("yes", "Anna"), ("no", "the phone")])
+async def test_yes_and_no_answer_what_a_person_asks_after_the_survey(story: Story, words: str, by: str) -> None:
+    await finished(story)
+    if by == "Anna":
+        await story.act("reply", 1, "Does the lamp light now?", agent="Anna")
+    else:
+        await story.hear("Does the lamp light now?", kind="echo", key="e")
+    assert await story.hear(words) == []
+    ticket = await story.ticket()
+    assert (ticket.status, ticket.level, ticket.feedback) == (TicketStatus.OPEN, "L1", None)
+
+
 async def test_whoever_thanked_and_is_silent_was_answered(story: Story) -> None:
     await story.act("reply", 1, "It comes tomorrow", agent="Anna")
     await story.hear("thanks")
