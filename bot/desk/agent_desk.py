@@ -37,7 +37,7 @@ from bot.replies import Replies
 from handoff import desk
 from handoff.customers import Customers, Way
 from handoff.errors import TicketHeldError
-from handoff.lifecycle import ACTS, LIVE
+from handoff.lifecycle import ACTS, LIVE, TicketStatus
 from handoff.packet import Packet, packet
 from handoff.records import (
     NOTE,
@@ -176,7 +176,7 @@ class AgentDesk:
         """Give it to somebody, or back to the queue. A customer whom nobody has answered yet hears who took it.
 
         why: of a warm transfer (R74), a note for the colleague; the customer hears to whom he is passed, and that he
-        need not tell it again.
+        need not tell it again. The next word is the colleague's then, unless a task is waited for.
         """
         ticket = await desk.get_ticket(session, ticket_id)
         await desk.lock_ticket(session, ticket)
@@ -189,6 +189,8 @@ class AgentDesk:
             about = {"passed_to": to.name if to else None}
             await desk.note(session, ticket.conversation_id, note, agent_name=by, about=about, now=now)
         if to is not None and why and to.name != by:
+            if ticket.status in (TicketStatus.WAITING, TicketStatus.AWAITING_FEEDBACK):
+                await self.tickets.take_up(session, ticket, agent=by, now=now)
             await self.survey.stop(session, ticket)
             await self.words.announce(session, ticket, "passed_to", {"agent_name": to.name})
             await a_person_spoke(session, ticket)

@@ -696,6 +696,23 @@ async def test_a_warm_transfer_to_a_colleague_has_a_note_for_him_and_a_word_for_
     assert (await story.ticket()).assignee_id == boris.id
 
 
+@pytest.mark.parametrize("said", ["a last word", "a question"])
+async def test_the_next_word_is_the_colleagues_to_whom_a_customer_is_passed_on(story: Story, said: str) -> None:
+    async with story.sessions.begin() as session:
+        await put_agent(session, "Anna", now=story.clock(), teams=["first-line"])
+        boris = await put_agent(session, "Boris", now=story.clock(), teams=["first-line"])
+    await story.act("reply", 1, "Sent again today", agent="Anna")
+    if said == "a last word":
+        await story.act("finish", 1, agent="Anna")
+    await story.act("assign", 1, boris, by="Anna", why="knows the old lamps")
+    ticket = await story.ticket()
+    assert (ticket.status, ticket.assignee_id) == (TicketStatus.OPEN, boris.id)
+    assert await story.wait(days=8) == [], "it is not the customer who is waited for"
+    async with story.sessions.begin() as session:
+        packet = await story.desk.packet(session, 1)
+    assert packet.history[-1].event == "warned", "Boris is reminded of it"
+
+
 async def test_who_writes_in_another_channel_is_seen_there_by_whoever_has_his_ticket(story: Story) -> None:
     phone = "+79161234567"
     await story.hear("hello", phone=phone)
