@@ -141,6 +141,7 @@ class AgentDesk:
         if template:
             message.decision = {"template_id": template}
         await ledger.queue(session, conversation, message, guarded=False, now=now)
+        await self.elsewhere.stop(session, ticket)
         await self.silence.begin(session, ticket, now)
         return message
 

@@ -14,10 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bot.desk.joining import a_person_spoke
 from bot.desk.silence import Silence
 from bot.desk.survey import Survey
-from bot.timers import set_timer
+from bot.timers import cancel_timer, set_timer
 from handoff import desk
+from handoff.answered import answers
 from handoff.lifecycle import TicketStatus
-from handoff.records import Conversation, Message, Reason
+from handoff.records import Conversation, Message, Reason, Ticket
 from handoff.routing import route
 from handoff.tickets import SYSTEM, Tickets
 
@@ -47,14 +48,28 @@ class Elsewhere:
         await self._survey.stop(session, ticket)
         await a_person_spoke(session, ticket)
         if ticket.reason is Reason.ANSWERED_ELSEWHERE:
-            await set_timer(session, f"elsewhere:{ticket.id}", ELSEWHERE, now + ELSEWHERE_FOR, {"ticket_id": ticket.id})
+            await set_timer(session, _key(ticket), ELSEWHERE, now + ELSEWHERE_FOR, {"ticket_id": ticket.id})
         else:
             await self._silence.begin(session, ticket, message.created_at)
 
+    async def stop(self, session: AsyncSession, ticket: Ticket) -> None:
+        """An agent has answered at the desk."""
+        if ticket.reason is Reason.ANSWERED_ELSEWHERE:
+            await cancel_timer(session, _key(ticket))
+
     async def fire(self, session: AsyncSession, payload: Mapping[str, Any], now: datetime) -> None:
-        """Nobody went on with what was answered past the desk: the assistant has the customer again."""
+        """Nobody went on with what was answered past the desk: the assistant has the customer again. Where an agent has
+        the ticket, the customer is waited for as after any reply."""
         ticket = await desk.get_ticket(session, int(payload["ticket_id"]))
         await desk.lock_conversation(session, ticket.conversation_id)
         await session.refresh(ticket)
-        if ticket.status is TicketStatus.WAITING and ticket.assignee_id is None:
+        if ticket.status is not TicketStatus.WAITING:
+            return
+        if ticket.assignee_id is None:
             await self._tickets.close(session, ticket, why="answered elsewhere", agent=SYSTEM, now=now)
+        elif replies := (await answers(session, [ticket.id])).get(ticket.id):
+            await self._silence.begin(session, ticket, replies[-1].created_at)
+
+
+def _key(ticket: Ticket) -> str:
+    return f"elsewhere:{ticket.id}"

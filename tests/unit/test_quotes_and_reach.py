@@ -14,6 +14,7 @@ from bot.database import migrate
 from bot.errors import DeliveryError, EditRefusedError, UnreachableError
 from handoff.lifecycle import TicketStatus
 from handoff.records import Author, Delivery, Message, Owner, Reason
+from handoff.staff import put_agent
 
 
 @pytest.fixture
@@ -194,6 +195,20 @@ class TestPastTheDesk:
         await story.hear("and my money?", chat="p", key="3")
         await story.wait(hours=13)
         assert (await story.tickets())[-1].status is TicketStatus.OPEN
+
+    async def test_who_says_nothing_more_is_let_go_also_where_an_agent_has_the_ticket(self, story: Story) -> None:
+        async with story.sessions.begin() as session:
+            anna = await put_agent(session, "Anna", now=story.clock(), teams=["first-line"])
+        await story.hear("hello", chat="p", key="1")
+        await story.hear("Good day", chat="p", kind="echo", key="2")
+        number = (await story.tickets())[-1].id
+        await story.act("assign", number, anna, by="Anna")
+        assert await story.wait(hours=13) == []
+        assert (await story.tickets())[-1].status is TicketStatus.WAITING, "she may go on with it"
+        (asked,) = await story.wait(days=3)
+        assert "haven't heard from you" in asked
+        (said,) = await story.wait(days=4)
+        assert f"No. {number}, as we haven't heard from you" in said
 
     async def test_in_a_live_ticket_it_is_the_agents_answer(self, story: Story) -> None:
         await story.hear("On it", kind="echo", key="e")
