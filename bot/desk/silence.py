@@ -62,7 +62,9 @@ class Silence:
             if reaches and ticket.asked_at is None:
                 await self._survey.ask(session, conversation, ticket, "survey" if thanked else "waiting")
                 ticket.asked_at = now
-            await self._set(session, ticket, max(since + waiting.end_after, now), "end", since)
+            # Who is asked late has as long to answer as anybody.
+            at = max(since + waiting.end_after, now + waiting.end_after - waiting.ask_after)
+            await self._set(session, ticket, at, "end", since)
         elif thanked:
             await self._tickets.resolve(session, ticket, agent=SYSTEM, now=now)
         else:

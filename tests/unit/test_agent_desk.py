@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from databases import MakeDatabase
-from sqlalchemy import select
+from sqlalchemy import select, update
 from test_turns import World
 
 from bot.database import migrate
@@ -488,6 +488,21 @@ async def test_nobody_is_let_go_for_not_answering_what_has_not_reached_him(story
         reply.delivery = Delivery.HELD
     assert await story.wait(days=8) == []
     assert (await story.ticket()).status is TicketStatus.WAITING
+
+
+async def test_who_is_asked_late_is_given_the_time_to_answer(story: Story) -> None:
+    await story.act("reply", 1, "Which order?", agent="Anna")
+    async with story.sessions.begin() as session:
+        reply = (await session.scalars(select(Message).where(Message.author == Author.AGENT))).one()
+        reply.delivery = Delivery.HELD
+    assert await story.wait(days=8) == []
+    async with story.sessions.begin() as session:
+        await session.execute(update(Message).where(Message.id == reply.id).values(delivery=Delivery.SENT))
+    (asked,) = await story.wait(days=3)
+    assert "haven't heard from you" in asked
+    assert await story.wait(days=3) == []
+    (said,) = await story.wait(days=1)
+    assert "No. 1, as we haven't heard from you" in said
 
 
 @pytest.mark.parametrize("how", ["button", "it is still broken", "no, nothing works"])
