@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bot.desk.survey import Survey
+from bot.desk.survey import Survey, still_asked
 from bot.desk.words import Words
 from bot.timers import set_timer
 from handoff import desk
@@ -66,7 +66,8 @@ class Silence:
             at = max(since + waiting.end_after, now + waiting.end_after - waiting.ask_after)
             await self._set(session, ticket, at, "end", since)
         elif thanked:
-            await self._tickets.resolve(session, ticket, agent=SYSTEM, now=now)
+            with still_asked(conversation, ticket):
+                await self._tickets.resolve(session, ticket, agent=SYSTEM, now=now)
         else:
             await self._tickets.close(session, ticket, why="no answer", agent=SYSTEM, now=now)
             if reaches:

@@ -7,7 +7,8 @@ words are read as one, in `bot/desk/survey_reading.py`; those who fall silent be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -79,10 +80,8 @@ class Survey:
             session, channel=conversation.channel, account=conversation.account, chat_id=conversation.chat_id
         )
         if stage == "give_up" or (closes is not None and now >= closes):  # a timer may come late
-            newest = conversation.state.get(SURVEY)
-            await self._tickets.resolve(session, ticket, agent=SYSTEM, now=now)
-            if newest == ticket.id:
-                conversation.state = {**conversation.state, SURVEY: ticket.id}
+            with still_asked(conversation, ticket):
+                await self._tickets.resolve(session, ticket, agent=SYSTEM, now=now)
             return
         if self._moment(now, stage, closes) > now:  # late: it was day when it was planned for
             await self._plan(session, ticket, now, stage)
@@ -113,6 +112,16 @@ class Survey:
         """The reminder is left out rather than sent at night."""
         until = closes - MARGIN if closes is not None and stage == "ask" else None
         return self._tickets.policy.survey.moment(at, self._tickets.policy.zone, until)
+
+
+@contextmanager
+def still_asked(conversation: Conversation, ticket: Ticket) -> Iterator[None]:
+    """End a ticket without a word: where its question is the newest thing in the chat, it stays so, and a yes or no
+    may still be typed."""
+    newest = conversation.state.get(SURVEY)
+    yield
+    if newest == ticket.id:
+        conversation.state = {**conversation.state, SURVEY: ticket.id}
 
 
 def _key(ticket: Ticket) -> str:

@@ -468,6 +468,16 @@ async def test_whoever_thanked_and_is_silent_was_answered(story: Story) -> None:
     assert (await story.ticket()).status is TicketStatus.RESOLVED
 
 
+async def test_whoever_thanked_and_was_silent_may_still_type_that_it_did_not_help(story: Story) -> None:
+    await story.act("reply", 1, "Restart it", agent="Anna")
+    await story.hear("thanks")
+    await story.wait(days=3)
+    assert await story.wait(days=4) == []
+    (said,) = await story.hear("no, nothing works")
+    assert "No. 1 is open again" in said
+    assert [ticket.status for ticket in await story.tickets()] == [TicketStatus.OPEN]
+
+
 async def test_each_reply_is_waited_for_anew_and_no_calls_a_senior(story: Story) -> None:
     await story.act("reply", 1, "Which order?", agent="Anna")
     await story.wait(days=2)
