@@ -36,7 +36,7 @@ class Edits:
         message = await session.get(Message, message_id, populate_existing=True)
         if message is None or message.conversation_id != conversation.id or message.author is not Author.AGENT:
             raise EditRefusedError(f"message {message_id} is not one of an agent's in ticket {ticket_id}")
-        if message.kind in (NOTE, TEMPLATE) or (not text.strip() and not message.attachments):
+        if message.kind in (NOTE, TEMPLATE, "reaction") or (not text.strip() and not message.attachments):
             raise EditRefusedError("only messages to the customer can be changed, and not into nothing")
         if message.text == text:
             return message

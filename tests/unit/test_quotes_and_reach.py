@@ -108,6 +108,15 @@ class TestEdits:
             with pytest.raises(EditRefusedError, match="not one of an agent's"):
                 await story.act("edits.edit", 1, message.id, "changed", agent="Anna")
 
+    async def test_an_emoji_is_no_message_to_change(self, story: Story) -> None:
+        await story.act("reply", 1, "a", agent="Anna")
+        theirs = (await story.transcript())[0]
+        async with story.sessions.begin() as session:
+            emoji = await story.desk.edits.react(session, 1, theirs.id, "👍", agent="Anna")
+            assert emoji is not None
+            with pytest.raises(EditRefusedError):
+                await story.desk.edits.edit(session, 1, emoji.id, "Not an emoji", agent="Anna")
+
     async def test_where_the_platform_cannot_it_is_said_what_to_do(self, story: Story) -> None:
         await story.act("reply", 1, "a", agent="Anna")
         story.desk.edits._capabilities = {}
