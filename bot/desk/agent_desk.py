@@ -125,7 +125,8 @@ class AgentDesk:
         quote: the message of this conversation that it answers. Where the platform has no quotes, it goes without.
         """
         ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
-        conversation = await desk.get_conversation(session, ticket.conversation_id)
+        await desk.lock_ticket(session, ticket)
+        conversation = await desk.lock_conversation(session, ticket.conversation_id)
         for file in files:
             self.check_file(conversation.channel, file)
         message = await self.tickets.reply(session, ticket, text, agent=agent, now=now)

@@ -70,6 +70,7 @@ class Edits:
         """Put an emoji under what the customer wrote; empty: take it back. None where his platform has no such thing,
         and for what is not his. Raises TicketStateError when the ticket has ended."""
         ticket, now = await desk.get_ticket(session, ticket_id), self._clock()
+        await desk.lock_ticket(session, ticket)
         conversation = await desk.lock_conversation(session, ticket.conversation_id)
         if ticket.status not in LIVE:
             raise TicketStateError(ticket.id, ticket.status, "answered")

@@ -20,8 +20,10 @@ from bot.desk.elsewhere import ELSEWHERE
 from bot.desk.records import AuditEntry
 from bot.desk.silence import SILENCE
 from bot.desk.survey import SURVEY
+from bot.ledger import OutboxRow
 from bot.timers import Timers
 from handoff import desk
+from handoff.errors import TicketStateError
 from handoff.hours import Daytime
 from handoff.lifecycle import TicketStatus
 from handoff.packet import Packet
@@ -533,6 +535,27 @@ async def test_another_question_after_the_end_meets_the_assistant(story: Story) 
     assert "My orders" in (await story.hear("where is my order"))[-1]
     assert (await story.ticket()).status is TicketStatus.RESOLVED
     await story.act("reopen", 1, agent="Anna")
+
+
+async def test_what_changes_while_an_act_waits_for_its_turn_is_seen_by_it(story: Story) -> None:
+    await story.hear("hello", chat="other")
+    async with story.sessions.begin() as session:
+        read_before = await desk.get_ticket(session, 1)
+        # As if another transaction had moved it between the reading and the lock.
+        moved = update(Ticket).where(Ticket.id == 1).values(conversation_id=2)
+        await session.execute(moved, execution_options={"synchronize_session": False})
+        assert read_before.conversation_id == 1
+        said = await story.desk.reply(session, 1, "Hello", agent="Anna")
+        queued = await session.scalar(select(OutboxRow.conversation_id).where(OutboxRow.message_id == said.id))
+        assert (said.conversation_id, queued) == (2, 2)
+    async with story.sessions.begin() as session:
+        theirs = await session.scalar(select(Message.id).where(Message.conversation_id == 2).limit(1))
+        read_before = await desk.get_ticket(session, 1)
+        ended = update(Ticket).where(Ticket.id == 1).values(status=TicketStatus.CLOSED)
+        await session.execute(ended, execution_options={"synchronize_session": False})
+        assert read_before.status is TicketStatus.WAITING
+        with pytest.raises(TicketStateError):
+            await story.desk.edits.react(session, 1, theirs or 0, "👍", agent="Anna")
 
 
 async def test_a_transfer_names_the_team_and_keeps_the_ticket(story: Story) -> None:
