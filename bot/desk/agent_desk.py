@@ -182,13 +182,15 @@ class AgentDesk:
         """
         ticket = await desk.get_ticket(session, ticket_id)
         await desk.lock_ticket(session, ticket)
-        if to is not None and ticket.assignee_id == to.id and await given_by_hand(session, ticket):
-            return ticket  # pressed twice
         now, why = self._clock(), " ".join(why.split())
+        note = f"→ {to.name if to else '…'}: {why}"
+        about = {"passed_to": to.name if to else None}
+        if to is not None and ticket.assignee_id == to.id and await given_by_hand(session, ticket):
+            if why and await _last_note(session, ticket) != note:  # else pressed twice
+                await desk.note(session, ticket.conversation_id, note, agent_name=by, about=about, now=now)
+            return ticket
         await self.tickets.assign(session, ticket, to.id if to else None, actor=by, now=now)
         if why:
-            note = f"→ {to.name if to else '…'}: {why}"
-            about = {"passed_to": to.name if to else None}
             await desk.note(session, ticket.conversation_id, note, agent_name=by, about=about, now=now)
         if to is not None and why and to.name != by:
             if ticket.status in (TicketStatus.WAITING, TicketStatus.AWAITING_FEEDBACK):
@@ -393,6 +395,16 @@ class AgentDesk:
     async def packet(self, session: AsyncSession, ticket_id: int) -> Packet:
         """Everything about a ticket as it is now."""
         return await packet(session, ticket_id, self.tickets, now=self._clock())
+
+
+async def _last_note(session: AsyncSession, ticket: Ticket) -> str | None:
+    found: str | None = await session.scalar(
+        select(Message.text)
+        .where(Message.conversation_id == ticket.conversation_id, Message.kind == NOTE)
+        .order_by(Message.id.desc())
+        .limit(1)
+    )
+    return found
 
 
 async def _attach(session: AsyncSession, message: Message, files: Sequence[StoredFile]) -> None:

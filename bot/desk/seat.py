@@ -220,7 +220,7 @@ class Seat:
         return await draft_of(self._session, ticket_id)
 
     async def under_way(self, ticket_id: int) -> Sequence[Outgoing]:
-        """Replies to this ticket that can still be taken back, and the viewer's own that were refused lately."""
+        """Replies to this ticket that can still be taken back, the oldest first."""
         await reach(self._session, self.viewer, ticket_id, Permission.READ, self._now)
         rows = await self._session.scalars(
             select(Outgoing)
@@ -448,12 +448,12 @@ class Seat:
 
     # Moving
 
-    async def take(self, ticket_id: int, *, over: int | None = None) -> None:
+    async def take(self, ticket_id: int, *, over: int | None = None, why: str = "") -> None:
         """Have it oneself. over: the agent from whom, as the viewer was told by the TicketHeldError that is raised
-        when somebody else who is there has it."""
+        when somebody else who is there has it. why: a note."""
         await self._reach(ticket_id)
         me = await get_agent(self._session, self.viewer.agent_id)
-        holder = await self._desk.take(self._session, ticket_id, me, by=self.viewer.name, over=over)
+        holder = await self._desk.take(self._session, ticket_id, me, by=self.viewer.name, over=over, why=why)
         self._record("took", ticket_id, **({"before": holder.name} if holder else {}))
 
     async def assign(self, ticket_id: int, name: str, why: str = "") -> None:
@@ -468,7 +468,7 @@ class Seat:
             if to is None:
                 raise TicketNotFoundError(ticket_id)
             if to.id == self.viewer.agent_id:
-                await self.take(ticket_id)
+                await self.take(ticket_id, why=why)
                 return
         await self._desk.assign(self._session, ticket_id, to, by=self.viewer.name, why=why)
         self._record("assigned", ticket_id, to=name)

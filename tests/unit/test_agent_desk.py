@@ -761,6 +761,15 @@ async def test_the_next_word_is_the_colleagues_to_whom_a_customer_is_passed_on(s
     assert packet.history[-1].event == "warned", "Boris is reminded of it"
 
 
+async def test_a_note_for_whoever_has_the_ticket_already_is_kept(story: Story) -> None:
+    async with story.sessions.begin() as session:
+        anna = await put_agent(session, "Anna", now=story.clock(), teams=["first-line"])
+    await story.act("assign", 1, anna, by="Olga")
+    for _ in range(2):
+        assert await story.act("assign", 1, anna, by="Olga", why="he called, too") == []
+    assert [each.text for each in await story.transcript() if each.kind == "note"] == ["→ Anna: he called, too"]
+
+
 async def test_who_writes_in_another_channel_is_seen_there_by_whoever_has_his_ticket(story: Story) -> None:
     phone = "+79161234567"
     await story.hear("hello", phone=phone)

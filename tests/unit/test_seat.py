@@ -116,6 +116,13 @@ async def test_who_takes_twice_is_introduced_once(room: Desk) -> None:
         assert [entry.event for entry in await history(session, [1])].count("assigned") == 2, "by the queue, by her"
 
 
+async def test_a_note_of_whoever_takes_a_ticket_himself_is_kept(room: Desk) -> None:
+    anna = await room.join("Anna")
+    await room.sit(anna, lambda seat: seat.assign(1, "Anna", "I know him"))
+    assert (await room.ticket()).assignee_id == anna.agent_id
+    assert [each.text for each in await room.transcript() if each.kind == "note"] == ["→ Anna: I know him"]
+
+
 async def test_a_colleagues_ticket_is_taken_by_whoever_says_so_and_he_is_told(room: Desk) -> None:
     anna, boris, vera = [await room.join(name) for name in ("Anna", "Boris", "Vera")]
     notices = Notices(tickets=room.desk.tickets, replies=room.desk._replies, clock=room.clock, sessions=room.sessions)
