@@ -29,7 +29,7 @@ from bot.desk.joining import a_person_spoke, given_by_hand
 from bot.desk.nps import NpsSurvey
 from bot.desk.silence import Silence
 from bot.desk.survey import SURVEY_NOT_HELPED, Survey
-from bot.desk.words import Words
+from bot.desk.words import Words, language
 from bot.errors import FileRefusedError
 from bot.models.shadow import settle
 from bot.notifications import Notices, named_in
@@ -277,7 +277,8 @@ class AgentDesk:
         await self.survey.stop(session, ticket)
         team = self.tickets.policy.team(ticket.team)
         values = await self.words.expectation(session, ticket)
-        values |= {"team_title": team.title.get(ticket.lang), "senior": False}
+        lang = language(await desk.get_conversation(session, ticket.conversation_id), ticket)
+        values |= {"team_title": team.title.get(lang), "senior": False}
         await self.words.announce(session, ticket, "transferred", values)
         return ticket
 

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.channels.base import Option
-from bot.desk.words import Words
+from bot.desk.words import Words, language
 from bot.replies import Replies
 from bot.timers import cancel_timer, set_timer
 from handoff import desk
@@ -61,9 +61,8 @@ class Survey:
     ) -> None:
         """Say something with the survey's buttons below it. From now on a yes or no may be typed: the question is the
         newest thing in the chat."""
-        options = [
-            Option(f"{token}:{ticket.id}", self._replies.render(_LABELS[token], ticket.lang)) for token in answers
-        ]
+        lang = language(conversation, ticket)
+        options = [Option(f"{token}:{ticket.id}", self._replies.render(_LABELS[token], lang)) for token in answers]
         await self._words.say(session, conversation, ticket, template, {}, options)
         options_now = {option.token: option.label for option in options}
         conversation.state = {**conversation.state, "options": options_now, SURVEY: ticket.id}

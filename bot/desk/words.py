@@ -24,6 +24,11 @@ from handoff.staff import seniors
 from handoff.tickets import Tickets
 
 
+def language(conversation: Conversation, ticket: Ticket) -> str:
+    """What the customer speaks by now."""
+    return conversation.lang or ticket.lang or DEFAULT
+
+
 class Words:
     def __init__(self, *, tickets: Tickets, replies: Replies, clock: Callable[[], datetime]) -> None:
         self._tickets = tickets
@@ -47,7 +52,7 @@ class Words:
         options: Sequence[Option] = (),
     ) -> Message:
         """The same with choices, where the conversation is at hand."""
-        lang = conversation.lang or ticket.lang or DEFAULT
+        lang = language(conversation, ticket)
         text = self._replies.render(template, lang, {"ticket_number": ticket.id, **values}, topic=ticket.topic)
         return await ledger.say(
             session,
@@ -62,6 +67,7 @@ class Words:
     async def expectation(self, session: AsyncSession, ticket: Ticket) -> dict[str, Any]:
         """What the customer may expect: number, topic, hours, time, place in the queue. The time is so many minutes,
         and where these are not all of this working day's, or of this morning's, the moment itself."""
+        lang = language(await desk.get_conversation(session, ticket.conversation_id), ticket)
         now, policy = self._clock(), self._tickets.policy
         hours, topic = policy.hours_of(ticket.team), self._tickets.topics.get(ticket.topic)
         in_hours = hours.contains(now)
@@ -70,13 +76,13 @@ class Words:
         far = due - now > timedelta(minutes=minutes + 1)
         return {
             "ticket_number": ticket.id,
-            "topic_title": topic.title_in(ticket.lang),
+            "topic_title": topic.title_in(lang),
             "reason": ticket.reason,
             "in_hours": in_hours,
-            "hours": hours.describe(ticket.lang),
+            "hours": hours.describe(lang),
             "expected_minutes": minutes,
-            "answer_at": self._moment(due, now, hours, ticket.lang) if far else None,
-            "zone": hours.zone_name(ticket.lang),
+            "answer_at": self._moment(due, now, hours, lang) if far else None,
+            "zone": hours.zone_name(lang),
             "next_opening": None if in_hours else f"{hours.next_opening(now):%d.%m %H:%M}",
             "place": await self._tickets.place(session, ticket),
             "nobody": in_hours and await self._nobody(session, ticket.team, now),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
@@ -692,6 +693,21 @@ async def test_a_promise_that_runs_over_the_closing_names_the_moment(story: Stor
     story.clock.ahead = datetime(2027, 3, 1, 20, tzinfo=UTC) - datetime.now(UTC)
     said = (await story.hear("позовите человека", chat="night"))[-1]
     assert "09:00–21:00 (МСК). Ответим здесь завтра до 09:10." in said
+
+
+async def test_a_customer_who_changes_the_language_hears_one_at_a_time(story: Story) -> None:
+    await story.act("resolve", 1, agent="Anna")
+    await story.hear("где мой заказ?")
+    async with story.sessions.begin() as session:
+        conversation, ticket = await desk.get_conversation(session, 1), await desk.get_ticket(session, 1)
+        assert (conversation.lang, ticket.lang) == ("ru", "en")
+    await story.act("reopen", 1, agent="Anna")
+    story.clock.ahead = datetime(2027, 3, 5, 15, 30, tzinfo=UTC) - datetime.now(UTC)  # Friday, 18:30 in Moscow
+    (said,) = await story.act("transfer", 1, "warranty", why="it hums", agent="Anna")
+    assert not re.search(r"[A-Za-z]", said), said
+    await finished(story)
+    labels = [option.label for option in story.channel.sent[-1].options]
+    assert labels == ["Да, спасибо", "Нет, проблема осталась"]
 
 
 async def test_a_transfer_tells_when_the_other_team_answers(story: Story) -> None:
