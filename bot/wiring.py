@@ -33,7 +33,7 @@ from bot.desk.elsewhere import ELSEWHERE
 from bot.desk.feed import DeskFeed
 from bot.desk.macros import load_starters
 from bot.desk.nps import NPS
-from bot.desk.seat import OUTGOING, fire_outgoing
+from bot.desk.outgoing import OUTGOING, fire_outgoing
 from bot.desk.shifts import SHIFTS, Shifts
 from bot.desk.silence import SILENCE
 from bot.desk.survey import SURVEY

@@ -26,7 +26,7 @@ from bot.database import open_database
 from bot.desk.accounts import Accounts
 from bot.desk.feed import DeskFeed
 from bot.desk.macros import load_starters
-from bot.desk.seat import OUTGOING, fire_outgoing
+from bot.desk.outgoing import OUTGOING, fire_outgoing
 from bot.desk.survey import SURVEY
 from bot.dialogue import Candidate, Outcome, Policy, Understanding
 from bot.email_proof import EmailProof

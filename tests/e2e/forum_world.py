@@ -20,8 +20,8 @@ from telegram_harness import TelegramWorld
 from bot.channels.telegram import TelegramChannel
 from bot.channels.telegram_forum import ForumApi
 from bot.desk.accounts import Accounts
+from bot.desk.outgoing import OUTGOING, fire_outgoing
 from bot.desk.records import Account
-from bot.desk.seat import OUTGOING, fire_outgoing
 from bot.desk.survey import SURVEY
 from bot.forum.forum import Forum
 from bot.forum.groups import parse_groups

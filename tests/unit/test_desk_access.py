@@ -24,6 +24,9 @@ CLOSED = {
     "bot.desk.edits",
     "bot.desk.elsewhere",
     "bot.desk.joining",
+    "bot.desk.outgoing",
+    "bot.desk.survey",
+    "bot.desk.words",
     "bot.desk.records",
     "sqlalchemy",
 }

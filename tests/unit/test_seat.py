@@ -17,8 +17,9 @@ from test_agent_desk import Story
 
 from bot.database import migrate
 from bot.desk.accounts import Accounts
+from bot.desk.outgoing import OUTGOING, fire_outgoing
 from bot.desk.records import Account, AuditEntry, OutgoingState
-from bot.desk.seat import OUTGOING, Draft, Seat, Tally, fire_outgoing
+from bot.desk.seat import Draft, Seat, Tally
 from bot.errors import UnseenWordsError
 from bot.forum.acts import Acts
 from bot.notifications import Notice, Notices
