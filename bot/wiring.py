@@ -28,13 +28,15 @@ from bot.channels.whatsapp import WINDOW, WhatsAppChannel
 from bot.database import migrate, open_database
 from bot.demo_shop import DemoShop
 from bot.desk.accounts import Accounts
-from bot.desk.agent_desk import ELSEWHERE, SURVEY, AgentDesk
+from bot.desk.agent_desk import AgentDesk
+from bot.desk.elsewhere import ELSEWHERE
 from bot.desk.feed import DeskFeed
 from bot.desk.macros import load_starters
 from bot.desk.nps import NPS
-from bot.desk.seat import OUTGOING, fire_outgoing
+from bot.desk.outgoing import OUTGOING, fire_outgoing
 from bot.desk.shifts import SHIFTS, Shifts
 from bot.desk.silence import SILENCE
+from bot.desk.survey import SURVEY
 from bot.email_proof import EmailProof
 from bot.erasure.erasing import ERASE, Eraser
 from bot.erasure.export import Exporter
@@ -766,9 +768,9 @@ class Installation(ModelWiring):
         timers.register(PURGE, purge, standing=True)
         timers.register(PRUNE, pruning(timedelta(days=self.settings.webhook_days)), standing=True)
         timers.register(FLOW, FlowTimers(flows=lambda: self.flows, replies=self.replies).fire)
-        timers.register(SURVEY, self.agent_desk().fire_survey)
+        timers.register(SURVEY, self.agent_desk().survey.fire)
         timers.register(NPS, self.agent_desk().nps.fire)
-        timers.register(ELSEWHERE, self.agent_desk().fire_elsewhere)
+        timers.register(ELSEWHERE, self.agent_desk().elsewhere.fire)
         timers.register(SILENCE, self.agent_desk().silence.fire)
         notices = self._notices_of(self.tickets)
         timers.register(UNASSIGNED, notices.fire_unassigned)

@@ -24,10 +24,10 @@ from bot.attachments import AttachmentStore, StoredFile
 from bot.channels.site import SiteChannel
 from bot.database import open_database
 from bot.desk.accounts import Accounts
-from bot.desk.agent_desk import SURVEY
 from bot.desk.feed import DeskFeed
 from bot.desk.macros import load_starters
-from bot.desk.seat import OUTGOING, fire_outgoing
+from bot.desk.outgoing import OUTGOING, fire_outgoing
+from bot.desk.survey import SURVEY
 from bot.dialogue import Candidate, Outcome, Policy, Understanding
 from bot.email_proof import EmailProof
 from bot.erasure.export import Exporter
@@ -219,7 +219,7 @@ class Site:
         self.people = ForumPeople(self.accounts, self.clock)
         self.feed = DeskFeed(self.sessions)
         self.timers = Timers(self.sessions, self.clock)
-        self.timers.register(SURVEY, self.desk.fire_survey)
+        self.timers.register(SURVEY, self.desk.survey.fire)
         self.timers.register(OUTGOING, partial(fire_outgoing, self.desk))
         desk = DeskWeb(
             sessions=self.sessions,

@@ -163,7 +163,7 @@ def tickets_reply(
 @tickets_app.command("edit")
 def tickets_edit(ticket_id: int, message_id: int, text: str, agent: As = "") -> None:
     """Change what an agent wrote, as long as the channel lets it be changed."""
-    act(lambda desk, session: desk.edit(session, ticket_id, message_id, text, agent=who(agent)))
+    act(lambda desk, session: desk.edits.edit(session, ticket_id, message_id, text, agent=who(agent)))
     print(f"Message {message_id} is changed")
 
 

@@ -18,10 +18,11 @@ from bot.attachments import StoredFile
 from bot.desk.accounts import Accounts
 from bot.desk.agent_desk import AgentDesk
 from bot.desk.macros import check_macro
+from bot.desk.outgoing import OUTGOING, send_outgoing, timer_key
 from bot.desk.records import AuditEntry, Macro, Outgoing, OutgoingState, SavedView
 from bot.erasure.erasing import Eraser
 from bot.erasure.person import Holdings, holdings, person_of
-from bot.errors import EditRefusedError, FileRefusedError, MacroError, StaleReplyError, UnseenWordsError
+from bot.errors import EditRefusedError, MacroError, StaleReplyError, UnseenWordsError
 from bot.models.records import ShadowDraft
 from bot.models.shadow import draft_of
 from bot.timers import cancel_timer, set_timer
@@ -32,7 +33,6 @@ from handoff.desk import get_conversation, lock_conversation, lock_tickets
 from handoff.errors import (
     AccessError,
     CustomerError,
-    HandoffError,
     StrangersError,
     TicketNotFoundError,
     TicketStateError,
@@ -53,8 +53,6 @@ from handoff.records import (
 )
 from handoff.staff import get_agent, list_agents, on_duty
 
-OUTGOING = "desk_reply"
-"""Kind of the timers that send what can be taken back no more."""
 SEEN_AGAIN = timedelta(minutes=10)
 """A ticket that is looked at again within this time makes no second line in the audit log."""
 COUNTED_FOR = timedelta(seconds=1)
@@ -220,7 +218,7 @@ class Seat:
         return await draft_of(self._session, ticket_id)
 
     async def under_way(self, ticket_id: int) -> Sequence[Outgoing]:
-        """Replies to this ticket that can still be taken back, and the viewer's own that were refused lately."""
+        """Replies to this ticket that can still be taken back, the oldest first."""
         await reach(self._session, self.viewer, ticket_id, Permission.READ, self._now)
         rows = await self._session.scalars(
             select(Outgoing)
@@ -321,7 +319,7 @@ class Seat:
         await self._session.flush()
         self._record("replied", ticket_id)
         if undo_seconds:
-            await set_timer(self._session, _key(outgoing), OUTGOING, outgoing.due_at, {"outgoing_id": outgoing.id})
+            await set_timer(self._session, timer_key(outgoing), OUTGOING, outgoing.due_at, {"outgoing_id": outgoing.id})
         else:
             await send_outgoing(self._desk, self._session, outgoing)
         return outgoing
@@ -366,7 +364,7 @@ class Seat:
         if not taken.rowcount:  # type: ignore[attr-defined]
             return None
         outgoing = await self._session.get_one(Outgoing, outgoing_id, populate_existing=True)
-        await cancel_timer(self._session, _key(outgoing))
+        await cancel_timer(self._session, timer_key(outgoing))
         self._record("took_back", ticket_id)
         return outgoing
 
@@ -424,13 +422,13 @@ class Seat:
         message = await self._session.get(Message, message_id)
         if message is None or message.agent_name != self.viewer.name:
             raise EditRefusedError("only one's own messages can be changed")
-        await self._desk.edit(self._session, ticket_id, message_id, text, agent=self.viewer.name)
+        await self._desk.edits.edit(self._session, ticket_id, message_id, text, agent=self.viewer.name)
         self._record("edited", ticket_id, message=message_id)
 
     async def react(self, ticket_id: int, message_id: int, emoji: str) -> bool:
         """Put an emoji under what the customer wrote; whether that is possible. Raises TicketStateError."""
         await self._reach(ticket_id)
-        done = await self._desk.react(self._session, ticket_id, message_id, emoji, agent=self.viewer.name)
+        done = await self._desk.edits.react(self._session, ticket_id, message_id, emoji, agent=self.viewer.name)
         if done is not None:
             self._record("reacted", ticket_id, message=message_id)
         return done is not None
@@ -448,12 +446,12 @@ class Seat:
 
     # Moving
 
-    async def take(self, ticket_id: int, *, over: int | None = None) -> None:
+    async def take(self, ticket_id: int, *, over: int | None = None, why: str = "") -> None:
         """Have it oneself. over: the agent from whom, as the viewer was told by the TicketHeldError that is raised
-        when somebody else who is there has it."""
+        when somebody else who is there has it. why: a note."""
         await self._reach(ticket_id)
         me = await get_agent(self._session, self.viewer.agent_id)
-        holder = await self._desk.take(self._session, ticket_id, me, by=self.viewer.name, over=over)
+        holder = await self._desk.take(self._session, ticket_id, me, by=self.viewer.name, over=over, why=why)
         self._record("took", ticket_id, **({"before": holder.name} if holder else {}))
 
     async def assign(self, ticket_id: int, name: str, why: str = "") -> None:
@@ -468,7 +466,7 @@ class Seat:
             if to is None:
                 raise TicketNotFoundError(ticket_id)
             if to.id == self.viewer.agent_id:
-                await self.take(ticket_id)
+                await self.take(ticket_id, why=why)
                 return
         await self._desk.assign(self._session, ticket_id, to, by=self.viewer.name, why=why)
         self._record("assigned", ticket_id, to=name)
@@ -606,63 +604,3 @@ class Seat:
         self._accounts.record(
             self._session, self.viewer.name, action, ticket_id=ticket_id, details=details, address=self._address
         )
-
-
-def _key(outgoing: Outgoing) -> str:
-    return f"{OUTGOING}:{outgoing.id}"
-
-
-async def send_outgoing(desk: AgentDesk, session: AsyncSession, outgoing: Outgoing) -> None:
-    """Give a reply to the outbox, and do what is to follow it. A ticket that has ended meanwhile refuses it; its text
-    stays with the ticket as a note, so that nothing is lost."""
-    try:
-        async with session.begin_nested():
-            message = await desk.reply(
-                session,
-                outgoing.ticket_id,
-                outgoing.text,
-                agent=outgoing.agent_name,
-                template=outgoing.template,
-                quote=outgoing.quote_id,
-                files=[StoredFile(**file) for file in outgoing.files],
-            )
-            if await _spoke_meanwhile(session, outgoing):
-                # What he says now is answered by no reply that was written before, and nothing ends over it.
-                await desk.tickets.customer_wrote(
-                    session, await get_conversation(session, message.conversation_id), now=message.created_at
-                )
-            elif outgoing.then == "finish":
-                await desk.finish(session, outgoing.ticket_id, agent=outgoing.agent_name)
-            elif outgoing.then == "resolve":
-                await desk.resolve(session, outgoing.ticket_id, agent=outgoing.agent_name)
-        outgoing.message_id, outgoing.state = message.id, OutgoingState.SENT
-    except (HandoffError, FileRefusedError) as error:
-        outgoing.state, outgoing.error = OutgoingState.REFUSED, str(error)
-        note = f"✗ {outgoing.text}\n\n{error}"
-        await desk.note(session, outgoing.ticket_id, note, agent=outgoing.agent_name, calling=False)
-    await session.flush()
-
-
-async def _spoke_meanwhile(session: AsyncSession, outgoing: Outgoing) -> bool:
-    """Whether the customer said something after the reply was written, while it could be taken back."""
-    found = await session.scalar(
-        select(Message.id)
-        .join(Ticket, Ticket.conversation_id == Message.conversation_id)
-        .where(
-            Ticket.id == outgoing.ticket_id,
-            Message.author == Author.CUSTOMER,
-            Message.kind.not_in([NOTE, "reaction", "edit", "deletion"]),
-            Message.created_at > outgoing.created_at,
-        )
-        .limit(1)
-    )
-    return found is not None
-
-
-async def fire_outgoing(desk: AgentDesk, session: AsyncSession, payload: Mapping[str, Any], _now: datetime) -> None:
-    """The timer: what was not taken back goes out."""
-    outgoing: Outgoing | None = await session.scalar(
-        select(Outgoing).where(Outgoing.id == int(payload["outgoing_id"])).with_for_update()
-    )
-    if outgoing is not None and outgoing.state is OutgoingState.WAITING:
-        await send_outgoing(desk, session, outgoing)

@@ -3,44 +3,33 @@ that what they ask next meets the assistant."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bot.channels.base import Option
+from bot.desk.survey import Survey, still_asked
+from bot.desk.words import Words
 from bot.timers import set_timer
 from handoff import desk
 from handoff.answered import answers
 from handoff.history import SYSTEM
 from handoff.lifecycle import TicketStatus
-from handoff.records import NOTE, Author, Conversation, Message, Ticket
+from handoff.records import NOTE, Author, Message, Ticket
 from handoff.tickets import Tickets
 from handoff.window import MARGIN, closes_at
 
 SILENCE = "silence"
 """Kind of the timers that ask and let go."""
 
-Say = Callable[[AsyncSession, Conversation, Ticket, str, Sequence[Option]], Awaitable[object]]
-"""Tells the customer a template, with choices."""
-
 
 class Silence:
-    def __init__(
-        self,
-        *,
-        tickets: Tickets,
-        say: Say,
-        options: Callable[[Ticket], list[Option]],
-        asked: Callable[[Conversation, Ticket, Sequence[Option]], None],
-    ) -> None:
-        """options: the two buttons of the survey. asked: told when they stand in the chat."""
+    def __init__(self, *, tickets: Tickets, words: Words, survey: Survey) -> None:
         self._tickets = tickets
-        self._say = say
-        self._options = options
-        self._asked = asked
+        self._words = words
+        self._survey = survey
 
     async def begin(self, session: AsyncSession, ticket: Ticket, now: datetime) -> None:
         """An agent has replied: from now on it is counted, anew after each reply."""
@@ -72,17 +61,18 @@ class Silence:
         thanked = await self._spoke_after(session, replies[-1])
         if payload["stage"] == "ask":
             if reaches and ticket.asked_at is None:
-                options = self._options(ticket)
-                await self._say(session, conversation, ticket, "survey" if thanked else "waiting", options)
-                self._asked(conversation, ticket, options)
+                await self._survey.ask(session, conversation, ticket, "survey" if thanked else "waiting")
                 ticket.asked_at = now
-            await self._set(session, ticket, max(since + waiting.end_after, now), "end", since)
+            # Who is asked late has as long to answer as anybody.
+            at = max(since + waiting.end_after, now + waiting.end_after - waiting.ask_after)
+            await self._set(session, ticket, at, "end", since)
         elif thanked:
-            await self._tickets.resolve(session, ticket, agent=SYSTEM, now=now)
+            with still_asked(conversation, ticket):
+                await self._tickets.resolve(session, ticket, agent=SYSTEM, now=now)
         else:
             await self._tickets.close(session, ticket, why="no answer", agent=SYSTEM, now=now)
             if reaches:
-                await self._say(session, conversation, ticket, "closed_unanswered", ())
+                await self._words.say(session, conversation, ticket, "closed_unanswered", {})
 
     async def _set(self, session: AsyncSession, ticket: Ticket, at: datetime, stage: str, since: datetime) -> None:
         payload = {"ticket_id": ticket.id, "stage": stage, "since": since.isoformat()}

@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bot import ledger
 from bot.attachments import StoredFile
 from bot.channels.base import Option
-from bot.desk.agent_desk import BACK as WITHOUT_WAITING
 from bot.desk.agent_desk import AgentDesk
+from bot.desk.joining import BACK as WITHOUT_WAITING
 from bot.dialogue import HELPED, Answer, Clarify, Handoff, Say
 from bot.errors import FileRefusedError
 from bot.flows.engine import Tell
@@ -137,7 +137,8 @@ class Acting:
         return ticket
 
     async def _announcement(self, session: AsyncSession, ticket: Ticket, lang: str) -> str:
-        return self._replies.render("handoff", lang, await self._desk.expectation(session, ticket), topic=ticket.topic)
+        values = await self._desk.words.expectation(session, ticket)
+        return self._replies.render("handoff", lang, values, topic=ticket.topic)
 
     def _show(self, message: Message, channel: str, pictures: Sequence[StoredFile]) -> None:
         """Those of them that the channel takes."""

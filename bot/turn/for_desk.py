@@ -9,9 +9,9 @@ from datetime import datetime
 
 from bot.channels.base import InboundMessage
 from bot.desk import nps_reading, survey_reading
-from bot.desk.agent_desk import BACK as WITHOUT_WAITING
-from bot.desk.agent_desk import SURVEY_HELPED, SURVEY_NOT_HELPED
+from bot.desk.joining import BACK as WITHOUT_WAITING
 from bot.desk.nps_reading import NpsSaid
+from bot.desk.survey import SURVEY_HELPED, SURVEY_NOT_HELPED
 from bot.dialogue import (
     Decision,
     DialogueState,

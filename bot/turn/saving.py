@@ -82,7 +82,7 @@ class Saving:
         elif first.kind not in ("blocked", "unblocked"):
             last = await self._transcript.record(session, conversation, rows, utterance, fetched, plan.record)
             if first.kind == "echo" and not first.refers_to:
-                await self._desk.answered_elsewhere(session, conversation, last)
+                await self._desk.elsewhere.answered(session, conversation, last)
             if first.kind not in SILENT:
                 conversation.lang = plan.lang
                 await self._acting.carry_out(session, conversation, plan)
@@ -126,7 +126,7 @@ class Saving:
         record = {**(recalled.record if recalled else {}), "rule": "error", "error": type(error).__name__}
         await self._transcript.record(session, conversation, rows, utterance, fetched, record)
         if conversation.owner is not Owner.ASSISTANT:
-            await self._desk.customer_wrote(session, conversation, courtesy=False, said=own_words(utterance))
+            await self._desk.customer_acts.wrote(session, conversation, courtesy=False, said=own_words(utterance))
             return
         state, book, lang = situation.remembered(), self._flows(), conversation.lang
         left = record_of(state.flow, book, lang) if state.flow else None
@@ -233,16 +233,16 @@ class Saving:
     ) -> None:
         if act.kind == "feedback":
             # A button may be made up, or of before the customer was erased.
-            if await self._desk.is_his(session, conversation, act.ticket_id):
-                await self._desk.give_feedback(session, act.ticket_id, act.feedback)
+            if await self._desk.customer_acts.is_his(session, conversation, act.ticket_id):
+                await self._desk.customer_acts.give_feedback(session, act.ticket_id, act.feedback)
         elif act.kind == "end":
-            await self._desk.customer_ends(session, conversation)
+            await self._desk.customer_acts.end(session, conversation)
         elif act.kind == "back":
-            await self._desk.customer_goes_back(session, conversation)
+            await self._desk.customer_acts.go_back(session, conversation)
         elif act.nps is not None:
             await self._desk.nps.take(session, conversation, act.nps)
         else:
             leads_to = routed.route if routed is not None else None
-            await self._desk.customer_wrote(
+            await self._desk.customer_acts.wrote(
                 session, conversation, courtesy=act.kind == "courtesy", said=said, route=leads_to
             )

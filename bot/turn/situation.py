@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.channels.base import Address
-from bot.desk.agent_desk import SURVEY
+from bot.desk.survey import SURVEY
 from bot.dialogue import DialogueState
 from bot.models.records import ShadowTopic
 from handoff import desk

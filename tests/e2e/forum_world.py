@@ -20,9 +20,9 @@ from telegram_harness import TelegramWorld
 from bot.channels.telegram import TelegramChannel
 from bot.channels.telegram_forum import ForumApi
 from bot.desk.accounts import Accounts
-from bot.desk.agent_desk import SURVEY
+from bot.desk.outgoing import OUTGOING, fire_outgoing
 from bot.desk.records import Account
-from bot.desk.seat import OUTGOING, fire_outgoing
+from bot.desk.survey import SURVEY
 from bot.forum.forum import Forum
 from bot.forum.groups import parse_groups
 from bot.forum.intake import ForumIntake
@@ -74,7 +74,7 @@ class ForumWorld(TelegramWorld):
         )
         self.desk.tickets.history.listeners.append(self.forum.heard)
         self.timers = Timers(self.sessions, self.clock, tick_seconds=0.02)
-        self.timers.register(SURVEY, self.desk.fire_survey)
+        self.timers.register(SURVEY, self.desk.survey.fire)
         self.timers.register(OUTGOING, partial(fire_outgoing, self.desk))
         self.timers.register_errand(INTAKE, self.intake.do)
         self.forum.register(self.timers)

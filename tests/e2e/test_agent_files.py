@@ -128,7 +128,7 @@ class TestQuotesAndEditsInTelegram:
         [message] = telegram.api.sent[-1:]
         assert message["reply_parameters"] == {"message_id": 10, "allow_sending_without_reply": True}
         async with telegram.sessions.begin() as session:
-            await telegram.desk.edit(session, 1, sent.id, "**Нет**", agent="Ольга")
+            await telegram.desk.edits.edit(session, 1, sent.id, "**Нет**", agent="Ольга")
         await telegram.api.until(lambda: message["text"] == "Ольга\nНет")
         # To repeat it does no harm.
         said = OutboundMessage("**Нет**", author="agent", agent_name="Ольга")
@@ -138,7 +138,7 @@ class TestQuotesAndEditsInTelegram:
         await telegram.agent_says(1, "Чек", await telegram.keep(PNG, "чек.png"))
         sent = (await telegram.until(CHAT, lambda found: found[-1].delivery == "sent"))[-1]
         async with telegram.sessions.begin() as session:
-            await telegram.desk.edit(session, 1, sent.id, "Чек за март", agent="Ольга")
+            await telegram.desk.edits.edit(session, 1, sent.id, "Чек за март", agent="Ольга")
         await telegram.api.until(lambda: telegram.api.sent[-1]["caption"] == "Ольга\nЧек за март")
 
 

@@ -156,7 +156,7 @@ async def test_texts_buttons_photos_and_edits_go_both_ways(telemelya: str, tmp_p
         await world.agent_says(1, "It costs 100")
         sent = (await world.until(CHAT, lambda found: found[-1].delivery == "sent"))[-1]
         async with world.sessions.begin() as session:
-            await world.desk.edit(session, 1, sent.id, "It costs 1000", agent="Ольга")
+            await world.desk.edits.edit(session, 1, sent.id, "It costs 1000", agent="Ольга")
         for _ in range(100):
             seen = await customer.gets(5)
             if seen[-1]["method"] == "editMessageText":

@@ -137,7 +137,7 @@ async def test_a_reaction_is_no_reason_to_ask_the_customer_to_write() -> None:
         before = len(world.graph.sent)
         async with world.sessions.begin() as session:
             said = await session.scalar(select(Message.id).where(Message.author == Author.CUSTOMER))
-            reaction = await world.desk.react(session, 1, said or 0, "👍", agent="Ольга")
+            reaction = await world.desk.edits.react(session, 1, said or 0, "👍", agent="Ольга")
         assert reaction is not None
         await world.wait(0.1)
         assert world.graph.sent[before:] == []

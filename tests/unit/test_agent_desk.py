@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
+from operator import attrgetter
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 from databases import MakeDatabase
 from site_harness import Keywords
-from sqlalchemy import select
+from sqlalchemy import select, update
 from test_turns import World
 
 from bot.channels.base import Address, InboundMessage
 from bot.database import migrate
-from bot.desk.agent_desk import BACK, ELSEWHERE, SURVEY
+from bot.desk.elsewhere import ELSEWHERE
+from bot.desk.joining import BACK
 from bot.desk.records import AuditEntry
 from bot.desk.silence import SILENCE
+from bot.desk.survey import SURVEY
 from bot.dialogue import DialogueState, Outcome, Understanding
+from bot.ledger import OutboxRow
 from bot.models.understanding import Understood
 from bot.timers import Timers
 from bot.turn.for_desk import for_desk
 from bot.turn.plan import ToDesk
 from bot.turn.situation import Situation
 from handoff import desk
+from handoff.errors import TicketStateError
 from handoff.hours import Daytime
 from handoff.lifecycle import TicketStatus
 from handoff.packet import Packet
@@ -46,8 +52,8 @@ class Story(World):
         before = len(self.channel.sent)
         self.clock.ahead += timedelta(**time)
         timers = Timers(self.sessions, self.clock)
-        timers.register(SURVEY, self.desk.fire_survey)
-        timers.register(ELSEWHERE, self.desk.fire_elsewhere)
+        timers.register(SURVEY, self.desk.survey.fire)
+        timers.register(ELSEWHERE, self.desk.elsewhere.fire)
         timers.register(SILENCE, self.desk.silence.fire)
         await timers.fire_due()
         async with self.sessions.begin() as session:
@@ -59,7 +65,7 @@ class Story(World):
         """An agent does something; what the customer receives of it."""
         before = len(self.channel.sent)
         async with self.sessions.begin() as session:
-            await getattr(self.desk, verb)(session, *args, **how)
+            await attrgetter(verb)(self.desk)(session, *args, **how)
         await self.assistant.drain()
         return [message.text for message in self.channel.sent[before:]]
 
@@ -502,6 +508,18 @@ async def test_who_says_nothing_more_is_asked_once_and_let_go_as_one_without_an_
     assert "My orders" in (await story.hear("where is my order"))[-1], "the assistant is there again"
 
 
+@pytest.mark.parametrize(("words", "by"), [("no", "Anna"), ("yes", "Anna"), ("no", "the phone")])
+async def test_yes_and_no_answer_what_a_person_asks_after_the_survey(story: Story, words: str, by: str) -> None:
+    await finished(story)
+    if by == "Anna":
+        await story.act("reply", 1, "Does the lamp light now?", agent="Anna")
+    else:
+        await story.hear("Does the lamp light now?", kind="echo", key="e")
+    assert await story.hear(words) == []
+    ticket = await story.ticket()
+    assert (ticket.status, ticket.level, ticket.feedback) == (TicketStatus.OPEN, "L1", None)
+
+
 async def test_whoever_thanked_and_is_silent_was_answered(story: Story) -> None:
     await story.act("reply", 1, "It comes tomorrow", agent="Anna")
     await story.hear("thanks")
@@ -509,6 +527,16 @@ async def test_whoever_thanked_and_is_silent_was_answered(story: Story) -> None:
     assert "Did our specialist help?" in asked
     assert await story.wait(days=4) == []
     assert (await story.ticket()).status is TicketStatus.RESOLVED
+
+
+async def test_whoever_thanked_and_was_silent_may_still_type_that_it_did_not_help(story: Story) -> None:
+    await story.act("reply", 1, "Restart it", agent="Anna")
+    await story.hear("thanks")
+    await story.wait(days=3)
+    assert await story.wait(days=4) == []
+    (said,) = await story.hear("no, nothing works")
+    assert "No. 1 is open again" in said
+    assert [ticket.status for ticket in await story.tickets()] == [TicketStatus.OPEN]
 
 
 async def test_each_reply_is_waited_for_anew_and_no_calls_a_senior(story: Story) -> None:
@@ -533,6 +561,21 @@ async def test_nobody_is_let_go_for_not_answering_what_has_not_reached_him(story
     assert (await story.ticket()).status is TicketStatus.WAITING
 
 
+async def test_who_is_asked_late_is_given_the_time_to_answer(story: Story) -> None:
+    await story.act("reply", 1, "Which order?", agent="Anna")
+    async with story.sessions.begin() as session:
+        reply = (await session.scalars(select(Message).where(Message.author == Author.AGENT))).one()
+        reply.delivery = Delivery.HELD
+    assert await story.wait(days=8) == []
+    async with story.sessions.begin() as session:
+        await session.execute(update(Message).where(Message.id == reply.id).values(delivery=Delivery.SENT))
+    (asked,) = await story.wait(days=3)
+    assert "haven't heard from you" in asked
+    assert await story.wait(days=3) == []
+    (said,) = await story.wait(days=1)
+    assert "No. 1, as we haven't heard from you" in said
+
+
 @pytest.mark.parametrize("how", ["button", "it is still broken", "no, nothing works"])
 async def test_who_is_told_that_it_is_closed_opens_it_again_by_saying_that_it_is_not_settled(
     story: Story, how: str
@@ -551,6 +594,27 @@ async def test_another_question_after_the_end_meets_the_assistant(story: Story) 
     assert "My orders" in (await story.hear("where is my order"))[-1]
     assert (await story.ticket()).status is TicketStatus.RESOLVED
     await story.act("reopen", 1, agent="Anna")
+
+
+async def test_what_changes_while_an_act_waits_for_its_turn_is_seen_by_it(story: Story) -> None:
+    await story.hear("hello", chat="other")
+    async with story.sessions.begin() as session:
+        read_before = await desk.get_ticket(session, 1)
+        # As if another transaction had moved it between the reading and the lock.
+        moved = update(Ticket).where(Ticket.id == 1).values(conversation_id=2)
+        await session.execute(moved, execution_options={"synchronize_session": False})
+        assert read_before.conversation_id == 1
+        said = await story.desk.reply(session, 1, "Hello", agent="Anna")
+        queued = await session.scalar(select(OutboxRow.conversation_id).where(OutboxRow.message_id == said.id))
+        assert (said.conversation_id, queued) == (2, 2)
+    async with story.sessions.begin() as session:
+        theirs = await session.scalar(select(Message.id).where(Message.conversation_id == 2).limit(1))
+        read_before = await desk.get_ticket(session, 1)
+        ended = update(Ticket).where(Ticket.id == 1).values(status=TicketStatus.CLOSED)
+        await session.execute(ended, execution_options={"synchronize_session": False})
+        assert read_before.status is TicketStatus.WAITING
+        with pytest.raises(TicketStateError):
+            await story.desk.edits.react(session, 1, theirs or 0, "👍", agent="Anna")
 
 
 async def test_a_transfer_names_the_team_and_keeps_the_ticket(story: Story) -> None:
@@ -700,6 +764,21 @@ async def test_a_promise_that_runs_over_the_closing_names_the_moment(story: Stor
     assert "09:00–21:00 (МСК). Ответим здесь завтра до 09:10." in said
 
 
+async def test_a_customer_who_changes_the_language_hears_one_at_a_time(story: Story) -> None:
+    await story.act("resolve", 1, agent="Anna")
+    await story.hear("где мой заказ?")
+    async with story.sessions.begin() as session:
+        conversation, ticket = await desk.get_conversation(session, 1), await desk.get_ticket(session, 1)
+        assert (conversation.lang, ticket.lang) == ("ru", "en")
+    await story.act("reopen", 1, agent="Anna")
+    story.clock.ahead = datetime(2027, 3, 5, 15, 30, tzinfo=UTC) - datetime.now(UTC)  # Friday, 18:30 in Moscow
+    (said,) = await story.act("transfer", 1, "warranty", why="it hums", agent="Anna")
+    assert not re.search(r"[A-Za-z]", said), said
+    await finished(story)
+    labels = [option.label for option in story.channel.sent[-1].options]
+    assert labels == ["Да, спасибо", "Нет, проблема осталась"]
+
+
 async def test_a_transfer_tells_when_the_other_team_answers(story: Story) -> None:
     (said,) = await story.act("transfer", 1, "payment", why="charged twice", agent="Anna")
     assert "within 15 minutes" in said
@@ -748,6 +827,32 @@ async def test_a_warm_transfer_to_a_colleague_has_a_note_for_him_and_a_word_for_
     note = (await story.transcript())[-2]
     assert (note.kind, note.text, note.agent_name) == ("note", "→ Boris: knows the old lamps", "Anna")
     assert (await story.ticket()).assignee_id == boris.id
+
+
+@pytest.mark.parametrize("said", ["a last word", "a question"])
+async def test_the_next_word_is_the_colleagues_to_whom_a_customer_is_passed_on(story: Story, said: str) -> None:
+    async with story.sessions.begin() as session:
+        await put_agent(session, "Anna", now=story.clock(), teams=["first-line"])
+        boris = await put_agent(session, "Boris", now=story.clock(), teams=["first-line"])
+    await story.act("reply", 1, "Sent again today", agent="Anna")
+    if said == "a last word":
+        await story.act("finish", 1, agent="Anna")
+    await story.act("assign", 1, boris, by="Anna", why="knows the old lamps")
+    ticket = await story.ticket()
+    assert (ticket.status, ticket.assignee_id) == (TicketStatus.OPEN, boris.id)
+    assert await story.wait(days=8) == [], "it is not the customer who is waited for"
+    async with story.sessions.begin() as session:
+        packet = await story.desk.packet(session, 1)
+    assert packet.history[-1].event == "warned", "Boris is reminded of it"
+
+
+async def test_a_note_for_whoever_has_the_ticket_already_is_kept(story: Story) -> None:
+    async with story.sessions.begin() as session:
+        anna = await put_agent(session, "Anna", now=story.clock(), teams=["first-line"])
+    await story.act("assign", 1, anna, by="Olga")
+    for _ in range(2):
+        assert await story.act("assign", 1, anna, by="Olga", why="he called, too") == []
+    assert [each.text for each in await story.transcript() if each.kind == "note"] == ["→ Anna: he called, too"]
 
 
 async def test_who_writes_in_another_channel_is_seen_there_by_whoever_has_his_ticket(story: Story) -> None:

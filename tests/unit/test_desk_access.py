@@ -24,6 +24,13 @@ CLOSED = {
     "handoff.records",
     "handoff.customers",
     "bot.desk.agent_desk",
+    "bot.desk.customer_acts",
+    "bot.desk.edits",
+    "bot.desk.elsewhere",
+    "bot.desk.joining",
+    "bot.desk.outgoing",
+    "bot.desk.survey",
+    "bot.desk.words",
     "bot.desk.records",
     "sqlalchemy",
 }

@@ -156,13 +156,13 @@ async def test_a_survey_confirms_a_no_reopens_and_satisfaction_is_the_last_word(
     await month.act("finish", 1, agent="Anna")
     await month.wait(hours=2)
     async with month.sessions.begin() as session:
-        await month.desk.give_feedback(session, 1, Feedback.HELPED)
+        await month.desk.customer_acts.give_feedback(session, 1, Feedback.HELPED)
     assert await month.outcomes() == [Outcome.CONFIRMED]
     await month.hear("a person please", chat="other")
     await month.act("reply", 2, "Done", agent="Anna")
     await month.act("finish", 2, agent="Anna")
     async with month.sessions.begin() as session:
-        await month.desk.give_feedback(session, 2, Feedback.NOT_HELPED)
+        await month.desk.customer_acts.give_feedback(session, 2, Feedback.NOT_HELPED)
     await month.act("resolve", 2, agent="Anna")
     figures = (await month.facts()).figures()
     assert (await month.outcomes())[1] is Outcome.REOPENED
@@ -265,10 +265,10 @@ async def test_a_yes_confirms_whatever_became_of_the_ticket_and_an_end_without_a
         )
     await month.act("resolve", 2, agent="Anna")
     async with month.sessions.begin() as session:
-        await month.desk.give_feedback(session, 1, Feedback.HELPED)
+        await month.desk.customer_acts.give_feedback(session, 1, Feedback.HELPED)
     await month.hear("a person please", chat="denied")
     async with month.sessions.begin() as session:
-        await month.desk.give_feedback(session, 3, Feedback.NOT_HELPED)
+        await month.desk.customer_acts.give_feedback(session, 3, Feedback.NOT_HELPED)
     assert sorted(await month.outcomes()) == [
         Outcome.ABANDONED, Outcome.CONFIRMED, Outcome.REOPENED, Outcome.RUNNING,
     ]  # fmt: skip
@@ -287,7 +287,7 @@ async def test_a_merged_ticket_is_one_matter_with_the_one_it_went_into_and_no_re
     await month.act("reply", 1, "It leaves today", agent="Anna")
     await month.act("finish", 1, agent="Anna")
     async with month.sessions.begin() as session:
-        await month.desk.give_feedback(session, 1, Feedback.HELPED)
+        await month.desk.customer_acts.give_feedback(session, 1, Feedback.HELPED)
     facts = await month.facts()
     assert [episode.outcome for episode in facts.episodes] == [Outcome.CONFIRMED, Outcome.CONFIRMED]
     assert [ticket.resolution_seconds is None for ticket in facts.tickets] == [False, True], "it was settled once"

@@ -14,6 +14,7 @@ from bot.database import migrate
 from bot.errors import DeliveryError, EditRefusedError, UnreachableError
 from handoff.lifecycle import TicketStatus
 from handoff.records import Author, Delivery, Message, Owner, Reason
+from handoff.staff import put_agent
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ class TestEdits:
     async def test_what_was_sent_is_changed_and_keeps_what_it_said(self, story: Story) -> None:
         await story.act("reply", 1, "It costs 100", agent="Anna")
         sent = await last(story)
-        await story.act("edit", 1, sent.id, "It costs 1000", agent="Anna")
+        await story.act("edits.edit", 1, sent.id, "It costs 1000", agent="Anna")
         assert story.channel.edits == [(sent.external_id, "It costs 1000")]
         changed = await last(story)
         assert (changed.text, changed.edits[0]["text"], changed.edits[0]["by"]) == (
@@ -81,7 +82,7 @@ class TestEdits:
     async def test_what_still_waits_is_changed_before_it_goes(self, story: Story) -> None:
         story.channel.refusals = [DeliveryError("502")]
         await story.act("reply", 1, "It costs 100", agent="Anna")
-        await story.act("edit", 1, (await last(story)).id, "It costs 1000", agent="Anna")
+        await story.act("edits.edit", 1, (await last(story)).id, "It costs 1000", agent="Anna")
         await story.wait(seconds=10)
         assert [m.text for m in story.channel.sent if m.text.startswith("It costs")] == ["It costs 1000"]
         assert story.channel.edits == []
@@ -90,7 +91,7 @@ class TestEdits:
         await story.act("reply", 1, "a", agent="Anna")
         sent = await last(story)
         story.channel.refusals = [DeliveryError("502"), DeliveryError("message can't be edited", permanent=True)]
-        await story.act("edit", 1, sent.id, "b", agent="Anna")
+        await story.act("edits.edit", 1, sent.id, "b", agent="Anna")
         assert await story.wait(seconds=10) == []
         noted = await last(story)
         assert (noted.kind, noted.author) == ("note", Author.SYSTEM)
@@ -100,18 +101,27 @@ class TestEdits:
     async def test_what_cannot_be_said_is_refused_with_the_reason(self, story: Story, text: str) -> None:
         await story.act("reply", 1, "a", agent="Anna")
         with pytest.raises(EditRefusedError):
-            await story.act("edit", 1, (await last(story)).id, text, agent="Anna")
+            await story.act("edits.edit", 1, (await last(story)).id, text, agent="Anna")
 
     async def test_nobody_changes_the_customers_words_or_the_assistants(self, story: Story) -> None:
         for message in await story.transcript():
             with pytest.raises(EditRefusedError, match="not one of an agent's"):
-                await story.act("edit", 1, message.id, "changed", agent="Anna")
+                await story.act("edits.edit", 1, message.id, "changed", agent="Anna")
+
+    async def test_an_emoji_is_no_message_to_change(self, story: Story) -> None:
+        await story.act("reply", 1, "a", agent="Anna")
+        theirs = (await story.transcript())[0]
+        async with story.sessions.begin() as session:
+            emoji = await story.desk.edits.react(session, 1, theirs.id, "👍", agent="Anna")
+            assert emoji is not None
+            with pytest.raises(EditRefusedError):
+                await story.desk.edits.edit(session, 1, emoji.id, "Not an emoji", agent="Anna")
 
     async def test_where_the_platform_cannot_it_is_said_what_to_do(self, story: Story) -> None:
         await story.act("reply", 1, "a", agent="Anna")
-        story.desk._capabilities = {}
+        story.desk.edits._capabilities = {}
         with pytest.raises(EditRefusedError, match="send a correction"):
-            await story.act("edit", 1, (await last(story)).id, "b", agent="Anna")
+            await story.act("edits.edit", 1, (await last(story)).id, "b", agent="Anna")
 
 
 async def test_an_agent_who_looks_marks_the_customers_last_message_as_read(story: Story) -> None:
@@ -142,7 +152,7 @@ class TestWhoCannotBeReached:
         assert (held.delivery, held.parts_sent) == (Delivery.HELD, 1)
         async with story.sessions.begin() as session:
             with pytest.raises(EditRefusedError):
-                await story.desk.edit(session, 1, held.id, "Another text", agent="Anna")
+                await story.desk.edits.edit(session, 1, held.id, "Another text", agent="Anna")
         rest = await story.hear(kind="unblocked", key="back")
         assert " ".join([first, *rest]) == words
 
@@ -194,6 +204,20 @@ class TestPastTheDesk:
         await story.hear("and my money?", chat="p", key="3")
         await story.wait(hours=13)
         assert (await story.tickets())[-1].status is TicketStatus.OPEN
+
+    async def test_who_says_nothing_more_is_let_go_also_where_an_agent_has_the_ticket(self, story: Story) -> None:
+        async with story.sessions.begin() as session:
+            anna = await put_agent(session, "Anna", now=story.clock(), teams=["first-line"])
+        await story.hear("hello", chat="p", key="1")
+        await story.hear("Good day", chat="p", kind="echo", key="2")
+        number = (await story.tickets())[-1].id
+        await story.act("assign", number, anna, by="Anna")
+        assert await story.wait(hours=13) == []
+        assert (await story.tickets())[-1].status is TicketStatus.WAITING, "she may go on with it"
+        (asked,) = await story.wait(days=3)
+        assert "haven't heard from you" in asked
+        (said,) = await story.wait(days=4)
+        assert f"No. {number}, as we haven't heard from you" in said
 
     async def test_in_a_live_ticket_it_is_the_agents_answer(self, story: Story) -> None:
         await story.hear("On it", kind="echo", key="e")

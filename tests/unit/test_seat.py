@@ -17,8 +17,9 @@ from test_agent_desk import Story
 
 from bot.database import migrate
 from bot.desk.accounts import Accounts
+from bot.desk.outgoing import OUTGOING, fire_outgoing
 from bot.desk.records import Account, AuditEntry, OutgoingState
-from bot.desk.seat import OUTGOING, Draft, Seat, Tally, fire_outgoing
+from bot.desk.seat import Draft, Seat, Tally
 from bot.errors import UnseenWordsError
 from bot.forum.acts import Acts
 from bot.notifications import Notice, Notices
@@ -114,6 +115,13 @@ async def test_who_takes_twice_is_introduced_once(room: Desk) -> None:
     assert [message.text for message in room.channel.sent[before:]] == ["Anna has joined the conversation."]
     async with room.sessions.begin() as session:
         assert [entry.event for entry in await history(session, [1])].count("assigned") == 2, "by the queue, by her"
+
+
+async def test_a_note_of_whoever_takes_a_ticket_himself_is_kept(room: Desk) -> None:
+    anna = await room.join("Anna")
+    await room.sit(anna, lambda seat: seat.assign(1, "Anna", "I know him"))
+    assert (await room.ticket()).assignee_id == anna.agent_id
+    assert [each.text for each in await room.transcript() if each.kind == "note"] == ["→ Anna: I know him"]
 
 
 async def test_a_colleagues_ticket_is_taken_by_whoever_says_so_and_he_is_told(room: Desk) -> None:
