@@ -23,7 +23,7 @@ import puremagic
 
 from bot.bucket import Bucket
 from bot.errors import FileGoneError, StorageError, TooLargeError
-from handoff.records import AttachmentState
+from handoff.records import Attachment, AttachmentState
 
 CHUNK_BYTES = 256 * 1024
 LEFT_SECONDS = 24 * 3600
@@ -53,6 +53,18 @@ class StoredFile:
     kind: str
     """photo, video, audio or document."""
     file_name: str
+
+    def as_sent(self) -> Attachment:
+        """Its row, for a message of ours."""
+        return Attachment(
+            kind=self.kind,
+            state=AttachmentState.STORED,
+            file_name=self.file_name,
+            mime_type=self.mime_type,
+            size_bytes=self.size_bytes,
+            sha256=self.sha256,
+            source={},
+        )
 
 
 @dataclass(frozen=True)

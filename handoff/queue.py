@@ -62,6 +62,8 @@ class Row:
     channel: str
     customer: str
     assignee: str | None
+    last_id: int
+    """Number of the newest message; 0: none."""
     last_text: str
     last_author: Author | None
     last_at: datetime
@@ -202,9 +204,9 @@ async def rows(session: AsyncSession, ids: Sequence[int]) -> list[Row]:
         .group_by(Message.conversation_id)
     )
     spoken = await session.execute(
-        select(Message.conversation_id, Message.text, Message.author, Message.created_at, Message.kind).where(
-            Message.id.in_(newest)
-        )
+        select(
+            Message.conversation_id, Message.id, Message.text, Message.author, Message.created_at, Message.kind
+        ).where(Message.id.in_(newest))
     )
     last = {row.conversation_id: row for row in spoken}
     due: dict[int, tuple[datetime, ClockKind]] = {}
@@ -234,6 +236,7 @@ async def rows(session: AsyncSession, ids: Sequence[int]) -> list[Row]:
                 channel=channel,
                 customer=name or nameless(channel, chat_id),
                 assignee=assignee,
+                last_id=spoke.id if spoke else 0,
                 last_text=" ".join((spoke.text if spoke else ticket.subject).split())[:SNIPPET_CHARS],
                 last_author=spoke.author if spoke else None,
                 last_at=spoke.created_at if spoke else ticket.created_at,

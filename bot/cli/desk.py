@@ -230,7 +230,7 @@ def tickets_reopen(ticket_id: int, agent: As = "") -> None:
 
 @tickets_app.command("resume")
 def tickets_resume(ticket_id: int, agent: As = "") -> None:
-    """Go on with a ticket that is on hold."""
+    """Go on with a ticket that is on hold, or take off it the task that it waits for no more."""
     act(lambda desk, session: desk.resume(session, ticket_id, agent=who(agent)))
     print(f"Ticket {ticket_id} is open")
 

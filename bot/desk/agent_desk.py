@@ -43,8 +43,6 @@ from handoff.packet import Packet, packet
 from handoff.records import (
     NOTE,
     Agent,
-    Attachment,
-    AttachmentState,
     Mention,
     Message,
     Ticket,
@@ -413,18 +411,9 @@ async def _last_note(session: AsyncSession, ticket: Ticket) -> str | None:
 
 async def _attach(session: AsyncSession, message: Message, files: Sequence[StoredFile]) -> None:
     message.kind = "attachment"
-    session.add_all(
-        Attachment(
-            message_id=message.id,
-            kind=file.kind,
-            state=AttachmentState.STORED,
-            file_name=file.file_name,
-            mime_type=file.mime_type,
-            size_bytes=file.size_bytes,
-            sha256=file.sha256,
-            source={},
-        )
-        for file in files
-    )
+    for file in files:
+        row = file.as_sent()
+        row.message_id = message.id
+        session.add(row)
     await session.flush()
     await session.refresh(message, ["attachments"])

@@ -554,10 +554,6 @@ class Seat:
         await self._desk.merge(self._session, ticket_id, into, agent=self.viewer.name)
         self._record("merged", ticket_id, into=into)
 
-    async def newest_message(self) -> int:
-        """The number of what was said last anywhere: a list that is shown now shows nothing newer."""
-        return await self._session.scalar(select(func.max(Message.id))) or 0
-
     async def act_on_one_of_many(self, ticket_id: int, act: str, to: str, *, seen_id: int | None = None) -> None:
         """A bulk action: `take`, `assign`, `finish`, `resolve` or `close`. Raises HandoffError."""
         self.viewer.require(Permission.ANSWER if act == "take" else Permission.DELEGATE)

@@ -10,7 +10,7 @@ from bot.attachments import StoredFile
 from bot.dialogue import Action, Answer
 from bot.errors import FileGoneError, TooLargeError
 from bot.flows.engine import Tell
-from handoff.records import Attachment, AttachmentState, Message
+from handoff.records import Message
 from kb_index.articles import ArticleFile
 
 log = structlog.get_logger()
@@ -63,14 +63,4 @@ class Pictures:
 def show(message: Message, file: StoredFile) -> None:
     """Send a file with a message that is not written yet."""
     message.kind = "attachment"
-    message.attachments.append(
-        Attachment(
-            kind=file.kind,
-            state=AttachmentState.STORED,
-            file_name=file.file_name,
-            mime_type=file.mime_type,
-            size_bytes=file.size_bytes,
-            sha256=file.sha256,
-            source={},
-        )
-    )
+    message.attachments.append(file.as_sent())

@@ -1,7 +1,7 @@
 """The queue: views, filters, search, saved views, and acting on many at once."""
 
 # No postponed annotations: FastAPI reads those of the routes below, and they name things of their function.
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -14,6 +14,7 @@ from bot.desk.seat import Seat
 from bot.errors import UnseenWordsError
 from bot.web.desk_base import PREFIX, DeskWeb, is_partial
 from bot.web.guards import Refusal
+from handoff.access import row_id
 from handoff.errors import HandoffError
 from handoff.queue import Query, View
 
@@ -46,11 +47,16 @@ def write_query(query: Query, **changes: Any) -> str:
     return urlencode({field.name: value for field in fields(Query) if (value := getattr(changed, field.name))})
 
 
+def _chosen(values: Iterable[str]) -> dict[int, int | None]:
+    """Tickets as a list's boxes name them, `ticket:message`: each with the newest message that was shown of it."""
+    parts = (value.partition(":") for value in values)
+    return {number: row_id(seen) for ticket, _, seen in parts if (number := row_id(ticket)) is not None}
+
+
 async def list_values(seat: Seat, query: Query, ticket_id: int = 0) -> dict[str, Any]:
     """What the list and the views beside it are made of."""
     return {
         "query": query,
-        "newest": await seat.newest_message(),
         "write": write_query,
         "found": await seat.find(query),
         "counts": await seat.counts(),
@@ -82,17 +88,15 @@ def create_router(web: DeskWeb) -> APIRouter:
         return web.page(request, "_list.html" if is_partial(request) else "queue.html", me, **values)
 
     @router.post("/queue/many")
-    async def act_on_many(
-        request: Request, me: Me, act: Annotated[str, Form()], seen: Annotated[int | None, Form(ge=0)] = None
-    ) -> Response:
+    async def act_on_many(request: Request, me: Me, act: Annotated[str, Form()]) -> Response:
         form = await request.form()
-        ids = [int(value) for value in form.getlist("ticket") if isinstance(value, str) and value.isdecimal()]
-        if len(set(ids)) > MOST_AT_ONCE:
+        chosen = _chosen(str(value) for value in form.getlist("ticket"))
+        if len(chosen) > MOST_AT_ONCE:
             raise Refusal("too_many_chosen")
         to = str(form.get("to", ""))
         done = failed = 0
         unread: list[int] = []
-        for ticket_id in dict.fromkeys(ids):
+        for ticket_id, seen in chosen.items():
             try:
                 async with web.seat(me) as seat:
                     await seat.act_on_one_of_many(ticket_id, act, to, seen_id=seen)

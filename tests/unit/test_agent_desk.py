@@ -32,7 +32,7 @@ from bot.turn.for_desk import for_desk
 from bot.turn.plan import ToDesk
 from bot.turn.situation import Situation
 from handoff import desk
-from handoff.errors import TicketStateError
+from handoff.errors import TicketHeldError, TicketStateError
 from handoff.hours import Daytime
 from handoff.lifecycle import TicketStatus
 from handoff.packet import Packet
@@ -826,6 +826,17 @@ async def test_a_warm_transfer_to_a_colleague_has_a_note_for_him_and_a_word_for_
     assert said.startswith("Sorry for the change: Boris is going on with your ticket No. 1")
     note = (await story.transcript())[-2]
     assert (note.kind, note.text, note.agent_name) == ("note", "→ Boris: knows the old lamps", "Anna")
+    assert (await story.ticket()).assignee_id == boris.id
+
+
+async def test_who_gives_his_own_ticket_away_is_not_asked_and_a_third_one_is(story: Story) -> None:
+    async with story.sessions.begin() as session:
+        anna = await put_agent(session, "Anna", now=story.clock(), teams=["first-line"])
+        boris = await put_agent(session, "Boris", now=story.clock(), teams=["first-line"])
+    await story.act("assign", 1, anna, by="Anna")
+    with pytest.raises(TicketHeldError):
+        await story.act("take", 1, boris, by="Olga")
+    await story.act("take", 1, boris, by="Anna")
     assert (await story.ticket()).assignee_id == boris.id
 
 

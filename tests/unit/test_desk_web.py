@@ -500,11 +500,12 @@ def test_several_are_acted_on_at_once(anna: Agent, boris: Agent) -> None:
 def test_none_of_several_ends_over_words_that_came_after_the_list(anna: Agent, boris: Agent) -> None:
     customers = [Customer(anna.server) for _ in range(2)]
     tickets = [each.calls_a_person() for each in customers]
-    seen = re.search(r'name="seen" value="(\d+)"', boris.get("/queue?view=all").text)
-    assert seen
+    boxes = re.findall(r'name="ticket" value="(\d+):(\d+)"', boris.get("/queue?view=all").text)
+    chosen = [f"{ticket}:{newest}" for ticket, newest in boxes if int(ticket) in tickets]
+    assert len(chosen) == 2
     customers[0].says("it burns")
     wait_until(lambda: any(m.text == "it burns" for m in transcript(anna.server, tickets[0])))
-    form = {"act": "resolve", "seen": seen[1], "ticket": [str(each) for each in tickets]}
+    form = {"act": "resolve", "ticket": chosen}
     told = boris.post("/queue/many", form).headers["HX-Trigger"]
     assert f"have written meanwhile: {tickets[0]}." in told
     assert ticket_of(anna.server, tickets[0]).resolved_at is None
